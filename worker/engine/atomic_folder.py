@@ -75,7 +75,7 @@ def verify_manifest(folder: Path) -> None:
 
 
 def keep_newest(parent: Path, count: int, *, keep: Path | None = None) -> None:
-    """Remove all finished subfolders but the newest `count`, and `keep`. Their names sort by step."""
+    """Remove all finished subfolders except the newest `count` and the folder `keep`. Their names sort by step."""
     finished = sorted(folder for folder in parent.iterdir() if not folder.name.startswith("."))
     for folder in finished[:-count]:
         if folder != keep:

@@ -5,14 +5,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Background:
-    """Runs one act at a time. An act's error is raised by the next call of any method."""
+    """Runs one act (a function without a result) at a time, in a thread. An act's error is raised by the next call of
+    any method."""
 
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._running: Future[None] | None = None
 
     def start(self, act: Callable[[], None]) -> None:
-        """Start the act in the thread, once the act before has ended."""
+        """Wait until the previous act has ended, and start this one in the thread."""
         self.wait()
         self._running = self._executor.submit(act)
 

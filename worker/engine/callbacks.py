@@ -41,7 +41,7 @@ from worker.shared.pipe import Pipe
 from worker.shared.reports import CheckpointReport, Metrics, MetricsReport, PhaseReport, StateReport
 
 SAVE_S = 180.0
-"""Seconds between saved states if the recipe names no number of steps."""
+"""Seconds between saved states if the recipe's `save_every` is "auto"."""
 
 
 class Callbacks:
@@ -107,8 +107,8 @@ class Callbacks:
             self.save_state()
 
     def save_state(self) -> None:
-        """Save all that a later attempt needs to resume after this step, unless that is saved already. Only the copy is
-        made at once; it is reported when the disk has it."""
+        """Save all that a later attempt needs to resume after this step, unless this step's state is saved already.
+        Only the files are written at once: a thread waits until the disk has them, and then reports the state."""
         step = self.progress.step
         if self._saved_step == step:
             return
@@ -133,8 +133,9 @@ class Callbacks:
         self._checkpoints.wait()
 
     def _must_save_state(self) -> bool:
-        """Return whether to save a state after this step: at the recipe's interval, or else after SAVE_S and at the end
-        of an epoch, once the disk has the state before."""
+        """Return whether to save a state after this step. If `save_every` is a number: at each multiple of it. If it is
+        "auto": at the end of an epoch and SAVE_S after the previous state, but only once the disk has the previous
+        state."""
         recipe, step = self._recipe, self.progress.step
         idle = self._states.idle()
         if recipe.save_every != AUTO:
@@ -147,8 +148,8 @@ class Callbacks:
         self._pipe.report(StateReport(step=step, path=str(finish().relative_to(self._run))))
 
     def load_best_weights(self) -> int:
-        """Put the weights of the best evaluation into the model, if the recipe keeps them. Return the step of the
-        model's weights."""
+        """Put the weights of the best evaluation into the model, if the recipe keeps them. Return the step after which
+        the model had its present weights."""
         best_step = self.progress.best_step
         if self._best is None or best_step is None:
             return self.progress.step
@@ -162,7 +163,7 @@ class Callbacks:
         self._optimizer.param_groups.clear()
 
     def summary(self, evaluation: Evaluation | None = None) -> TrainingSummary:
-        """Return the training's part of the model card."""
+        """Return what the model card reports about the training."""
         progress, origin = self.progress, origin_of(self._run, self._recipe.model)
         return TrainingSummary(self.last_metrics, progress.train_curve, progress.valid_curve, origin, evaluation)
 
@@ -183,7 +184,8 @@ class Callbacks:
         return state.progress
 
     def _evaluate(self) -> Metrics:
-        """Evaluate a subset of the validation rows. It decides on the best weights and on early stopping."""
+        """Return the metrics of a subset of the validation rows. Their loss decides which weights are the best, and
+        whether the training stops early."""
         self._pipe.report(PhaseReport(phase="evaluating"))
         progress, recipe = self.progress, self._recipe
         metrics = self._metrics_of(self._data.validation_subset)
@@ -204,7 +206,8 @@ class Callbacks:
         return {f"valid_{name}": value for name, value in metrics.by_name().items()}
 
     def _evaluate_all_rows(self, metrics: Metrics) -> Metrics:
-        """Return the metrics of all validation rows. `metrics` of this step are reused if the subset is all of them."""
+        """Return the metrics of all validation rows. `metrics`: this step's metrics, which are reused if the subset is
+        all rows."""
         subset, validation = self._data.validation_subset, self._data.validation
         if len(subset) == len(validation) and "valid_loss" in metrics:
             return {f"full_{name}": value for name, value in metrics.items() if name.startswith("valid_")}
@@ -255,7 +258,8 @@ class Callbacks:
 
 
 def _save_references(data: Data, out: Path) -> Path | None:
-    """Write the reference's log-probabilities, so that a resumed training need not compute them again."""
+    """Write the reference's log-probabilities, so that a resumed training need not compute them again. Return the file,
+    or None if the method has no reference."""
     if not data.references:
         return None
     path = out / REFERENCES

@@ -1,7 +1,7 @@
 """Comparison of the base model with the tuned one, on the same rows, once the training has ended.
 
-It is bounded in rows, tokens and seconds, and changes nothing of the training. A failed comparison never fails the job:
-a warning says why there is none.
+The comparison is bounded in rows, tokens and seconds, and does not change the trained model. A failed comparison never
+fails the job: a warning gives the reason.
 """
 
 import math
@@ -32,7 +32,7 @@ from worker.shared.reports import PhaseReport
 T = TypeVar("T")
 
 COMPARISON_TIMEOUT_S = 60.0
-"""Time for the metrics of one model, and again for its sample answers."""
+"""Time limit for the metrics of one model, and for its sample answers again."""
 
 
 class Interrupted(Exception):
@@ -48,9 +48,10 @@ class Measurement:
 
 
 class Comparison:
-    """Call `measure` with the tuned weights in the model.
+    """Compares the base model with the tuned one. Call `measure` with the tuned weights in the model.
 
-    The base model is the model at step 0: the technique's first weights are part of it, and so is a random head.
+    Here, the base model is the model at step 0, which includes the technique's initial weights and, if the method needs
+    a new head, a random head.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class Comparison:
         pipe: Pipe,
         load: Callable[[], TrainableModel],
     ) -> None:
-        """`load` returns the model at step 0. It is called if the objective's model has no snapshot of its weights."""
+        """`load` returns the model at step 0. It is called only if the objective's model keeps no copy of its weights
+        of step 0."""
         self._recipe, self._objective, self._pipe, self._load = recipe, objective, pipe, load
         self._validates = len(data.validation) > 0
         self._limits = ComparisonLimits.of(
@@ -177,6 +179,6 @@ def _draw(rows: Rows, limits: ComparisonLimits, seed: int) -> Rows:
 
 
 def _scalars(metrics: EvaluationMetrics) -> dict[str, float | None]:
-    """Return the metrics that are single numbers. JSON has no NaN: it becomes None."""
+    """Return the metrics that are single numbers. NaN and infinity, which JSON does not have, become None."""
     scalars = {name: float(value) for name, value in metrics.by_name().items() if isinstance(value, (int, float))}
     return {name: value if math.isfinite(value) else None for name, value in scalars.items()}

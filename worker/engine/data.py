@@ -28,7 +28,8 @@ class Data:
 
     @cached_property
     def validation_subset(self) -> Rows:
-        """The rows of every evaluation except at the end of an epoch, which uses all validation rows."""
+        """The validation rows of evaluations during an epoch. The evaluation at the end of an epoch uses all validation
+        rows."""
         return draw_rows(self.validation, EVALUATED_ROWS, self.seed)
 
     def prepare(
@@ -50,8 +51,8 @@ class Data:
 
     @property
     def references(self) -> dict[str, Floats]:
-        """The reference's log-probabilities of the rows, NaN for rows that no step reaches; empty without a
-        reference."""
+        """The reference's log-probabilities of the training and validation rows, NaN for rows that no step reaches;
+        empty if the method has no reference."""
         parts = {"train": self.train, "validation": self.validation}
         return {name: rows.per_row["reference"] for name, rows in parts.items() if "reference" in rows.per_row}
 
@@ -98,7 +99,8 @@ def _truncate(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> Rows:
 
 
 def _load(path: Path, recipe: ResolvedRecipe) -> Rows:
-    """Return the file's rows. Each file has its own numbers of the label names; the returned rows have the recipe's."""
+    """Return the file's rows. Each file numbers the label names in its own way; the returned rows have the recipe's
+    numbers. Raises TrainingError if the recipe lacks a label."""
     rows = load_rows(path)
     if recipe.labels is None or rows.label_names is None or rows.labels is None:
         return rows
@@ -115,7 +117,7 @@ def _load(path: Path, recipe: ResolvedRecipe) -> Rows:
 
 
 def draw_rows(rows: Rows, count: int, seed: int) -> Rows:
-    """Return `count` rows drawn with the seed, in the file's order; all rows if there are no more.
+    """Return `count` rows drawn with the seed, in the file's order; all rows if there are at most `count`.
 
     Files are often sorted by class, source or date, so their first rows would all be of one kind. Labeled rows are
     sorted by label and drawn at even distances (systematic sampling), so every label keeps its proportion to within a

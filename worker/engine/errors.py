@@ -13,7 +13,7 @@ class TrainingError(Exception):
     """The training has failed. `message` is for the user: no paths, no text of other exceptions."""
 
     def __init__(self, reason: FailureReason, message: str | None = None) -> None:
-        """`message`: None for the reason's own sentence."""
+        """`message`: None for the sentence that belongs to the reason."""
         self.reason = reason
         self.message = message or FAILURES[reason].sentence
         super().__init__(f"{reason.value}: {self.message}")

@@ -17,7 +17,7 @@ _tries: dict[int, int] = {}
 
 
 def reach(step: int) -> None:
-    """Strike if a fault is set for this step."""
+    """Inject the fault that ATTUNE_FAIL_AT sets for this step, if there is one."""
     for point in filter(None, os.environ.get(VARIABLE, "").split(",")):
         kind, at, fault = point.split(":")
         assert kind == "step", f"{VARIABLE}: unknown point {point}"

@@ -1,17 +1,18 @@
-"""The return of freed memory to the operating system, which the heap of glibc or tcmalloc keeps otherwise."""
+"""Returns freed memory to the operating system. Otherwise the heap of glibc or tcmalloc keeps it."""
 
 import ctypes
 import gc
 
 M_MMAP_THRESHOLD = -3
-"""glibc, mallopt(3)."""
+"""The number of the parameter M_MMAP_THRESHOLD of glibc's mallopt(3)."""
 MMAP_THRESHOLD_BYTES = 2**20
 """Blocks above this size return to the system when the process frees them. glibc's heap keeps them otherwise: half a
 gigabyte for DoRA on SmolLM2, whose magnitudes are computed from whole matrices (docs/engine-log.md)."""
 
 
 def trim_heap() -> None:
-    """Return freed memory. Another process that loads the base model may lack it (docs/engine-log.md)."""
+    """Return freed memory to the system, because another process that loads the base model may need it
+    (docs/engine-log.md)."""
     gc.collect()
     library = ctypes.CDLL(None)
     for name, arguments in (("malloc_trim", (0,)), ("MallocExtension_ReleaseFreeMemory", ())):

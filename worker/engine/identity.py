@@ -1,7 +1,7 @@
 """The digest that ties a saved state to its recipe.
 
-It is taken from the bytes of the stored recipe. If today's code parsed the recipe and wrote it again, the result would
-have every field that was added since, and no older state would match.
+The digest is computed from the recipe as it was stored. If today's code parsed the recipe and wrote it again, the
+result would have every field that was added to recipes since, and no older state would match.
 """
 
 import hashlib

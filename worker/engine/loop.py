@@ -71,8 +71,8 @@ class Loop:
         return StepResult(loss, {**means, **self.objective.extra_metrics}, grad_norm, rate, tokens)
 
     def _updates(self, rows: Rows, step: int) -> Iterator[Rows]:
-        """Yield the objective's updates. If sampling the rollouts runs out of memory, it starts over with a smaller
-        budget."""
+        """Yield the objective's updates. If memory runs out while rollouts are sampled, the sampling starts over with a
+        smaller budget."""
 
         def start() -> tuple[Iterator[Rows], Rows]:
             updates = self.objective.updates(rows, step)

@@ -51,9 +51,9 @@ class MethodContext:
     """The run folder."""
     model: TrainableModel
     report: Callable[[Report], None]
-    """`worker.shared.pipe.Pipe.report`."""
+    """Sends a report to the supervisor (`worker.shared.pipe.Pipe.report`)."""
     ask: AskJudges = no_judge
-    """`worker.shared.judgements.Judgements`."""
+    """Asks chat models to grade answers (`worker.shared.judgements.Judgements`)."""
 
 
 class Objective:
@@ -79,7 +79,8 @@ class Objective:
         self.extra_metrics: dict[str, float] = {}
         """Metrics of the last step that no micro-batch yields, such as the mean reward."""
         self.state: dict[str, float] = {}
-        """Values that the method carries from step to step, such as an adaptive coefficient. A saved state has them."""
+        """Values that the method carries from step to step, such as an adaptive coefficient. They are stored in saved
+        states."""
 
     def prepare(self, rows: Rows, needed: RowIndices | None = None, known: Floats | None = None) -> Rows:
         """Return the rows in the method's form, with the reference's log-probabilities. Call it with the weights of
@@ -107,8 +108,8 @@ class Objective:
         raise NotImplementedError
 
     def with_reference(self, rows: Rows) -> Rows:
-        """Return prepared rows with the reference's log-probabilities of all of them. Call it with the weights of
-        step 0."""
+        """Return prepared rows, with those log-probabilities of the reference computed that are NaN. Call it with the
+        weights of step 0."""
         if not self.has_reference:
             return rows
         known = rows.per_row["reference"].copy()
@@ -132,7 +133,7 @@ class Objective:
 
     @torch.no_grad()
     def evaluate(self, rows: Rows) -> EvaluationMetrics:
-        """Return the loss and the metrics over all rows, weighted as in training. It consumes no random
+        """Return the loss and the metrics over all rows, weighted as in training. The evaluation consumes no random
         numbers of the training, so evaluating more or less often changes no weights."""
         sums: Metrics = {}
         normalizer = self.normalizer(rows)
@@ -204,7 +205,7 @@ def supervised_mean(values_S: torch.Tensor, batch: MicroBatch, normalizer: float
 
 
 def accumulate(sums: Metrics, shares: Metrics) -> None:
-    """Add a micro-batch's shares of the metrics to the sums, in place and without their autograd graphs."""
+    """Add a micro-batch's parts of the metrics to the sums, in place and without their autograd graphs."""
     for name, value in shares.items():
         sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 

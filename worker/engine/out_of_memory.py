@@ -18,8 +18,8 @@ T = TypeVar("T")
 def retry_with_smaller_batch(
     act: Callable[[], T], objective: Objective, rows: Rows, where: str, warn: Callable[[str], None]
 ) -> T:
-    """Return the result of `act`. If memory runs out, halve `objective.budget_tokens` and call it again, from the same
-    random numbers, until it succeeds.
+    """Return the result of `act`. If memory runs out, halve `objective.budget_tokens` and call `act` again, from the
+    same random numbers, until it succeeds.
 
     `where` completes the warning's sentence, such as "at step 3". Raise TrainingError once the budget would be less
     than an eighth of the recipe's.

@@ -62,7 +62,7 @@ class Progress:
 
 
 PROGRESS_FIELDS = {field.name for field in fields(Progress)}
-"""A state of a newer release may have more fields. They are ignored."""
+"""Names of the fields of Progress. A state of a newer release may have more fields, which are ignored."""
 
 
 def begin_state(
@@ -78,8 +78,8 @@ def begin_state(
     """Write the files of states/step-%06d. Return a function that waits until the disk has them, makes the folder
     appear, removes all but the newest two, and returns the folder.
 
-    That function may run in another thread: by then the files share nothing with the training. Only it takes long,
-    since the system writes to its own memory first.
+    The returned function may run in another thread, because the files share no memory with the training. It takes most
+    of the time: until it has run, the files may be in the system's page cache only.
 
     `weights`: the float32 masters. `best`, `references`: files of the best weights and of the reference's
     log-probabilities, shared by all states.
@@ -108,7 +108,8 @@ def begin_state(
 
 
 def _link(source: Path, target: Path) -> None:
-    """Link the source, which never changes any more, so that all states share one file."""
+    """Make `target` a hard link to `source`, so that all states share one file; a copy if the file system has no hard
+    links. The source never changes once it is written."""
     try:
         os.link(source, target)
     except OSError:  # the file system has no hard links
@@ -170,7 +171,8 @@ def _on_cpu(tensors: Tensors) -> Tensors:
 
 
 def _rng_tensors() -> tuple[Tensors, float | None]:
-    """Return the states of Python's, numpy's and torch's generators, and the one float of Python's."""
+    """Return the states of Python's, numpy's and torch's generators, and the float that Python's generator may have
+    kept for its next call of `gauss`."""
     _, python_words, python_gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)

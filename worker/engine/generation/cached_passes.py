@@ -1,4 +1,4 @@
-"""Passes of a network through a key-value cache: one over prompts, and one for each row's next token."""
+"""Forward passes of a network with a key-value cache: over all prompts, and over one new token of each row."""
 
 import torch
 from transformers import PreTrainedModel
@@ -22,7 +22,7 @@ def prompts_pass(
 
 
 def token_pass(network: PreTrainedModel, token_B: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
-    """Add a token to each row of the cache. Return its hidden state, [B, D]."""
+    """Add a token to each row of the cache. Return the tokens' last hidden states, [B, D]."""
     hidden_B_1_D: torch.Tensor = network.base_model(
         input_ids=token_B[:, None],
         position_ids=cache.position_B[:, None],

@@ -1,4 +1,4 @@
-"""Generation of answers for the families of packed rows: one pass over the prompts, then one for each token."""
+"""Generation of answers for families that support packed rows: one pass over the prompts, then one for each token."""
 
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ def decode(
     """Return an answer to each of R prompts, computed as one batch. Equal prompts are computed once, and an answer
     leaves the batch when it has ended.
 
-    rows_R: the row of each answer in `draws`. budget_tokens: tokens of prompts in one pass.
+    rows_R: the index of each answer in `draws`. budget_tokens: the most tokens of prompts in one pass.
     """
     lengths_R = np.array([len(prompt) for prompt in prompts])
     answers_R_T, counts_R = np.zeros((len(prompts), max_tokens), np.int32), np.full(len(prompts), max_tokens)
@@ -83,7 +83,7 @@ def _prompts_pass(
 def _next_tokens(
     model: TrainableModel, hidden_B_D: torch.Tensor, draws: TokenDraws, rows_B: Indices, position: int
 ) -> torch.Tensor:
-    """Return the tokens [B] that follow, with the logits of a chunk of rows at a time."""
+    """Return the next token of each row, [B]. To save memory, logits are computed for a chunk of rows at a time."""
     head, chunk = head_of(model.network), max(1, CHUNK_LOGITS // model.vocabulary)
     starts = range(0, len(hidden_B_D), chunk)
     return torch.cat([draws(head(hidden_B_D[at : at + chunk]), rows_B[at : at + chunk], position) for at in starts])

@@ -1,7 +1,7 @@
-"""Keys and values of answers in generation, and the attention to them.
+"""Keys and values of answers while they are generated, and the attention to them.
 
-`cached_attention` is registered with transformers' `AttentionInterface` for the families of packed rows. As the
-attention for packed rows does (worker.engine.model.attention), it raises for arguments that it does not implement.
+`cached_attention` is registered with transformers' `AttentionInterface` for families that support packed rows. Like the
+attention for packed rows (worker.engine.model.attention), it raises for arguments that it does not implement.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ class KeyValueCache:
     """
 
     def __init__(self, lengths_B: Indices, positions: int, device: torch.device) -> None:
-        """lengths_B: tokens of the rows' prompts. positions: tokens of the longest row, including its answer; a row
-        that becomes longer has the blocks allocated anew."""
+        """lengths_B: tokens of the rows' prompts. positions: tokens of the longest row, including its answer. If a row
+        becomes longer, larger blocks are allocated."""
         self._lengths_B, self._device = lengths_B, device
         self._rows, self._positions = len(lengths_B), positions
         self._blocks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -66,7 +66,8 @@ class KeyValueCache:
         return key, value
 
     def visible(self, window: int | None) -> torch.Tensor:
-        """Return the mask [B, T], True where a row's next token attends."""
+        """Return the mask [B, T], True at the positions that each row's next token attends to. `window`: how many
+        tokens a token attends to, itself included; None: all."""
         if window not in self._visible:
             behind_B_T = self.position_B[:, None] - torch.arange(self._reach, device=self._device)
             self._visible[window] = (behind_B_T >= 0) & (behind_B_T < (window or self._positions))
@@ -80,8 +81,8 @@ class KeyValueCache:
         return np.arange(first, len(self._lengths_B))
 
     def _fit(self, rows: int, positions: int) -> None:
-        """Allocate the blocks anew if these rows or positions do not fit: the rows exactly, which seldom increase, and
-        a quarter more positions, which increase with each token."""
+        """Allocate larger blocks if these rows or positions do not fit: for exactly these rows, since rows are seldom
+        added, and for a quarter more positions, since each token adds one."""
         if rows <= self._rows and positions <= self._positions:
             return
         self._rows, self._positions = rows, positions + positions // 4 + SPARE_POSITIONS
@@ -93,13 +94,13 @@ class KeyValueCache:
             self._blocks[layer] = key, value
 
     def advance(self) -> None:
-        """Count the token that each row has been given."""
+        """Move each row's next position forward by one, after all layers have stored the row's token."""
         self._lengths_B += 1
         self._place()
 
     def keep(self, kept_B: npt.NDArray[np.bool_]) -> Indices:
-        """Drop the other rows. Return the former index of each row: the last ones move to the places that are free, so
-        that few are copied."""
+        """Keep only the rows where `kept_B` is true. Return the former index of each kept row: the last rows move to
+        the freed places, so that few rows are copied."""
         count = int(kept_B.sum())
         order_B = np.arange(count)
         free, moved = np.flatnonzero(~kept_B[:count]), count + np.flatnonzero(kept_B[count:])
@@ -113,9 +114,10 @@ class KeyValueCache:
 
 
 class PackedPrompts:
-    """Writes the keys and values of prompts, which are packed in one row, to the rows of a cache that begin with them.
+    """Writes the keys and values of prompts, which are packed in one row, to the rows of a cache that begin with these
+    prompts.
 
-    It takes the place of the cache in the prompts' pass.
+    The pass over the prompts uses this object in place of the cache.
     """
 
     def __init__(
@@ -156,7 +158,7 @@ def cached_attention(
     cached: KeyValueCache | None = None,
     **others: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of each row's newest token. query [B, H, 1, D], key and value [B, KV, T, D] → [B, 1, H, D].
+    """Return the attention of each row's newest token. query [B, H, 1, D], key and value [B, KV, T, D] → [B, 1, H, D].
 
     The arguments are those of `worker.engine.model.attention.packed_attention`.
     """

@@ -1,6 +1,6 @@
 """Generation of answers with transformers' `generate`, for families and techniques whose rows are padded.
 
-It takes care of caches of any kind, and of virtual tokens; the tokens themselves are drawn here.
+`generate` handles caches of any kind and virtual tokens; the tokens themselves are drawn here.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -32,7 +32,7 @@ def generate_padded(
 ) -> list[TokenArray]:
     """Return an answer to each of B prompts, computed as one batch with padding before the shorter ones.
 
-    rows_B: the row of each answer in `draws`.
+    rows_B: the index of each answer in `draws`.
     """
     longest = max(map(len, prompts))
     tokens = torch.full((len(prompts), longest), pad_token)
@@ -42,7 +42,7 @@ def generate_padded(
         mask[row, longest - len(prompt) :] = 1
 
     def force_drawn(tokens_B_T: torch.Tensor, logits_B_V: torch.Tensor) -> torch.Tensor:
-        """Return logits of which greedy decoding takes the drawn tokens."""
+        """Return logits from which greedy decoding chooses the drawn tokens."""
         model.keep_alive()  # at each token: long answers take minutes
         drawn_B = draws(logits_B_V, rows_B, tokens_B_T.shape[1] - longest)
         return torch.full_like(logits_B_V, -torch.inf).scatter(1, drawn_B[:, None], 0.0)
@@ -62,7 +62,7 @@ def generate_padded(
 
 
 def _without_padding(answer_T: TokenArray, end_tokens: Set[int]) -> TokenArray:
-    """Return the answer up to its first end token. `generate` pads finished answers after it."""
+    """Return the answer up to its first end token. `generate` pads finished answers after their end token."""
     ends = np.flatnonzero(np.isin(answer_T, list(end_tokens)))
     return answer_T[: ends[0] + 1] if len(ends) else answer_T
 

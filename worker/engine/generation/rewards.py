@@ -28,7 +28,8 @@ from worker.shared.arrays import Rows, rows_of
 from worker.shared.judgements import AskJudges, no_judge
 
 MAX_GRADING_ERRORS = 100
-"""Maximum number of different messages kept: a script's error may quote the answer, and so differ for each."""
+"""Most different messages of graders that are kept. A script's message may quote the answer, and so differ for each
+answer."""
 REWARD_MODELS = "judges.json"
 """In the run folder: {model id: {"folder", "technique"}} of the reward models."""
 
@@ -63,7 +64,8 @@ class RewardModel:
 
     @torch.no_grad()
     def score(self, rows: Rows, budget_tokens: int) -> Rewards:
-        """Return the score [R] of each sequence. Raises TrainingError if one exceeds the model's context length."""
+        """Return the score [R] of each sequence. Raises TrainingError if a sequence exceeds the model's context
+        length."""
         longest = int(rows.lengths.max())
         if self._context_length is not None and longest > self._context_length:
             raise TrainingError(
@@ -88,14 +90,15 @@ class RewardModel:
     def score_answers(self, answers: Answers, chats: Sequence[bool], budget_tokens: int) -> Rewards:
         """Return the score [R] of each prompt with its answer. `chats`: whether a chat template wrote the prompt.
 
-        Every answer gets the tokens that end a finished one, also an answer that was cut off at its longest: the model
-        was trained on finished answers only.
+        Every answer gets the tokens that follow a finished answer, even an answer that was cut off at the length limit:
+        the model was trained on finished answers only.
         """
         parts = zip(answers.prompts, answers.answers, answers.ended, chats, strict=True)
         return self.score(rows_of([self._with_end(*part) for part in parts]), budget_tokens)
 
     def _with_end(self, prompt: TokenArray, answer: TokenArray, ended: bool, chat: bool) -> list[int]:
-        """Return prompt and answer with the end of a finished answer, within the context length if they fit alone."""
+        """Return the tokens of the prompt, the answer and the end of a finished answer. If only the end exceeds the
+        context length, the answer is shortened to make room for it."""
         answer_ids = answer.tolist()
         tokens = [*prompt.tolist(), *self._end_tokens.closed(answer_ids, ended=ended, chat=chat)]
         without_end = len(prompt) + len(answer_ids)
@@ -105,7 +108,8 @@ class RewardModel:
         return [*prompt.tolist(), *self._end_tokens.closed(answer_ids[: max(0, kept)], ended=False, chat=chat)]
 
     def score_messages(self, conversations: Sequence[Messages], budget_tokens: int) -> list[float | GradingError]:
-        """Return the score of each conversation, rendered with the model's own template, or why it has none."""
+        """Return the score of each conversation, rendered with the model's own template, or the error if it cannot be
+        scored."""
         scores: list[float | GradingError] = []
         scorable: list[tuple[int, list[int]]] = []
         for index, messages in enumerate(conversations):
@@ -143,7 +147,7 @@ class RewardModel:
 class RewardFunction:
     """Rewards answers with `reward_model`, or with `grader`, which may ask reward models and chat models.
 
-    `ask`: asks the chat models.
+    `ask`: the function that asks the chat models.
     """
 
     def __init__(
@@ -164,7 +168,8 @@ class RewardFunction:
         """The grader's messages about answers that it could not grade."""
 
     def __call__(self, answers: Answers, prompts: Rows, budget_tokens: int, *, may_interrupt: bool = False) -> Rewards:
-        """Return the rewards [R] of the answers, one to each prompt. Raise Interrupted if that `may_interrupt`."""
+        """Return the rewards [R] of the answers, one answer to each prompt. If `may_interrupt`, a pause or stop command
+        ends the wait for judges with Interrupted."""
         assert prompts.items is not None, "prompts of a file with items, which a grader reads"
         items = [prompts.items[int(number)] for number in prompts.numbers]
         if self._reward_model is not None:

@@ -89,8 +89,8 @@ class RolloutObjective(Objective):
     def evaluate(self, rows: Rows) -> EvaluationMetrics:
         """Return the mean reward of the answers to the prompts, and its negative as the loss.
 
-        With one evaluation sample answers are greedy, with more they are sampled from the same seed every time. The
-        training's own random numbers stay as they are.
+        If `eval_samples` is 1, each prompt gets a greedy answer; if it is higher, that many sampled answers, from the
+        same seed in every evaluation. The training's own random numbers stay as they are.
         """
         extra_metrics = dict(self.extra_metrics)
         prompts = rows.take(np.repeat(np.arange(len(rows)), self.eval_samples))
@@ -99,8 +99,8 @@ class RolloutObjective(Objective):
         return EvaluationMetrics(-reward, {"reward": reward})
 
     def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
-        """Return greedy answers to a few prompts, with their rewards. They may be as long as the method's own, since a
-        reward is of a whole answer."""
+        """Return greedy answers to a few prompts, with their rewards. The answers may be as long as in training,
+        whatever `max_tokens`, because a reward is for a whole answer."""
         first = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
         answers = self.sample(first, greedy=True)
         rewards_R = self.rewards(answers, first)

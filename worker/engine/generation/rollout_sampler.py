@@ -49,8 +49,8 @@ class RolloutSampler:
     ) -> Answers:
         """Return an answer to each prompt, sampled from softmax(logits / temperature); with temperature 0, greedy.
 
-        The seed, the prompt's number and its number of earlier answers determine an answer, however the prompts are
-        batched. Batches of other sizes may differ in the last bits of their logits.
+        An answer is determined by the seed, the prompt's number, and the number of earlier answers to the same prompt,
+        however the prompts are batched. Batches of other sizes may differ in the last bits of their logits.
         """
         prompts = [np.array(tokens_T) for tokens_T, _ in rows]
         draws = TokenDraws(seed, rows.numbers.tolist(), temperature=temperature, max_tokens=max_tokens)
@@ -102,8 +102,8 @@ class RolloutSampler:
     def _batches(self, prompts: list[TokenArray], max_tokens: int, plan: SamplingPlan) -> list[list[int]]:
         """Group the prompts into batches, sorted by length, with equal prompts beside each other.
 
-        A padded batch computes all its prompts' tokens at once, as a micro-batch does. Where there may be no padding,
-        all prompts of a batch have the same length.
+        A padded batch computes the tokens of all its prompts at once, as a micro-batch does, so it has the same budget.
+        If the model takes no padding before prompts, all prompts of a batch have the same length.
         """
         budget = plan.cache_tokens if self._decodes else plan.budget_tokens
         padded = self._decodes or self._model.takes_padding_before
@@ -139,8 +139,8 @@ def _concatenate(rows: Rows, prompts: list[TokenArray], answers: list[TokenArray
 
 
 POSITION_BASE = 1 << 20
-"""A token's position goes through micro-batches as two numbers, quotient and remainder by this: micro-batches carry
-per-token values as float32, which represents integers exactly only up to 2^24."""
+"""A token's position goes through micro-batches as two numbers, quotient and remainder of a division by this number:
+micro-batches carry per-token values as float32, which represents integers exactly only up to 2^24."""
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Greedy answers to a few rows of the data, beside the rows' own, for people to read."""
+"""Greedy answers to a few rows of the data, beside the rows' own answers, for people to read."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +34,7 @@ def greedy_answers(
 ) -> list[GeneratedAnswer]:
     """Return greedy answers of at most `max_tokens` to the first rows whose prompts are short enough.
 
-    The reference is the row's own answer, of a preference pair the preferred one.
+    Each comes with a reference: the row's own (first) answer; in a preference pair, the preferred one.
     """
     tokenizer, stops = _tokenizer_and_stops(base.resolve())
     spans = [span for row in range(len(rows)) if (span := _span(rows, row * rows.width)) is not None][:SHOWN_ROWS]
@@ -62,7 +62,8 @@ def _tokenizer_and_stops(base: Path) -> tuple[Tokenizer, frozenset[int]]:
 
 
 def _span(rows: Rows, sequence: int) -> tuple[int, int, int] | None:
-    """Return (start of the prompt, start of its first answer, end of that answer), or None if it has no such parts."""
+    """Return the positions of (the prompt's start, its first answer's start, the end of that answer) among the tokens
+    of all rows. None if the sequence has no such parts, or its prompt is too long."""
     start, (_, weights_T) = int(rows.starts[sequence]), rows.sequence(sequence)
     supervised = np.flatnonzero(weights_T > 0)
     if len(supervised) == 0 or len(weights_T) < 2:

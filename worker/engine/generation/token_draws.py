@@ -20,7 +20,7 @@ class TokenDraws:
     def __init__(self, seed: Sequence[int], prompts: Sequence[int], *, temperature: float, max_tokens: int) -> None:
         """prompts: the number of each answer's prompt. Answers to the same prompt differ.
 
-        Each token has a number in [0, 1), which determines it together with the logits.
+        For each token, a number in [0, 1) is drawn here. Together with the logits, it determines the token.
         """
         self._temperature = temperature
         self._uniforms_R_T = np.zeros((len(prompts), max_tokens))
@@ -31,7 +31,7 @@ class TokenDraws:
             answers[prompt] += 1
 
     def __call__(self, logits_B_V: torch.Tensor, rows_B: RowIndices, position: int) -> torch.Tensor:
-        """Return the tokens [B] at this position, counted from 0, of these answers."""
+        """Return the tokens [B] of the answers `rows_B` at `position`, counted from 0."""
         if not self._temperature:
             return logits_B_V.argmax(-1)
         uniforms_B = torch.from_numpy(self._uniforms_R_T[rows_B, position]).to(logits_B_V.device)

@@ -81,8 +81,9 @@ def with_technique(network: PreTrainedModel, recipe: ResolvedRecipe, start: Path
 
 @torch.no_grad()
 def initialize_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
-    """Initialize the prefix with the keys and values of real words, which the paper found far better than random ones
-    (section 7.4): after a random prefix a language model writes noise."""
+    """Initialize the prefix of prefix tuning with the keys and values of real words, `opening`. The paper (Li and Liang
+    2021, arXiv:2101.00190, section 7.4) found them far better than random ones: after a random prefix a language model
+    writes noise."""
     config = model.peft_config["default"]
     assert isinstance(config, PromptLearningConfig), type(config)
     length = config.num_virtual_tokens
@@ -114,9 +115,9 @@ def peft_config(network: PreTrainedModel, technique: TechniqueBase, output: str)
 def _explicit_targets(
     network: PreTrainedModel, arguments: Mapping[str, Any], found: Sequence[Matrix], layers: ModelLayers
 ) -> dict[str, object]:
-    """Return peft's arguments with the names of the chosen layers in place of the job's patterns. Given an expression,
-    peft would adapt every module whose name matches, fail at modules that it cannot adapt, and match in unbounded
-    time."""
+    """Return peft's arguments with the names of the chosen layers in place of the job's patterns. Given a regular
+    expression, peft would adapt every module whose name matches, fail at modules that it cannot adapt, and match in
+    unbounded time."""
     patterns = {field: arguments[field] for field in ("rank_pattern", "alpha_pattern") if field in arguments}
     if any(matrix.kind in TENSOR_KINDS for matrix in found) or any(each.kind == "router" for each in layers.matrices):
         return _among_experts(network, patterns, found)
@@ -156,8 +157,8 @@ def _modules_called(network: PreTrainedModel, names: list[str]) -> set[str]:
 
 
 def _keep_tensors(config: PeftConfig, continued: PeftConfig) -> None:
-    """Keep the tensors and ranks of a continued adapter on experts: earlier releases adapted routers too, with other
-    ranks."""
+    """Copy the layers, tensors and ranks of an adapter on experts into the configuration of a job that continues the
+    adapter: earlier releases also adapted routers, and with other ranks."""
     if getattr(continued, "target_parameters", None):
         for field in ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "exclude_modules"):
             setattr(config, field, getattr(continued, field))
@@ -165,7 +166,7 @@ def _keep_tensors(config: PeftConfig, continued: PeftConfig) -> None:
 
 def _continue(model: PeftModel, start: Path) -> None:
     """Load another job's adapter. A head that the adapter lacks (a policy has none for rewards) keeps its
-    initialization."""
+    initialization. Raises TrainingError if the adapter lacks other weights."""
     weights: Mapping[str, torch.Tensor] = load_file(start / ADAPTER_WEIGHTS)
     # Names in the head differ between a language model and a classifier; names of layers do not.
     own = get_peft_model_state_dict(model)

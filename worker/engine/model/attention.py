@@ -1,9 +1,8 @@
 """Attention over packed rows: several examples in one row of tokens, each attending only to itself.
 
-`packed_attention` is registered with transformers' `AttentionInterface`. For a name without a mask
-function transformers builds no mask at all, so causality, windows and the borders between examples are decided here
-only. The function raises for arguments that it does not implement: ignoring them would compute wrong attention
-silently.
+`packed_attention` is registered with transformers' `AttentionInterface`. transformers builds no mask for an attention
+without a mask function, so causality, windows and the borders between examples are decided here only. The function
+raises for arguments that it does not implement: ignoring them would compute wrong attention silently.
 """
 
 from collections.abc import Sequence

@@ -166,7 +166,8 @@ def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
 
 
 def _last_tokens(rows: Rows, pad_token: int | None) -> npt.NDArray[np.int64]:
-    """Return the index in each sequence of its last token that is not padding, or of its last token if all are."""
+    """Return, for each sequence, the index of its last token that is not the padding token; if all tokens are padding,
+    of its last token."""
     found = []
     for tokens_T, _ in rows:
         real = np.flatnonzero(tokens_T != (-1 if pad_token is None else pad_token))

@@ -1,4 +1,5 @@
-"""Facts of a base model for the prediction of memory (api.estimate.machine). They need no server and no torch."""
+"""Facts of a base model for the prediction of memory (api.estimate.machine), read without a server and without
+torch."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,9 @@
 """Properties of families of models (`model_type`), each checked by a test of the family.
 
-A family is packed (several examples in one row, the head apart from the decoder) only if it is listed here. It is
-listed only if tests/worker/engine/model/test_packing.py shows that its loss and gradients equal those of one example at
-a time, on examples longer than its window. Every other family is padded: right-padded batches, the model's own logits.
+A family is packed (several examples in one row, and a head that is computed apart from the decoder) only if
+PACKED_FAMILIES lists it. It is listed only if tests/worker/engine/model/test_packing.py shows that its loss and
+gradients equal those of one example at a time, on examples longer than its window. Every other family is padded:
+right-padded batches, the model's own logits.
 """
 
 from typing import Any
@@ -34,7 +35,7 @@ LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 MAMBA_FAMILIES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 """Families whose fused kernels read the weights of some layers directly, without an adapter's forward."""
 MAMBA_BARRED_LAYERS = ["conv1d", "out_proj"]
-"""The names of those layers, which peft refuses to adapt."""
+"""The names of the layers whose weights these kernels read. peft refuses to adapt them."""
 
 
 def kind_of(config: PreTrainedConfig) -> ModelKind:
@@ -106,7 +107,7 @@ def inference_difference(config: PreTrainedConfig) -> str | None:
 
 
 def _rope_types(parameters: object) -> set[str]:
-    """Return the types in rope parameters, which are one dict, or one for each kind of layer."""
+    """Return the types of rotary embeddings in a config's rope parameters: one dict, or one for each kind of layer."""
     if not isinstance(parameters, dict):
         return set()
     nested = [_rope_types(value) for value in parameters.values()]

@@ -65,7 +65,8 @@ def token_scores(
 
 
 def score(logits_S_V: torch.Tensor, targets_S: torch.Tensor, scoring: Scoring) -> TokenScores:
-    """Return the scores of the targets from logits [S, V]. The softmax is in float32, independent of their type."""
+    """Return the scores of the targets from logits [S, V]. The softmax is in float32, whatever the type of the
+    logits."""
     correct_S = (logits_S_V.argmax(-1) == targets_S).float()
     logits_S_V = logits_S_V.float()
     if scoring.temperature != 1.0:
@@ -86,10 +87,9 @@ def score(logits_S_V: torch.Tensor, targets_S: torch.Tensor, scoring: Scoring) -
 
 
 def _logits(head: Head, hidden_S_D: torch.Tensor) -> torch.Tensor:
-    """Return the head's logits, computed for at least four rows. With fewer, the CPU's matrix product adds the
-    gradient's 49,152 terms over the vocabulary one after the other, with an error of 7e-5 instead of 4e-7
-    (docs/engine-log.md).
-    """
+    """Return the head's logits, computed for at least four rows. With fewer rows, the CPU's matrix product for the
+    gradient adds the terms of the vocabulary one after the other: with 49,152 of them, the error is 7e-5 instead of
+    4e-7 (docs/engine-log.md)."""
     missing = FEWEST_ROWS - len(hidden_S_D)
     if missing <= 0 or not len(hidden_S_D):
         return head(hidden_S_D)
@@ -187,7 +187,7 @@ def _random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
 
 @contextmanager
 def _repeated(states: tuple[torch.Tensor, ...], device: torch.device) -> Iterator[None]:
-    """Restore the random generators to `states` within the context, and undo that afterwards."""
+    """Set the random generators to `states` within the context, and back to their present states afterwards."""
     on_gpu = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=on_gpu):
         torch.set_rng_state(states[0])

@@ -91,7 +91,8 @@ def load_trainable(
 
 
 def replaces_layers() -> bool:
-    """Return whether layers are computed by this package in training; ATTUNE_FAST_LAYERS=0 keeps the libraries' own."""
+    """Return whether worker.engine.model.lora computes LoRA's layers in training. ATTUNE_FAST_LAYERS=0 keeps the
+    libraries' own forward."""
     return os.environ.get("ATTUNE_FAST_LAYERS") != "0"
 
 
@@ -190,8 +191,8 @@ def _require_recomputation(network: PreTrainedModel) -> None:
 
 
 def _require_whole(missing: set[str], *, within: str) -> None:
-    """Raise TrainingError if the files lack weights other than heads. Missing weights are random: heads are trained and
-    published, but others would be frozen and not published."""
+    """Raise TrainingError if the files lack weights other than those of heads. Weights that the files lack are random.
+    Heads are trained and published, but other random weights would be frozen and not published."""
     lacking = sorted(name for name in missing if name.startswith(f"{within}."))
     if lacking:
         raise TrainingError(

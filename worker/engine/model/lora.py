@@ -5,7 +5,7 @@ sum back. Here a layer is one autograd function in the model's type: the update 
 and the input's gradient by the product with A. A and B stay float32 parameters; only their copies are rounded. Each
 copy and product is rounded to bfloat16 once, as every other product of the model is.
 
-`apply` replaces the forward of single layers. Layers that it does not know keep peft's.
+`apply` replaces the forward of single layers. Layers of other kinds keep peft's forward.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ ADAPTER = "default"
 
 
 def apply(model: nn.Module) -> Callable[[], None]:
-    """Replace the forward of the model's LoRA layers. Return a function that restores peft's."""
+    """Replace the forward of the model's LoRA layers. Return a function that restores peft's forward."""
     replaced = [module for module in model.modules() if type(module) in (LoraLinear, LoraLinear4bit) and _plain(module)]
     for layer in replaced:
         layer.forward = partial(_forward, layer)
@@ -34,7 +34,7 @@ def apply(model: nn.Module) -> Callable[[], None]:
 
 
 def _plain(layer: Any) -> bool:
-    """Return whether the layer's update is B A alone: DoRA's is not."""
+    """Return whether the layer's update is the product B A alone, unlike DoRA's update."""
     return not layer.lora_variant and not layer.lora_bias[ADAPTER]
 
 

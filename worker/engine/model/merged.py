@@ -66,7 +66,8 @@ def _shared_parameters(model: nn.Module) -> set[nn.Parameter]:
 
 
 def _rounded(weight: torch.Tensor, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Return the float32 weight in this type, rounded up with the probability that keeps its expectation."""
+    """Return the float32 weight converted to `dtype`. For bfloat16, each number is rounded up with the probability that
+    keeps its expectation."""
     if dtype != torch.bfloat16:
         return weight.to(dtype)
     noise = torch.empty(weight.shape, dtype=torch.int32).random_(1 << ROUNDED_BITS, generator=generator)

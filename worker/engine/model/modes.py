@@ -79,7 +79,8 @@ def keep_four_bits(model: nn.Module) -> None:
 
 def pack_where_possible(model: nn.Module) -> None:
     """Let bitsandbytes rearrange the four-bit weights of a model that is only sampled from, which makes sampling two to
-    seven times faster. Layers that it cannot rearrange are excluded: it would fail at an assertion."""
+    seven times faster. Layers that bitsandbytes cannot rearrange are excluded, because it would fail at an
+    assertion."""
     for module in model.modules():
         if isinstance(module, Linear4bit) and module.out_features % PACKED_OUTPUTS:
             module.support_avx512bf16_for_cpu = False

@@ -37,15 +37,17 @@ def _ends(name: str) -> set[str]:
 
 
 def plain_patterns(names: Sequence[str], given: Mapping[str, T]) -> dict[str, T]:
-    """Return values by pattern (`rank_pattern`, `alpha_pattern`) so that peft matches the same layers: unchanged if all
-    patterns are names, else by each layer's own name. Raise api.spec.patterns.BadPattern."""
+    """Return `given`, values by pattern (`rank_pattern` or `alpha_pattern`), so that peft matches the same layers:
+    unchanged if all patterns are plain names, else with each layer's own name in place of a pattern. Raise
+    api.spec.patterns.BadPattern if a pattern is invalid."""
     if all(PLAIN.fullmatch(pattern) for pattern in given):
         return dict(given)
     return named_values({name: name for name in names}, given)
 
 
 def named_values(keys: Mapping[str, str], given: Mapping[str, T]) -> dict[str, T]:
-    """Return values by pattern as values by name. `keys`: for each layer, peft's name of its adapted weights."""
+    """Return values that are given by pattern as values by name. `keys`: for each layer, peft's name of its adapted
+    weights."""
     found = patterns.first_match(tuple(given), tuple(keys))
     # peft uses the first match: a name that ends in another comes before it.
     return {
@@ -54,7 +56,8 @@ def named_values(keys: Mapping[str, str], given: Mapping[str, T]) -> dict[str, T
 
 
 def published_config(folder: Path, network: nn.Module) -> Any:
-    """Return peft's configuration of the adapter in `folder`, with names in place of patterns. Raise TrainingError."""
+    """Return peft's configuration of the adapter in `folder`, with names in place of patterns. Raise TrainingError if a
+    pattern is invalid, or a field that must hold names holds something else."""
     config: Any = PeftConfig.from_pretrained(str(folder))
     names = modules_of(network)
     tensors = tuple(name for name, _ in network.named_parameters())

@@ -148,7 +148,7 @@ class TrainableModel:
         return values_S
 
     def add_value_head(self) -> None:
-        """Add a linear value function on the last hidden states. It begins at zero and is never published."""
+        """Add a linear value function on the last hidden states. Its weights begin at zero and are never published."""
         width = self.network.config.get_text_config().hidden_size
         head = nn.Linear(width, 1, device=self.device, dtype=torch.float32)
         nn.init.zeros_(head.weight)
@@ -175,15 +175,16 @@ class TrainableModel:
         return self._start is not None
 
     def snapshot_reference(self) -> None:
-        """Keep a copy of the trained weights as they are now, for `reference_weights`, unless there is one."""
+        """Keep a copy of the trained weights as they are now, for `reference_weights`. Do nothing if there is a
+        copy."""
         if self._start is None:
             self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
 
     @contextmanager
     @torch.no_grad()
     def reference_weights(self, start: Tensors | None = None) -> Iterator[None]:
-        """Restore the weights of `snapshot_reference`, or those in `start`, within the context: the reference, without
-        a second model."""
+        """Within the context, put the weights of `snapshot_reference`, or those in `start`, into the model: it is then
+        the reference, without a second model in memory."""
         start = self._start if start is None else start
         assert start is not None, "snapshot_reference comes first"
         now = {name: parameter.detach().clone() for name, parameter in self.trained.items()}

@@ -1,7 +1,7 @@
 """The model card, README.md of a published folder: how to load the model, its evaluation, curves, data and recipe.
 
-Names, labels and answers in it are users' text. They only get in through worker.engine.publish.markdown, which escapes
-them.
+Names, labels and answers in the card are users' text. All of it passes through worker.engine.publish.markdown, which
+escapes it.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Scoring of files in a fresh process, before they are published.
 
 The training changes this process: it patches libraries and keeps a model in memory, which could hide that the published
-files are incomplete. The scorer has only the files. The trainer forks it before it does anything else, because a new
-Python takes seconds to import torch. With ATTUNE_FRESH_PROOF=0, which is for tests that train in their own process, the
-files are scored in this process instead.
+files are incomplete. The scorer, a process of its own, has only the files. The trainer forks the scorer before it does
+anything else, because a new Python takes seconds to import torch. With ATTUNE_FRESH_PROOF=0, which is for tests that
+train in their own process, the files are scored in this process instead.
 """
 
 import multiprocessing
@@ -37,11 +37,11 @@ class FileScores(NamedTuple):
     outputs: list[Outputs]
     """One item for each model of the request."""
     peak_bytes: int
-    """The most memory that the scorer held; 0 without one."""
+    """The most memory that the scorer held, in bytes; 0 if the files were scored in this process."""
 
 
 class Scorer:
-    """A process that waits for one request, and ends with this process if none comes."""
+    """A process that waits for one request. If no request comes, the process ends with the trainer."""
 
     def __init__(self, context: ForkContext | SpawnContext) -> None:
         self._connection, theirs = context.Pipe()
@@ -73,7 +73,7 @@ _forked: list[Scorer] = []
 
 
 def fork_scorer() -> None:
-    """Fork the scorer, unless this process has threads or uses a GPU, neither of which would work in a forked one."""
+    """Fork the scorer, unless this process has threads or uses a GPU: neither works in a forked process."""
     if threading.active_count() == 1 and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         _forked.append(Scorer(multiprocessing.get_context("fork")))
 
@@ -107,7 +107,8 @@ def _result(request: ScoringRequest, keep_alive: Callable[[], None]) -> ScoringR
 
 
 def _serve(connection: Connection, trainers: Connection) -> None:
-    """The scorer. `trainers` is the trainer's end of the connection, which a forked process inherits."""
+    """Run the scorer: receive one request and send the reply. `trainers` is the trainer's end of the connection, which
+    a forked process inherits."""
     trainers.close()  # else this process would not see that the trainer has ended
     setproctitle(f"{sys.executable} -m worker.score_files")
     return_freed_blocks()

@@ -72,7 +72,8 @@ def export_gguf(model: Path, folder: Path, recipe: ResolvedRecipe) -> Path:
 
 
 def write_gguf(model: Path, path: Path, quantization: str, name: str) -> None:
-    """Write the file. Matrices are quantized; vectors, such as norms and biases, stay float32."""
+    """Write the whole model in the folder `model` as the GGUF file `path`. Matrices are quantized; vectors, such as
+    norms and biases, stay float32."""
     config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True)
     matrix_type, file_type = QUANTIZATIONS[quantization]
     architecture = ARCHITECTURES[config.model_type]
@@ -100,7 +101,8 @@ def write_gguf(model: Path, path: Path, quantization: str, name: str) -> None:
 
 
 def _unsupported(config: dict[str, Any]) -> str | None:
-    """Return a feature of the model that a GGUF file of its family cannot express, or None."""
+    """Return why a model with this config cannot be written as a GGUF file, as the end of a sentence with "because";
+    None if it can be."""
     if config["model_type"] not in ARCHITECTURES:
         return f"only the families {', '.join(ARCHITECTURES)} are supported"
     if (config.get("rope_parameters") or {}).get("rope_type", "default") != "default":
@@ -199,7 +201,8 @@ def _tensors(model: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
 
 
 def _stored_type(shape: tuple[int, ...], matrix_type: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Return the type to store a tensor in. Rows that are no multiple of a Q8_0 block become float16."""
+    """Return the type in which a tensor is stored. For Q8_0, matrices whose rows are no multiple of a block become
+    float16."""
     if len(shape) == 1:
         return GGMLQuantizationType.F32
     whole_blocks = shape[-1] % Q8_BLOCK == 0

@@ -1,4 +1,4 @@
-"""Markdown from untrusted text, which stays text whatever it contains, and loss curves as bars of characters."""
+"""Markdown from untrusted text, in which the text has no effect as Markdown, and loss curves as bars of characters."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def number(value: float | None) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return the text with control characters replaced, which could steer a terminal."""
+    """Return the text with a replacement for each control character, which could steer a terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

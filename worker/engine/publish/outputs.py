@@ -1,4 +1,5 @@
-"""A model's outputs on a few rows of its data: in the trainer, in memory, and as its files give them."""
+"""A model's outputs on a few rows of its data, computed in three ways: by the trainer's own forward pass, by
+transformers from the weights in memory, and from the exported files."""
 
 import traceback
 from itertools import islice
@@ -40,7 +41,8 @@ Outputs = list[torch.Tensor]
 def parity_rows(rows: Rows) -> Rows:
     """Return the first sequences, truncated to `PARITY_TOKENS`.
 
-    A sequence of a single token, as a prompt may be, gets it twice: a language model predicts nothing from it alone.
+    A sequence of a single token, as a prompt may be, gets that token twice: a language model predicts no token of a
+    sequence of one.
     """
     sequences = [tokens_T[:PARITY_TOKENS] for tokens_T, _ in islice(rows, PARITY_ROWS)]
     return rows_of([np.repeat(tokens_T, 2) if len(tokens_T) == 1 else tokens_T for tokens_T in sequences])
@@ -123,8 +125,8 @@ def _outputs_of_files(files: ModelFiles, rows: Rows, device: torch.device) -> Ou
 def outputs_of_gguf(file: Path, model: Path, rows: Rows, recipe: ResolvedRecipe) -> Outputs:
     """Return the outputs of a GGUF file as transformers reads it back.
 
-    It gets the config of `model`, the same weights as safetensors: transformers' reader of GGUF does not restore the
-    head size of some families.
+    The config is taken from the folder `model`, which holds the same weights as safetensors, because transformers'
+    reader of GGUF does not restore the head size of some families.
     """
     network = AutoModelForCausalLM.from_pretrained(
         file.parent,

@@ -50,14 +50,16 @@ def check_weights(model: TrainableModel) -> None:
 
 
 def learned_rows(rows: Rows) -> Rows:
-    """Return the shortest of the first rows, not truncated: their supervised tokens may be anywhere in them."""
+    """Return the rows for `check_learned`: the shortest of the first rows, not truncated, because their supervised
+    tokens may be anywhere in them."""
     first = np.arange(min(len(rows), LEARNED_OF))
     return rows.take(np.sort(first[np.argsort(rows.lengths[first], kind="stable")[:PARITY_ROWS]]))
 
 
 @torch.no_grad()
 def check_learned(model: TrainableModel, rows: Rows, threshold: float) -> None:
-    """Raise TrainingError (diverged) if the loss on training rows is above `threshold`, the loss of an untrained model.
+    """Raise TrainingError (diverged) if the loss on training rows is above `threshold`
+    (`Objective.divergence_threshold`): the model has then learned nothing.
 
     Validation rows would be the wrong measure: a sound model may predict those wrongly with confidence.
     """
@@ -73,14 +75,15 @@ def check_learned(model: TrainableModel, rows: Rows, threshold: float) -> None:
 
 
 def check_forward_parity(trainer: Outputs, memory: Outputs, precision: str) -> None:
-    """Raise TrainingError (internal) if the trainer's own forward computes something other than the model."""
+    """Raise TrainingError (internal) if the outputs of the trainer's own forward pass differ from those of
+    transformers' forward pass. Compared in float32 only (see FORWARD_TOLERANCE)."""
     if precision == "float32":
         error = "The trainer's own forward pass differs from the model's"
         _require(trainer, memory, "greatest", FORWARD_TOLERANCE, error)
 
 
 def check_files(memory: Outputs, files: Outputs, recipe: ResolvedRecipe) -> None:
-    """Raise TrainingError (internal) if the exported files are not the trained model."""
+    """Raise TrainingError (internal) if the exported files do not give the trained model's outputs."""
     error, precision = "The exported files do not reproduce the trained model", str(recipe.precision)
     if recipe.technique.changes_base:
         _require(memory, files, "mean", ROUNDED_MEAN[precision], error)
@@ -89,7 +92,7 @@ def check_files(memory: Outputs, files: Outputs, recipe: ResolvedRecipe) -> None
 
 
 def check_merged(memory: Outputs, merged_outputs: Outputs, merged: Path, recipe: ResolvedRecipe) -> None:
-    """Raise TrainingError (internal) if the merged weights are another model.
+    """Raise TrainingError (internal) if the merged weights do not give the trained model's outputs.
 
     The merged weights are rounded to the base's stored type, which may be less precise than the type of the
     computation.
@@ -120,9 +123,9 @@ def tolerance_elsewhere(recipe: ResolvedRecipe, *, merged: bool = False) -> Tole
 def _require(
     ours: Outputs, theirs: Outputs, measure: Literal["greatest", "mean"], tolerance: float, error: str
 ) -> None:
-    """Raise TrainingError (internal) beyond the tolerance.
+    """Raise TrainingError (internal) if the outputs differ by more than the tolerance.
 
-    The log gets the difference of every row, the user the largest one.
+    The log then lists the difference of every row; the user's message names the largest one.
     """
     measured = Difference.of(ours, theirs)
     difference = measured.greatest if measure == "greatest" else measured.mean

@@ -27,7 +27,8 @@ def provenance(run: Path, recipe: ResolvedRecipe, step: int) -> Provenance:
 
 @cache
 def origin_of(run: Path, base_name: str) -> Origin:
-    """Return the origin that the supervisor wrote. A trainer run by hand has none: then only the base is known."""
+    """Return the origin that the supervisor wrote into the run folder. If a trainer was run by hand, there is none:
+    then return one with the base model alone."""
     path = run / ORIGIN
     if path.exists():
         return Origin.model_validate_json(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Export of a trained model, and the checks that its files reproduce it, before it is published."""
+"""Export of a trained model. Before it is published, checks prove that its files reproduce it."""
 
 import math
 import shutil
@@ -50,10 +50,11 @@ def publish(
     step: int,
     first_loss: float | None,
 ) -> int:
-    """Export the weights in memory, which are the weights of `step`, to out/model, and free them. Raises TrainingError.
+    """Export the weights in memory, which are the weights of `step`, to out/model, and free them. Raises TrainingError
+    if a check fails.
 
-    The folder appears only after its files have reproduced the trained model's outputs. `first_loss` is the loss of the
-    first training step: a model with a higher one has diverged. Returns the peak memory, in bytes, of the process that
+    The folder appears only after its files have reproduced the trained model's outputs. `first_loss`: the loss of the
+    first training step, for `Objective.divergence_threshold`. Returns the peak memory, in bytes, of the process that
     scored the files; 0 if there was none.
     """
     pipe.report(PhaseReport(phase="exporting"))
@@ -107,7 +108,8 @@ def _scoring_request(
 def _publish_gguf(
     model: Path, folder: Path, recipe: ResolvedRecipe, rows: Rows, memory: Outputs, folder_provenance: Provenance
 ) -> None:
-    """Write the whole model as a GGUF file below `folder`, and check it."""
+    """Write the whole model as a GGUF file below `folder`. Raises TrainingError if the file does not give the model's
+    outputs."""
     file = export_gguf(model, folder, recipe)
     check_gguf(memory, outputs_of_gguf(file, model, rows, recipe), recipe)
     write_manifest(file.parent, folder_provenance.model_copy(update={"kind": "gguf"}))

@@ -25,13 +25,14 @@ class Usage:
     stops: Sequence[int] = ()
     """Ids of the tokens that end an answer."""
     unknown_stops: Sequence[int] = ()
-    """Those of `stops` that the base model's own generation settings lack."""
+    """The tokens among `stops` that the base model's own generation settings lack."""
     pad_token: int | None = None
     """`pad_token_id` in the config of a classifier or a reward model."""
     tokenizer_pads: bool = True
     """The tokenizer pads with `pad_token`."""
     text_end: str = ""
-    """The text that ended a row without a template in training, if the tokenizer does not append it itself."""
+    """The text that ended each plain-text row in training, if the tokenizer does not append it itself; empty
+    otherwise."""
 
     @classmethod
     def of(cls, base: Path, recipe: ResolvedRecipe, pad_token: int | None) -> "Usage":

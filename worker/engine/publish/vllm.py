@@ -1,7 +1,7 @@
 """The "Serve it with vLLM" section of the model card.
 
-vLLM's LoRA loader (vllm/lora/peft_helper.py) refuses DoRA, modules_to_save, which classification heads are, and ranks
-above --max-lora-rank. It ignores rank_pattern and alpha_pattern, and scales every layer by the same α / r.
+vLLM's LoRA loader (vllm/lora/peft_helper.py) refuses DoRA, `modules_to_save` (in Attune's adapters, classification
+heads) and ranks above --max-lora-rank. It ignores rank_pattern and alpha_pattern: all layers have the scale α / r.
 """
 
 import shlex
