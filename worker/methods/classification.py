@@ -84,7 +84,7 @@ class Classification(Objective):
 
     @torch.no_grad()
     def evaluate(self, rows: Rows) -> EvaluationMetrics:
-        """Return the loss and the metrics of `classification_metrics`."""
+        """Return the loss and the metrics that `classification_metrics` computes."""
         losses, scores, labels = [], [], []
         self.model.train(False)
         for batch in self.batches(rows):
@@ -100,7 +100,8 @@ class Classification(Objective):
 
     @torch.no_grad()
     def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
-        """Return a few texts with their labels and the predicted labels, whatever `max_tokens`."""
+        """Return a few texts with their labels and the predicted labels; none unless the problem is single_label.
+        `max_tokens` is not used."""
         if not self._names or self._problem != "single_label" or rows.labels is None:
             return []
         shown = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))

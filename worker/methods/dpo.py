@@ -66,8 +66,9 @@ class Dpo(Objective):
         return losses_R.sum() / normalizer, reward_metrics(options.beta * log_ratios_R_2, normalizer)
 
     def comparison_metrics(self, rows: Rows) -> EvaluationMetrics:
-        """Return the loss, and the share of pairs whose chosen answer is the likelier one per token. Rewards cannot
-        compare the models: they are relative to the model of step 0, whose own rewards are therefore all zero."""
+        """Return the loss, and the share of pairs whose chosen answer is likelier per token than the rejected one.
+        Rewards cannot compare the models: they are relative to the model of step 0, whose own rewards are therefore all
+        zero."""
         logprobs_R_2 = self.sequence_logprobs(rows, mean=True)
         accuracy = float((logprobs_R_2[:, 0] > logprobs_R_2[:, 1]).mean())
         return EvaluationMetrics(self.evaluate(rows).loss, {"preference_accuracy": accuracy})

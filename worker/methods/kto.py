@@ -56,8 +56,9 @@ class Kto(Objective):
         return super().sample_answers(rows.take(np.flatnonzero(rows.labels[:, 0] > 0.5)), max_tokens)
 
     def _with_z0(self, rows: Rows) -> Rows:
-        """Return the rows' own sequences with z0 = max(0, mean log-ratio of the mismatched ones) under the current
-        policy. z0 is estimated over the whole step, so that it does not depend on the size of the micro-batches."""
+        """Return the rows' own sequences, each with the same z0: max(0, mean log-ratio of the mismatched pairs), under
+        the current policy. z0 is estimated over the whole step, so that it does not depend on the size of the
+        micro-batches."""
         mismatched_R = self.sequence_logprobs(rows.column(1))[:, 0] - rows.per_row["reference"][:, 1]
         # A divergence is never negative, though its estimate from few answers can be.
         z0 = max(0.0, float(mismatched_R.mean()))

@@ -22,8 +22,8 @@ def odds_ratio_losses(logprobs_R_2: torch.Tensor, weight: float) -> torch.Tensor
 
 
 class Orpo(Objective):
-    """No reference model: the first term, supervised fine-tuning on the chosen answer, keeps the policy close to the
-    data."""
+    """There is no reference model: the first term of the loss, supervised fine-tuning on the chosen answer, keeps the
+    policy close to the data."""
 
     options: OrpoOptions
 

@@ -42,8 +42,8 @@ def group_advantages(rewards_P_G: npt.NDArray[np.float64], variant: Variant) -> 
 
 
 def divergences(logprobs_S: torch.Tensor, reference_S: torch.Tensor) -> torch.Tensor:
-    """Return the k3 estimate of KL(π ‖ π_ref) at each token, [S]: π_ref / π - log(π_ref / π) - 1. It is unbiased and,
-    unlike the log-ratio itself, never negative."""
+    """Return the k3 estimate of KL(π ‖ π_ref) at each token, [S]: π_ref / π - log(π_ref / π) - 1. The estimate is
+    unbiased and, unlike the log-ratio itself, never negative."""
     log_ratios_S = reference_S - logprobs_S
     return log_ratios_S.exp() - log_ratios_S - 1
 
@@ -100,7 +100,8 @@ class Reinforcement(RolloutObjective):
     def loss(self, batch: MicroBatch, normalizer: float) -> tuple[torch.Tensor, Metrics]:
         """Return the mean over the answers of Σ_t (- min(ρ_t A, clip(ρ_t) A) + β KL_t), with ρ = π / π_old.
 
-        The sum over an answer's tokens is divided by their number for grpo and by `max_tokens` for dr_grpo.
+        For grpo, the sum over an answer's tokens is divided by the number of these tokens; for dr_grpo, by
+        `max_tokens`.
         """
         options = self.options
         scores = self.model.token_scores(batch, self._scoring)

@@ -19,8 +19,8 @@ def pair_losses(rewards_R_2: torch.Tensor, margins_R: torch.Tensor | None, cente
     differences_R = rewards_R_2[:, 0] - rewards_R_2[:, 1]
     if margins_R is not None:
         differences_R = differences_R - margins_R
-    # Only differences enter the first term, so a constant could be added to all rewards. The second one keeps their
-    # mean at zero (Eisenstein et al. 2023, arXiv:2312.09244).
+    # Only differences enter the first term, so a constant could be added to all rewards. The second term keeps the
+    # rewards' mean at zero (Eisenstein et al. 2023, arXiv:2312.09244).
     return -functional.logsigmoid(differences_R) + centering * rewards_R_2.sum(1) ** 2
 
 

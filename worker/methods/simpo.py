@@ -14,7 +14,7 @@ def margin_losses(logprobs_R_2: torch.Tensor, beta: float, margin: float) -> tor
     """Return the loss of each pair, [R]: - log σ(β log P(y_w) - β log P(y_l) - γ).
 
     `logprobs_R_2`: log P of the chosen answer y_w and of the rejected y_l, means over their tokens, [R, 2]. The mean
-    replaces DPO's log-ratio: it needs no reference model, and an answer gains nothing by its length. `margin`: γ.
+    replaces DPO's log-ratio: no reference model is needed, and an answer gains nothing by its length. `margin`: γ.
     """
     return -functional.logsigmoid(beta * (logprobs_R_2[:, 0] - logprobs_R_2[:, 1]) - margin)
 

@@ -13,7 +13,8 @@ from worker.shared.arrays import Rows
 UNIFORM_LOSS_FRACTION = 0.95
 """A loss above this fraction of ln V, the loss of a uniform guess over V tokens, counts as diverged."""
 MARGIN_NATS = 1.0
-"""How far the loss of a training may rise above its first loss, if the first loss is already about ln V."""
+"""How far, in nats, the loss may rise above the training's first loss before it counts as diverged, if the first loss
+is already about ln V."""
 
 
 def cross_entropy(
