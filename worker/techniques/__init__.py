@@ -36,5 +36,6 @@ TECHNIQUES: dict[str, Implementation] = {"bottleneck": bottleneck}
 
 
 def implementation_of(technique: TechniqueBase) -> Implementation | None:
-    """Return the module that implements the technique, or None if peft implements it or there is nothing to add."""
+    """Return the module that implements the technique, or None if peft implements the technique or it adds no
+    weights."""
     return TECHNIQUES.get(technique.type)

@@ -27,7 +27,7 @@ HEAD_CONFIG, HEAD_WEIGHTS = "head_config.json", "model_head.safetensors"
 
 NON_LINEARITIES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 OTHER_NAMES = {"swish": "silu"}
-"""Other names of the same functions in AdapterHub's configs."""
+"""Names that AdapterHub's configs use for functions with another name in NON_LINEARITIES."""
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 Parameters = dict[str, nn.Parameter]
@@ -61,7 +61,8 @@ class Adapter(nn.Module):
         return changed.to(h.dtype)
 
     def hook(self, rule: Rule) -> Hook:
-        """Return the forward hook for the rule. It is a bound method, so that a copied model uses its own adapter."""
+        """Return the forward hook for the rule. The hook is a bound method, so that a copied model uses its own
+        adapter."""
         return {Rule.AFTER: self._after, Rule.AFTER_NORM: self._after_norm}[rule]
 
     def _after(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -77,9 +78,9 @@ def add(model: PreTrainedModel, technique: Bottleneck) -> Parameters:
     """Put adapters into a transformers model, in place, and freeze everything but the adapters and a classification
     head.
 
-    model: a causal or masked language model, a sequence classifier, or an encoder without a head, of a family in
-    FAMILIES. Return the trained parameters by their names in `model.named_parameters()`. The adapters' weights are
-    submodules of the layers, drawn from torch's global random generator. Raise UnsupportedFamily.
+    model: a causal or masked language model, a sequence classifier, or an encoder without a head. Return the trained
+    parameters by their names in `model.named_parameters()`. The adapters' weights are submodules of the layers, drawn
+    from torch's global random generator. Raise UnsupportedFamily if the model's family is not in FAMILIES.
     """
     family, layers = find_layers(model)
     model.requires_grad_(False)
@@ -154,7 +155,8 @@ def _write_weights(path: Path, parameters: Parameters) -> None:
 
 
 def _adapterhub_config(technique: Bottleneck, family: Family) -> dict[str, object]:
-    """Return all fields of `adapters`' BnConfig that affect the computation."""
+    """Return all fields of BnConfig, the configuration of such adapters in the library `adapters`, that affect the
+    computation."""
     return {
         "mh_adapter": technique.placement == "houlsby",
         "output_adapter": True,
@@ -182,10 +184,11 @@ def _adapterhub_config(technique: Bottleneck, family: Family) -> dict[str, objec
 def load_bottleneck(model: Model, folder: Path | str) -> Model:
     """Put the adapter of a folder into a model that transformers has loaded, and return the model.
 
-    It needs only the folder and a base model of a family in FAMILIES: `AutoModelForCausalLM.from_pretrained(…)`, or
-    another class. A classification head in the folder is loaded, with its labels, if the model has one.
-    Afterwards the adapters and the head are trainable, and the rest is frozen. Adapters that the library `adapters`
-    wrote as safetensors are read as well. Raise WrongAdapter or UnsupportedFamily.
+    Only the folder and a base model are needed: `AutoModelForCausalLM.from_pretrained(…)`, or another class. A
+    classification head in the folder is loaded, with its labels, if the model has one. Afterwards the adapters and the
+    head are trainable, and the rest is frozen. Adapters that the library `adapters` wrote as safetensors are read as
+    well. Raise UnsupportedFamily if the model's family is not in FAMILIES, and WrongAdapter if the adapter does not fit
+    the model or is of a kind that is not implemented.
     """
     folder = Path(folder)
     written = json.loads((folder / CONFIG).read_bytes())
@@ -248,8 +251,8 @@ load = load_bottleneck
 
 
 def loading_code(model_type: str, auto_class: str = "AutoModelForCausalLM") -> str:
-    """Return the code for the model card. It uses the library `adapters` if that supports the family, else
-    `load_bottleneck`."""
+    """Return the code that loads the adapter, for the model card. The code uses the library `adapters` if that supports
+    the family, else `load_bottleneck`."""
     code = LOAD_WITH_ADAPTERS if FAMILIES[model_type].in_adapterhub else LOAD_WITH_ATTUNE
     return code.format(auto_class=auto_class, name=NAME)
 

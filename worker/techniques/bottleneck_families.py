@@ -1,7 +1,8 @@
 """The places of bottleneck adapters in each family of models, the same as in AdapterHub's `adapters` 1.3.0.
 
-Let x be the residual stream before a part of a layer (attention or feed-forward), h the output of the part, and A the
-adapter without its own residual connection. The papers' rules for layers that normalize after the addition are
+Let x be the residual stream before a part of a layer (attention or feed-forward), h the output of the part, LN the
+normalization of the part, and A the adapter without its own residual connection. The papers' rules for layers that
+normalize after the addition are
 
     Houlsby et al. 2019   LN(x + h + A(h))             after both parts
     Pfeiffer et al. 2020  LN(x + h + A(LN(x + h)))     after the feed-forward part only
@@ -21,7 +22,8 @@ from worker.engine.errors import TrainingError
 
 
 class Rule(Enum):
-    """The change of the output of the module at a place."""
+    """The change that an adapter A makes to the output of the module at its place. h: the module's output; s: its
+    input; LN: a normalization."""
 
     AFTER = "h → h + A(h)"
     AFTER_NORM = "LN(s) → LN(s + A(LN(s)))"
@@ -114,7 +116,7 @@ FAMILIES: dict[str, Family] = {
     "electra": BERT,
     "deberta-v2": BERT,
     "distilbert": _norm_last("transformer.layer", "attention.out_lin", "ffn", "output_layer_norm", (ATTENTION, OUTPUT)),
-    # `adapters` supports it with an error: its `init` adds a random bias to every Wqkv, even without an adapter.
+    # `adapters` supports it with a bug: its `init` adds a random bias to every Wqkv, even without an adapter.
     "modernbert": _feed_forward_only("attn.Wo", "mlp.Wo", pfeiffer_sees_sum=False, in_adapterhub=False),
 }
 """Families by `model_type`. Each is tested in tests/worker/engine/test_bottleneck.py."""
@@ -123,7 +125,7 @@ FAMILIES: dict[str, Family] = {
 def find_layers(model: PreTrainedModel) -> tuple[Family, list[nn.Module]]:
     """Return the family of a transformers model, with or without a head, and its layers from the first to the last.
 
-    Raise UnsupportedFamily.
+    Raise UnsupportedFamily if the model's family is not in FAMILIES.
     """
     family = FAMILIES.get(model.config.model_type)
     if family is None:
