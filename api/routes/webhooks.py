@@ -66,7 +66,7 @@ def create_webhook(endpoint: Endpoint, context: Ctx, caller: Who) -> WebhookWith
 
     It receives signed POSTs, and needs a public https address.
 
-    The response has the signing secret, which is not shown again. A delivery is retried for about 30 hours until the
+    The response has the signing secret, which is not shown again. A delivery is retried for about 18 hours until the
     endpoint responds with a 2xx. Redirects are not followed.
     """
     return WebhookWithSecret.of(
