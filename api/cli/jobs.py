@@ -237,7 +237,7 @@ def events(
     for event in events["data"]:
         print_line(format_event(event))
     if events["has_more"]:
-        print_note(f"The last {len(events['data'])} of more events; for the earlier ones: --limit")
+        print_note(f"These are the last {len(events['data'])} events; use a larger --limit to see earlier ones.")
     return None
 
 

@@ -70,8 +70,8 @@ def _criterion(criterion: Document, bases: Bases) -> Document:
 
 
 def _pushed(client: Client) -> tuple[dict[str, str], str | None]:
-    """Return {id at the source: id here} of the evals that were pushed before, and why this server has no evals, or
-    None if it has them."""
+    """Return {id at the source: id here} of the evals pushed earlier, and a problem: None, or a sentence with the
+    server's message if it refuses to list evals."""
     try:
         marked = [(each.get("metadata") or {}, each["id"]) for each in client.pages("/evals")]
     except RequestRefused as refusal:

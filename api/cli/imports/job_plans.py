@@ -84,7 +84,7 @@ def job_body(folder: Path, job: Document, models: Mapping[str, str | None]) -> D
 
 
 def _method(job: Document) -> Document:
-    """Return the method without empty values. Jobs of older clients have only their hyperparameters."""
+    """Return the method without empty values. Jobs of older clients have no method, only hyperparameters."""
     method: Document = job.get("method") or {"type": "supervised"}
     options = {name: value for name, value in (method.get(method["type"]) or {}).items() if value is not None}
     given: Mapping[str, Any] = options.get("hyperparameters") or job.get("hyperparameters") or {}
@@ -93,7 +93,7 @@ def _method(job: Document) -> Document:
 
 
 def _suffix(job: Document) -> str | None:
-    """Return the suffix, which OpenAI's older jobs have only in the name of their model."""
+    """Return the job's suffix. OpenAI's older jobs have it only in the name of the model that they made."""
     parts = str(job.get("fine_tuned_model") or "").split(":")
     return job.get("user_provided_suffix") or (parts[3] if len(parts) == 5 and parts[3] else None)
 
@@ -117,8 +117,8 @@ def _problem(client: Client, job: Document, body: Document) -> str | None:
 
 
 def models_here(client: Client, jobs: Sequence[Document], bases: Bases) -> dict[str, str | None]:
-    """Return {model of the source: model here}: the table in bases.json, and the tuned models of jobs that were
-    pushed."""
+    """Return {model of the source: model here}: the entries of bases.json, and each model that one of the jobs made
+    and another starts from, with the model that the pushed job made here (None if there is none)."""
     parents = {job["fine_tuned_model"]: job["id"] for job in jobs if job.get("fine_tuned_model")}
     continued = {job["model"] for job in jobs} & parents.keys()
     pushed = {name: pushed_job(client, parents[name]) or {} for name in continued}
@@ -126,6 +126,6 @@ def models_here(client: Client, jobs: Sequence[Document], bases: Bases) -> dict[
 
 
 def unknown_models(jobs: Sequence[Document]) -> set[str]:
-    """Return the models that the jobs start from, except those that other jobs among them made."""
+    """Return the names of the models that the jobs start from and that none of these jobs made."""
     made = {job.get("fine_tuned_model") for job in jobs}
     return {job["model"] for job in jobs} - made

@@ -18,7 +18,7 @@ from api.spec.manifest import LOGPROBS, BaseEntry, Manifest
 class VerifiedBase(BaseModel):
     path: str
     differences: list[str]
-    """Differences from the base model that the files were trained on."""
+    """How the weights differ from those of the base model that the verified model was trained from."""
 
 
 class Verification(BaseModel):
@@ -77,7 +77,10 @@ def _verify_folder(
     if comparison is not None and not comparison.agrees:
         problems.append("the loaded model's outputs differ from the recorded ones by more than the tolerance")
     elif comparison is None and differences:
-        problems.append("the base model differs from the one that was trained on, and nothing could be compared")
+        problems.append(
+            "the weights of the base model given are not those that this model was trained from, and its outputs could "
+            "not be compared with the recorded ones"
+        )
     return Verification(
         model=manifest.origin.model,
         job=manifest.job,
