@@ -170,8 +170,8 @@ def _check_export(recipe: Recipe, base: BaseModelRow) -> None:
         if not (technique.merges or technique.whole_model):
             legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
             raise InvalidRequest(
-                f"{param}: the weights that '{technique.type}' trains cannot be merged into the base: use {legal} "
-                "or full",
+                f"{param}: the weights that the technique '{technique.type}' trains cannot be merged into the base: "
+                f"choose another technique ({legal}, or full), or leave {param} out",
                 param=param,
                 code="cannot_merge",
             )

@@ -1,8 +1,9 @@
 """Backups of an embedded service: its SQLite database, and every object that a row of the database names.
 
-A backup is made while the service runs. The database is copied first, as it is at one moment. Until an object that this
-copy names is copied, the object and its row may be deleted. In that case, a newer copy of the database replaces the
-first one. An object never changes under its key, so the objects that were copied before remain valid.
+A backup is made while the service runs. The database is copied first, then the objects that the copy names. If an
+object is missing or damaged by then (it may have been deleted with its row), the database is copied again and the new
+copy replaces the old, until a copy brings no new missing or damaged objects. Objects copied before remain valid, since
+an object never changes under its key.
 """
 
 import hashlib
@@ -104,7 +105,7 @@ def back_up(context: Context, target: Path, report: Report) -> Contents:
     while True:
         wanted = _copy_database(context, partial / DATABASE)
         damaged = _copy_objects(context.storage, wanted, partial / OBJECTS, copied, report)
-        if damaged <= missing:  # the newer copy of the database still names them
+        if damaged <= missing:  # the newest copy still names these objects, so their rows were not deleted
             break
         missing = damaged
     for key in copied.keys() - wanted.keys():
@@ -176,8 +177,8 @@ def _copy_objects(
 def restore(source: Path, settings: Settings, report: Report) -> Contents:
     """Restore a backup into an empty data folder.
 
-    Raise InvalidRequest if the data folder is not empty or the settings name another database or storage, NotABackup,
-    DamagedBackup, and OSError if the files cannot be written.
+    Raise InvalidRequest if the data folder is not empty or the settings name another database or storage, NotABackup if
+    the source is no complete backup, DamagedBackup if its files are damaged, OSError if files cannot be written.
     """
     if settings.database_url or settings.storage_url:
         raise InvalidRequest(

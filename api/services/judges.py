@@ -90,7 +90,8 @@ def require_model(
         producer = lineage.producing_job(session, caller.project_id, named.name, pending)
         if producer is None:
             raise InvalidJudge(
-                f"The model `{named.name[:128]}` does not exist here, and is no judge of this server",
+                f"The model `{named.name[:128]}` is neither a model that this project may use, nor one of the judges "
+                "that the operator configured",
                 param=param,
                 code="model_not_found",
             )
@@ -137,7 +138,7 @@ async def judge(context: Context, caller: Caller, grader: ModelGrader, case: Cas
 
 
 async def ask(context: Context, caller: Caller, question: Question) -> Verdict:
-    """Return the verdict on the question. If there is no judgement, the verdict holds the error."""
+    """Return the verdict on the question. If no attempt gives a judgement, the verdict holds the error."""
     try:
         return await _verdict(context, caller, question)
     except GradingError as error:
@@ -196,8 +197,8 @@ def _digest(context: Context, question: Question) -> str:
 
 
 def _kept(context: Context, caller: Caller, question: Question, digest: str) -> Verdict | None:
-    """Return the stored verdict, or None. It costs no tokens: they were counted when the question was asked. If there
-    is none and the project's tokens for judges are used up, raise Unanswered."""
+    """Return the stored verdict, or None if there is none. A stored verdict costs no tokens: they were counted when the
+    question was asked. Raise Unanswered if there is none and the project's tokens for judges are used up."""
     with context.database.read() as session:
         kept = judgements.find(session, caller.project_id, digest)
         if kept is not None:

@@ -118,7 +118,7 @@ def test_what_no_judge_can_answer_is_a_grade_with_a_reason(client: TestClient, s
 @pytest.mark.parametrize(
     ("model", "fields", "code", "message"),
     [
-        ("none", {}, "model_not_found", "`none` does not exist here"),
+        ("none", {}, "model_not_found", "`none` is neither a model that this project may use"),
         ("encoder", {}, "invalid_judge", "is a classifier"),
         ("plain", {}, "invalid_judge", "no chat template"),
         ("tiny", {"sampling_params": {"reasoning_effort": "low"}}, "invalid_judge", "reasoning_effort"),
