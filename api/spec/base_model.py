@@ -30,8 +30,8 @@ class ClassifierShape(TypedDict):
     per_label: int
     """Number of weights that each further label adds."""
     outside: int
-    """Number of weights that the base model lacks if there are two labels: those of the head and of the layers before
-    the head."""
+    """Number of weights that a classifier with two labels adds to the base model: those of its head and of the extra
+    layers in front of it."""
 
 
 class Shapes(TypedDict):

@@ -33,7 +33,7 @@ MAX_MESSAGE = 300
 _SCRIPT = "<python-input-1>"
 """Monty's name of the second text that a session reads."""
 _LACKING = {"unresolved-import", "unresolved-reference", "unresolved-attribute"}
-"""Codes of the type checker's findings about names."""
+"""Codes with which the type checker reports a module, name or attribute that the sandbox lacks."""
 
 
 def call_grade(source: str, sample: Mapping[str, object], item: Mapping[str, object]) -> float:
@@ -65,8 +65,8 @@ def faults(source: str) -> list[str]:
 
 
 def _lacking(source: str) -> list[str]:
-    """Return the modules and names that the script uses and the sandbox does not have. The type checker that Monty
-    includes knows them; its other findings are ignored, because scripts need no types."""
+    """Return a sentence for each module, name or attribute that the script uses and the sandbox lacks, and for a
+    missing `grade`, as Monty's type checker finds them. Its other findings are ignored: scripts need no types."""
     from pydantic_monty import MontyError, MontyTypingError  # noqa: PLC0415
 
     call = "\n\ngrade({}, {})\n"

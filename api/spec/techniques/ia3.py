@@ -32,7 +32,7 @@ class Ia3(TechniqueBase):
             | {"llama", "llama4", "mistral", "mixtral", "opt", "phi", "qwen2", "qwen3"}
         ),
     }
-    """The families whose layers peft knows. For others the job has to name the layers."""
+    """The families for which peft knows the layers to scale. For other families, the job has to name the layers."""
 
     type: Literal["ia3"] = "ia3"
     target_modules: Names | None = None
@@ -52,7 +52,8 @@ class Ia3(TechniqueBase):
         return self._chosen(layers)[0]
 
     def added_parameters(self, shape: ModelShape) -> int:
-        """Count one number for each output of a scaled layer, or for each input of a feed-forward one."""
+        """Return the number of trained weights: one for each output of a scaled layer, or for each input of a layer
+        whose input is scaled."""
         scaled, at_inputs = self._chosen(shape)
         return sum(matrix.inputs if matrix in at_inputs else matrix.outputs for matrix in scaled)
 
@@ -89,8 +90,8 @@ class Ia3(TechniqueBase):
 
 
 def _default_names(layers: ModelLayers) -> list[str]:
-    """Return the family's default names, without the names of experts that this model has in one tensor instead of
-    layers."""
+    """Return those of the family's default names that match a layer which (IA)³ can scale in this model. For example,
+    it cannot scale experts that are stored together in one tensor."""
     scaled = [matrix.name for matrix in layers.adaptable if matrix.kind not in UNSCALED_KINDS]
     return [
         name for name in (layers.ia3["targets"] if layers.ia3 else ()) if any(matches(name, each) for each in scaled)
