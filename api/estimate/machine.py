@@ -153,7 +153,8 @@ def _largest(
 ) -> MicroBatch:
     """Return the largest micro-batch that needs at most `limit` bytes, or the one that needs least if none does.
 
-    Recomputation is tried last. Before it, sizes below `sizes.eighth` are not tried, because they are much slower.
+    Without recomputation, only sizes from `sizes.eighth` up are tried, since smaller ones are much slower; then sizes
+    down to `sizes.smallest` with it. If only one choice of recomputation is allowed, all sizes are tried with that.
     """
     for recompute in recomputes:
         least = sizes.smallest if recompute == recomputes[-1] else sizes.eighth
@@ -169,9 +170,9 @@ def _largest(
 def _memory_needed(
     recipe: ResolvedRecipe, facts: BaseModelFacts, rows: Workload, machine: Machine
 ) -> Callable[[bool, int], int]:
-    """Return a function of (recomputation, tokens of a micro-batch) that returns the bytes of the training.
+    """Return a function of (recomputation, tokens of a micro-batch) that returns the predicted bytes of the training.
 
-    Publishing is left out, because it needs the same memory whatever the micro-batch.
+    The memory for publishing is left out, because it does not depend on the micro-batch.
     """
     base, trained, value = Base.of(facts), _trained(recipe, facts), _value_bytes(recipe.precision)
 

@@ -53,7 +53,8 @@ class Task:
     priority: int = 0
     needs_gpu: bool = False
     cost: float = 1.0
-    """Amount by which the project's `spent` grows when the task starts."""
+    """What the task adds to its project's `spent` (see `plan`) when it starts: the job's work for training, 1 for
+    preparation. The project that has spent least comes first."""
     duration: Span = field(default_factory=lambda: Span.duration(None, SAFE))
 
 
