@@ -15,20 +15,19 @@ _BLOCK = tarfile.BLOCKSIZE
 _END = b"\0" * (2 * _BLOCK)
 
 MERGED = "merged/"
-"""First part of the names of the artifacts that are an adapter's merged weights."""
+"""Prefix of the names of the artifacts that hold an adapter merged into its base."""
 
 GGUF = "gguf/"
-"""First part of the name of the artifact that is a model's GGUF file."""
+"""Prefix of the name of the artifact that holds a model's GGUF file."""
 
 
 def trained_artifacts(artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """Return the artifacts in the form that was trained, an adapter or a whole model: all but merged weights and
-    GGUF."""
+    """Return the artifacts of the trained adapter or whole model, without merged weights and the GGUF file."""
     return [artifact for artifact in artifacts if not artifact["name"].startswith((MERGED, GGUF))]
 
 
 def with_relative_names(artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """Return the artifacts with names that lack a leading `merged/` or `gguf/`."""
+    """Return the artifacts with the prefix `merged/` or `gguf/` removed from their names."""
     return [{**artifact, "name": artifact["name"].removeprefix(MERGED).removeprefix(GGUF)} for artifact in artifacts]
 
 

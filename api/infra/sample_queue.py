@@ -110,7 +110,7 @@ class NoSampler(Exception):
 
 
 class TooManyOpen(Exception):
-    """The line of the request has reached its limit of open requests."""
+    """The waiting line of the request already has as many open requests as `submit` allows."""
 
 
 class SamplerDead(Exception):
@@ -125,15 +125,17 @@ class SampleJob:
     project_id: str
     content: QueuedRequest
     background: bool = False
-    """Whether the request waits until no request of a client waits."""
+    """Whether samplers take the request only while no client's request waits."""
 
     @property
     def line(self) -> str:
+        """The name of the waiting line that the request belongs to (see the module)."""
         return f"{_BACKGROUND}{self.project_id}" if self.background else self.project_id
 
 
 class Producer:
-    """The API's side of the queue. Each request needs its own Producer, because it blocks the connection to Redis."""
+    """The API's side of the queue. Each request needs its own Producer, because waiting for reports blocks the
+    connection to Redis."""
 
     def __init__(self, broker_url: SecretStr) -> None:
         self._redis = redis.asyncio.Redis.from_url(
@@ -150,8 +152,8 @@ class Producer:
         await self._redis.aclose()
 
     async def submit(self, job: SampleJob, *, timeout_s: float, limit: int) -> None:
-        """Add the request to its line. Raises NoSampler if no sampler is alive, and TooManyOpen if the line has `limit`
-        open requests."""
+        """Add the request to its project's waiting line (`job.line`). Raises NoSampler if no sampler is alive, and
+        TooManyOpen if that line already has `limit` open requests."""
         body = json.dumps(job.content)
         turns = _BACKGROUND_TURNS if job.background else _TURNS
         result = await self._run(_SUBMIT, [_PREFIX], job.id, job.line, body, timeout_s, limit, turns)
@@ -166,8 +168,8 @@ class Producer:
             await pipe.execute()
 
     async def reports(self, job: SampleJob) -> AsyncIterator[Report]:
-        """Yield the sampler's reports, until the caller stops. Raises SamplerDead, and TimeoutError after the
-        deadline."""
+        """Yield the sampler's reports, until the caller stops. Raises SamplerDead if no live sampler can answer, and
+        TimeoutError if the request is past its deadline or withdrawn."""
         key, last, sampler = f"{_PREFIX}:answer:{job.id}", "0", ""
         while True:
             streams: Any = await self._redis.xread({key: last}, count=256, block=int(1000 * LISTEN_S))
