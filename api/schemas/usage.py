@@ -25,7 +25,7 @@ class UsageObject(BaseModel):
     trained_tokens: int
     """Tokens of all training steps. A step that was trained again after a fault counts once."""
     cpu_seconds: float
-    """Time of attempts at jobs without a GPU, preparation included."""
+    """Seconds of attempts that had no GPU: every preparation, and training on CPUs."""
     gpu_seconds: float
     prompt_tokens: int
     completion_tokens: int
