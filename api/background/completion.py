@@ -1,5 +1,5 @@
-"""A completion for a request in the background: the body that its endpoint would return. Requests of clients come first
-at the samplers."""
+"""A completion for a request of a batch or an eval: the body that the request's endpoint would return. Samplers serve
+the requests of clients first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +41,11 @@ def validated(endpoint: Endpoint, raw: JsonObject) -> ChatBody | CompletionBody:
         found = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
         raise as_invalid_request(found, raw, endpoint.body) from None  # type: ignore[arg-type]
     if body.stream:
-        raise InvalidRequest("stream: answers in the background are whole: leave it out", param="stream")
+        raise InvalidRequest(
+            "stream is not supported in batches and evals, where each answer is stored when it is complete: leave it "
+            "out",
+            param="stream",
+        )
     return body
 
 
