@@ -49,7 +49,7 @@ def upgrade() -> None:
 
 
 def _fill_bytes(table: sa.TableClause) -> None:
-    """Sum the artifacts of the existing rows."""
+    """Set `bytes` of each existing row to the total size of its artifacts."""
     connection = op.get_bind()
     sizes = [
         {"row_id": row.id, "size": sum(artifact["bytes"] for artifact in row.artifacts)}
