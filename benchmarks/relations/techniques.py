@@ -20,7 +20,7 @@ from worker.engine.model.load import load_trainable
 @dataclass(frozen=True)
 class Variant:
     task: str
-    """The rows to train on, by the function in benchmarks.relations.rows: classified, explained or cards."""
+    """The function in benchmarks.relations.rows that makes the rows to train on: classified, explained or cards."""
     technique: Mapping[str, Any]
     rates: tuple[float, ...] = ()
     """Candidates for the peak learning rate. The best one is chosen on seed 0 and on rows that no figure uses."""
@@ -108,8 +108,8 @@ def _figures(scratch: Path, name: str, seed: int, rate: float, evaluated_on: str
 
 
 def _sizes(trained: Trained) -> Figures:
-    """Return the numbers of all and of trained weights, and the bytes of quantized linear layers with their scales and
-    of the same layers in bfloat16."""
+    """Return how many weights are trained, and how many the base has. If layers are quantized, also their bytes with
+    their scales, and the bytes of the same layers in bfloat16."""
     hardware = {"precision": "bfloat16", "gradient_checkpointing": False}
     recipe, base = trained.recipe().model_copy(update=hardware), trained.run / "base"
     model = load_trainable(base, recipe, torch.device("cpu"))
