@@ -175,16 +175,15 @@ class TrainableModel:
         return self._start is not None
 
     def snapshot_reference(self) -> None:
-        """Keep a copy of the trained weights as they are now, for `reference_weights`. Do nothing if there is a
-        copy."""
+        """Keep a copy of the current trained weights for `reference_weights`, unless an earlier call made one."""
         if self._start is None:
             self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
 
     @contextmanager
     @torch.no_grad()
     def reference_weights(self, start: Tensors | None = None) -> Iterator[None]:
-        """Within the context, put the weights of `snapshot_reference`, or those in `start`, into the model: it is then
-        the reference, without a second model in memory."""
+        """Within the context, the model has the weights in `start`, or those that `snapshot_reference` copied. It then
+        is the reference model, so that no second model has to be in memory."""
         start = self._start if start is None else start
         assert start is not None, "snapshot_reference comes first"
         now = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
@@ -220,8 +219,8 @@ def _copy(source: Tensors, target: dict[str, nn.Parameter]) -> None:
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:
-    """Return the float32 weight that the optimizer updates: the parameter itself, or a copy that collects its
-    gradients."""
+    """Return the weight that the optimizer updates: the parameter itself if it is float32, else a float32 copy, to
+    which a hook moves the parameter's gradients."""
     if parameter.dtype == torch.float32:
         return parameter
     master = nn.Parameter(parameter.detach().float())
