@@ -17,9 +17,10 @@ MAX_CHARACTERS = 500
 
 class Excerpt(msgspec.Struct):
     line: int
-    """The row's line, or its number where rows are not lines."""
+    """In a JSONL file the number of the row's line, in other containers the number of the row."""
     text: str
-    """The first characters of the row's line in JSON lines; of the row written as JSON in other containers."""
+    """The beginning of the row, at most MAX_CHARACTERS: in a JSONL file its line as it is, in other containers the row
+    as JSON."""
     cut: bool
     """Whether the row continues after the text."""
 

@@ -29,7 +29,8 @@ class RenderedTurns:
         ]
 
     def start(self, message: int) -> int:
-        """Return the position at which the message's first turn begins."""
+        """Return the position in `text` at which the assistant's message begins; if it was rendered as several turns,
+        the first of them."""
         return min(turn.start for turn in self.turns if turn.message == message)
 
     def head(self, message: int) -> tuple[int, int]:
@@ -43,8 +44,8 @@ class RenderedTurns:
         return max((position for position in content_ends if position <= first), default=self.start(message)), first
 
     def with_head(self, message: int, head: str, start: int) -> "RenderedTurns":
-        """Return the conversation with another head for this message. The generation begins `start` characters into the
-        head."""
+        """Return the conversation with another head for this message. The model's generation begins `start` characters
+        into that head."""
         begin, end = self.head(message)
 
         def shifted(position: int) -> int:
@@ -68,10 +69,10 @@ class ConversationRenderer(PrefixRenderer, Protocol):
 
     @property
     def shows_reasoning(self) -> bool:
-        """Whether the template can show reasoning, be it only in the last message."""
+        """Whether the template can show reasoning, even if only in the last message."""
 
     def render_through(self, message: int) -> RenderedTurns:
-        """Return the conversation up to and including that message. Raises RowError if the template refuses it."""
+        """Return the conversation up to and including `message`. Raises RowError if the template refuses it."""
 
 
 def keep_reasoning(rendered: RenderedTurns, source: ConversationRenderer) -> RenderedTurns:
