@@ -40,8 +40,8 @@ class Refused(Exception):
 
 
 def copy_model(folder: Path, out: Path) -> str | None:
-    """Copy the files of a model that match WANTED. Return the license that its model card names, if any. Raises
-    Refused."""
+    """Copy the files of a model that match WANTED. Return the license that its model card names, if any. Raises Refused
+    if the files cannot become a base model."""
     require_safetensors([file.name for file in folder.iterdir()])
     if not (folder / "config.json").exists():
         adapter = (folder / "adapter_config.json").exists()
@@ -66,7 +66,7 @@ def require_safetensors(names: list[str]) -> None:
 
 
 def require_no_code(folder: Path) -> None:
-    """Raise Refused if the model needs code of its own."""
+    """Raise Refused if the model needs Python code that comes with it (`auto_map`)."""
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).exists() and "auto_map" in read_object(folder / name):
             raise Refused(f"{name} has an auto_map: the model needs code of its own to run, which is never executed")
@@ -111,8 +111,8 @@ def _copy(folder: Path, file: Path, target: Path) -> None:
 
 @contextmanager
 def _opened_inside(folder: Path, file: Path) -> Iterator[BinaryIO]:
-    """Open a regular file of the folder. Links are followed only within the folder, and within the hub's own cache.
-    Raises Refused for other links and files."""
+    """Open a regular file of the folder. A link is followed only into the folders that `_roots` returns. Raises Refused
+    for other links, and for files that are not regular or cannot be opened."""
     real = file.resolve()
     if not any(real.is_relative_to(root) for root in _roots(folder)):
         raise Refused(f"{file.name} is a link that leads out of the folder")
@@ -128,8 +128,8 @@ def _opened_inside(folder: Path, file: Path) -> Iterator[BinaryIO]:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """Return the folders that links may lead into. Snapshots in the hub's cache consist of links into the folder
-    `blobs` beside `snapshots`. That folder must not be a link itself."""
+    """Return the folders that links may lead into: the folder itself and, for a snapshot in the hub's cache, the
+    `blobs` folder beside `snapshots`, whose files its links point to. `blobs` is left out if it is itself a link."""
     real = folder.resolve()
     if real.parent.name != "snapshots":
         return [real]
