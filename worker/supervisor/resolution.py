@@ -1,4 +1,5 @@
-"""Parts of a resolved recipe that depend on more than the rows: the labels, the weights to train, and merging."""
+"""The inputs for resolving a recipe other than the number and lengths of the rows: the labels, the weights to train,
+and whether a merged model is published."""
 
 from typing import TypedDict
 
@@ -37,8 +38,8 @@ def resolution_inputs(attempt: AttemptContext, train: Arrays, parent: Labels | N
 
 
 def _require_effect(recipe: Recipe, labels: Labels) -> None:
-    """Raise AttemptFailed if an option of the method has no effect on this kind of labels. Only the rows show the
-    kind."""
+    """Raise AttemptFailed if an option of the method has no effect on this kind of labels. The kind is known only once
+    the rows are read."""
     if (idle := recipe.method.idle_option(labels.problem)) is not None:
         param = f"method.{recipe.method.type}.{idle[0]}"
         message = f"{param} would change nothing: {idle[1]}. Leave it out"
