@@ -84,7 +84,10 @@ def check_rows(request: Request, rows: Path) -> dict[str, object]:
                 return {"fault": _problem(error), "line": number}
             fault = problem(valid, row.item)
             if fault is None and request.needs_answers and row.answer is None:
-                fault = "sample.output_text: Field required, because the eval has include_sample_schema"
+                fault = (
+                    "sample.output_text: Field required, because the eval has include_sample_schema. "
+                    "Give a model to have the items answered"
+                )
             if fault is not None:
                 return {"fault": fault, "line": number}
     return {"fault": None, "rows": count}

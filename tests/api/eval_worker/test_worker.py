@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from typing import Any
 
@@ -180,16 +181,16 @@ def test_rows_of_a_file_are_read_by_its_messages(client: TestClient, served: Con
 
 
 @pytest.mark.parametrize(
-    ("rows", "limits", "code"),
+    ("rows", "limits", "code", "message"),
     [
-        ([{"item": {"question": 1, "answer": "a"}, "sample": {"output_text": ""}}], {}, "invalid_rows"),
-        ([row("a")], {}, "invalid_rows"),
-        ([row("a", "a")] * 2, {"max_eval_items": 1}, "too_many_rows"),
-        ([row("a", "a")] * 2, {"max_project_eval_items": 1}, "item_limit_exceeded"),
+        ([{"item": {"question": 1, "answer": "a"}, "sample": {"output_text": ""}}], {}, "invalid_rows", "row 1: "),
+        ([row("a")], {}, "invalid_rows", "row 1: sample.output_text: Field required, .* Give a model"),
+        ([row("a", "a")] * 2, {"max_eval_items": 1}, "too_many_rows", ".*a run may have 1"),
+        ([row("a", "a")] * 2, {"max_project_eval_items": 1}, "item_limit_exceeded", ""),
     ],
 )
 def test_rows_that_do_not_fit_fail_the_run(
-    client: TestClient, served: Context, rows: list[dict[str, Any]], limits: dict[str, int], code: str
+    client: TestClient, served: Context, rows: list[dict[str, Any]], limits: dict[str, int], code: str, message: str
 ) -> None:
     run = a_run(client, an_eval(client), *rows)
     object.__setattr__(served, "settings", served.settings.model_copy(update=limits))
@@ -197,8 +198,7 @@ def test_rows_that_do_not_fit_fail_the_run(
     ended = client.get(run).json()
     assert (ended["status"], ended["error"]["code"]) == ("failed", code)
     assert ended["result_counts"]["total"] == 0
-    if code == "invalid_rows":
-        assert ended["error"]["message"].startswith("row 1: ")
+    assert re.match(message, ended["error"]["message"])
 
 
 def prepare(served: Context) -> None:
