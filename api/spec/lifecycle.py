@@ -131,7 +131,10 @@ FAILURES: dict[FailureReason, FailurePolicy] = {
         0, "dependency_failed", "A stage of the pipeline that this one needs did not succeed."
     ),
     FailureReason.INTERNAL: FailurePolicy(
-        2, "internal_error", "An unexpected error occurred on the server. Its log has the details for the operator."
+        2,
+        "internal_error",
+        "An unexpected error occurred on the server. Its log has the details for the operator; "
+        "`attune jobs log JOB` may show them, too.",
     ),
 }
 
