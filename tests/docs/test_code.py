@@ -18,6 +18,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from api.infra import webhook_signature
+from api.schemas.evals import EvalBody
 from api.schemas.jobs import Queue
 from api.spec.formats import FORMATS, Row, RowError, detect
 from api.spec.graders import Grader
@@ -198,6 +199,8 @@ def check_json(block: Block) -> None:
                 Pipeline.model_validate(value)
             case {"model": _, "training_file": _}:
                 assert Recipe.model_validate(value).method.idle_option() is None
+            case {"data_source_config": _, "testing_criteria": _}:
+                EvalBody.model_validate(value)
             case {"position": _, "expected_start": _}:
                 Queue.model_validate(value, extra="forbid")
             case {"error": {"message": str(), "type": str(), "param": _, "code": code}}:
