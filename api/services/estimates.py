@@ -14,7 +14,7 @@ from api.services.previews import PreviewQuery, RowsRefused, resolve_query, run_
 from api.spec.methods.base import Problem
 from api.spec.preview_report import Counts
 from api.spec.recipe import MIN_EXAMPLES, Recipe
-from api.spec.resolve import Labels, ResolvedRecipe, resolve
+from api.spec.resolve import Labels, ResolvedRecipe, advise_on_length, resolve, warn_of_max_length
 from api.spec.target_modules import NoTargetModules
 
 Reason = dict[str, str | None]
@@ -31,6 +31,8 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, obje
     reasons = blocking_reasons(context, query, active, live)
     warnings = waiting.warnings(context)
     answer = _empty(recipe, query) | {"warnings": warnings}
+    window = query.base.facts["context_window"]
+    warnings += [warning] if (warning := warn_of_max_length(recipe, window)) else []
     if query.origin.technique is None and not query.refused:
         untrained = untrained_experts(recipe.technique, recipe.method, query.base.facts)
         warnings += [] if untrained is None else [untrained]
@@ -45,7 +47,7 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, obje
         return answer | {"reasons": reasons}
     counts = report["counts"]
     answer |= {name: _file_counts(counted) for name, counted in counts.items()}
-    reasons += _row_reasons(recipe, counts["train"])
+    reasons += _row_reasons(recipe, counts["train"], window)
     if not counts["train"]["kept_rows"]:
         return answer | {"reasons": reasons}
     merged = recipe.publishes_merged(query.base.facts["parameters"], context.settings.merged_max_parameters)
@@ -81,13 +83,14 @@ def blocking_reasons(context: Context, query: PreviewQuery, active: int, live: S
     return reasons
 
 
-def _row_reasons(recipe: Recipe, train: Counts) -> list[Reason]:
+def _row_reasons(recipe: Recipe, train: Counts, context_window: int) -> list[Reason]:
     reasons = []
     if train["rows"] < MIN_EXAMPLES:
         message = f"Training file has {train['rows']} example(s), but must have at least {MIN_EXAMPLES} examples"
         reasons.append(_reason("invalid_n_examples", message, "training_file"))
     if not train["kept_rows"]:
-        message = f"No row is left to train on after truncation to {train['max_length']} tokens"
+        advice = advise_on_length(recipe, train["max_length"], context_window)
+        message = f"No row is left to train on after truncation to {train['max_length']:,} tokens. {advice}"
         reasons.append(_reason("no_rows_left", message, "training.max_length"))
     if recipe.training.overlong == "error" and train["overlong"]:
         message = (

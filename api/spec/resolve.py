@@ -182,3 +182,27 @@ def resolve_max_length(recipe: Recipe, *, longest_row: int, context_window: int)
     requested = recipe.training.max_length
     limit = max_row_tokens(recipe.method, recipe.technique, context_window)
     return min(longest_row if requested == AUTO else requested, limit)
+
+
+def warn_of_max_length(recipe: Recipe, context_window: int) -> str | None:
+    """Return a warning if rows of `training.max_length` tokens do not fit into the context; None if they fit."""
+    requested = recipe.training.max_length
+    limit = max_row_tokens(recipe.method, recipe.technique, context_window)
+    if requested == AUTO or requested <= limit:
+        return None
+    return f"training.max_length is {requested:,}, but {_limit_reason(limit, context_window)}: {limit:,} is used"
+
+
+def advise_on_length(recipe: Recipe, max_length: int, context_window: int) -> str:
+    """Return what to do if no row is left to train on at the resolved maximum length."""
+    limit = max_row_tokens(recipe.method, recipe.technique, context_window)
+    if max_length < limit:
+        return "Raise training.max_length."
+    reason = _limit_reason(limit, context_window)
+    return f"{reason[0].upper()}{reason[1:]}: shorten the rows, or choose a base with a longer context."
+
+
+def _limit_reason(limit: int, context_window: int) -> str:
+    if limit == context_window:
+        return f"the base model's context is {context_window:,} tokens"
+    return f"the base model's context of {context_window:,} tokens leaves {limit:,} for a row"

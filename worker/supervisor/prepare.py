@@ -9,7 +9,14 @@ from api.records import arrays, events, files, jobs, queue, workers
 from api.records.arrays import Arrays
 from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from api.spec.recipe import MIN_EXAMPLES, Recipe
-from api.spec.resolve import Labels, ResolvedRecipe, resolve, resolve_max_length
+from api.spec.resolve import (
+    Labels,
+    ResolvedRecipe,
+    advise_on_length,
+    resolve,
+    resolve_max_length,
+    warn_of_max_length,
+)
 from worker.shared.arrays import Rows, load_rows, split
 from worker.shared.counts import workload
 from worker.supervisor.attempt import AttemptContext
@@ -24,6 +31,8 @@ CHANGED = (
     "The rows prepared for this job are damaged, and this version of the server reads the job's files differently. "
     "Create the job again."
 )
+FILES = {"train": "training", "validation": "validation"}
+"""Names of the files in messages, by the names of their arrays."""
 MAX_LISTED_ROWS = 5
 """How many overlong rows the error message lists."""
 MAX_FINDINGS = 5
@@ -151,13 +160,13 @@ def _resolve(
 ) -> tuple[ResolvedRecipe, Workloads, list[str]]:
     """Return the resolved recipe, the workloads of the rows that remain, and messages for the user about rows that were
     cut or left out."""
-    recipe, job = attempt.recipe, attempt.job
+    recipe, job, window = attempt.recipe, attempt.job, attempt.base.facts["context_window"]
     max_length = resolve_max_length(
         recipe,
         longest_row=max(stored.report["longest_row"] for stored in prepared.values()),
-        context_window=attempt.base.facts["context_window"],
+        context_window=window,
     )
-    notes = []
+    notes = [warning] if (warning := warn_of_max_length(recipe, window)) else []
     kept: dict[str, Rows] = {}
     for name, stored in prepared.items():
         rows = load_rows(attempt.folder / "data" / f"{name}.safetensors")
@@ -167,14 +176,16 @@ def _resolve(
         if name == "train" and recipe.training.validation_split:
             rows, kept["validation"] = split(rows, recipe.training.validation_split, job.seed)
         kept[name] = rows
+        rows_of = f"of the {FILES[name]} rows are"
         if truncated:
-            notes.append(f"{truncated} of the {name} rows are longer than {max_length} tokens and are cut at the end")
+            notes.append(f"{truncated} {rows_of} longer than {max_length} tokens and are cut at the end")
         if dropped:
-            notes.append(f"{dropped} of the {name} rows are left out: each {_drop_reason(recipe, max_length)}")
+            notes.append(f"{dropped} {rows_of} left out: each {_drop_reason(recipe, max_length)}")
     if not len(kept["train"]):
         raise AttemptFailed(
             FailureReason.INVALID_FILE,
-            f"No row is left to train on: each {_drop_reason(recipe, max_length)}. Raise training.max_length.",
+            f"No row is left to train on: each {_drop_reason(recipe, max_length)}. "
+            f"{advise_on_length(recipe, max_length, window)}",
             param="training.max_length",
         )
     resolved = resolve(
@@ -211,10 +222,10 @@ def _require_fitting(rows: Rows, stored: Arrays, name: str, max_length: int) -> 
     more = f" and {len(overlong) - MAX_LISTED_ROWS:,} more" if len(overlong) > MAX_LISTED_ROWS else ""
     raise AttemptFailed(
         FailureReason.INVALID_FILE,
-        f"Rows of the {name} file are longer than {max_length:,} tokens: {listed}{more}. Shorten them, raise "
+        f"Rows of the {FILES[name]} file are longer than {max_length:,} tokens: {listed}{more}. Shorten them, raise "
         "training.max_length up to the base model's context window, or set training.overlong to truncate or drop.",
         code="overlong_rows",
-        param=f"{'training' if name == 'train' else 'validation'}_file",
+        param=f"{FILES[name]}_file",
     )
 
 
@@ -263,5 +274,5 @@ def _findings(name: str, stored: Arrays) -> list[str]:
     lines = []
     for finding in stored.report["findings"][:MAX_FINDINGS]:
         where = f", {unit} {finding['line']}" if finding["line"] else ""
-        lines.append(f"{name} file{where}: {finding['message']}")
+        lines.append(f"{FILES[name]} file{where}: {finding['message']}")
     return lines

@@ -131,6 +131,15 @@ def test_an_estimate_says_everything_that_is_in_the_way(client: TestClient, serv
     assert {each["code"] for each in found["reasons"]} == {"no_gpu", "invalid_n_examples"}
 
 
+def test_an_estimate_blames_the_context_if_it_is_the_limit(client: TestClient, server: Context, worker: None) -> None:
+    long = {"prompt": "2 + 2 " * 200, "completion": "four"}
+    found = post(client, "estimates", jsonl(*[long] * 12), training={"max_length": 4096}).json()
+    (reason,) = found["reasons"]
+    assert reason["code"] == "no_rows_left"
+    assert "The base model's context is 128 tokens: shorten the rows" in reason["message"]
+    assert any("training.max_length is 4,096" in warning for warning in found["warnings"])
+
+
 def test_four_bits_that_no_worker_here_could_hold_are_not_allowed(
     client: TestClient, server: Context, worker: None
 ) -> None:

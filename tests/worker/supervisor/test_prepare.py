@@ -82,14 +82,36 @@ def test_long_rows_are_cut_left_out_or_refused_as_the_job_says(workshop: Worksho
         for how in ("truncate", "drop", "error")
     }
     work_until_idle(workshop.prepare)
-    assert any("1 of the train rows are longer than 40 tokens" in told for told in workshop.told(jobs["truncate"]))
+    assert any("1 of the training rows are longer than 40 tokens" in told for told in workshop.told(jobs["truncate"]))
     dropping, refused = workshop.job(jobs["drop"]), workshop.job(jobs["error"])
     assert dropping.resolved is not None
     assert dropping.resolved["overlong"] == "drop"
     assert any(
-        "1 of the train rows are left out: each has more than 40 tokens" in told for told in workshop.told(jobs["drop"])
+        "1 of the training rows are left out: each has more than 40 tokens" in told
+        for told in workshop.told(jobs["drop"])
     )
     assert refused.status == JobStatus.FAILED
     assert refused.error is not None
     assert refused.error["code"] == "overlong_rows"
     assert "row 2 with" in refused.error["message"]
+
+
+def test_rows_longer_than_the_context_are_not_told_to_raise_the_length(workshop: Workshop) -> None:
+    rows = jsonl(*[{"prompt": f"question {n} " * 100, "completion": "yes"} for n in range(12)])
+    beyond, below = (workshop.submit(rows, training={"max_length": length}) for length in (4096, 40))
+    work_until_idle(workshop.prepare)
+    error, other = workshop.job(beyond).error, workshop.job(below).error
+    assert error is not None
+    assert other is not None
+    assert error["code"] == "invalid_training_file"
+    assert error["message"].endswith(
+        "The base model's context is 128 tokens: shorten the rows, or choose a base with a longer context."
+    )
+    assert other["message"].endswith("Raise training.max_length.")
+
+
+def test_a_length_beyond_the_context_is_warned_of(workshop: Workshop) -> None:
+    job_id = workshop.submit(jsonl(*SHORT), training={"max_length": 4096})
+    work_until_idle(workshop.prepare)
+    warning = "training.max_length is 4,096, but the base model's context is 128 tokens: 128 is used"
+    assert warning in workshop.told(job_id)
