@@ -126,10 +126,8 @@ class Scanner:
             self._error(number, "missing_key", f"key '{closest[1]}' is missing")
         else:
             found = "has keys that match no format" if name is None else f"is in the format {name}"
-            accepted = ", ".join(sorted(method.formats))
-            self._error(
-                number, "wrong_format", f"{found}, but the method accepts only the formats {accepted}. {keys_of(row)}"
-            )
+            accepted = f"format{'s' * (len(method.formats) > 1)} {', '.join(sorted(method.formats))}"
+            self._error(number, "wrong_format", f"{found}, but the method accepts only the {accepted}. {keys_of(row)}")
 
     def _all(self) -> list[Findings]:
         return [candidate.findings for candidate in self._candidates] or [self._before]

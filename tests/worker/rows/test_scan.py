@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from api.spec.formats import FORMATS
+from api.spec.methods import MethodBase
+from api.spec.methods.dpo import Dpo
+from api.spec.methods.supervised import Supervised
 from tests.worker.children import run_child
 from tests.worker.prepared import jsonl
+from worker.rows.scanner import Scanner
 
 CHAT = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
 QUESTION = {"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}
@@ -53,6 +57,18 @@ def test_rows_of_another_method_are_errors_where_the_method_is_known(
     tmp_path: Path, method: str, codes: dict[str, int]
 ) -> None:
     assert scan(tmp_path, jsonl(QUESTION, CHAT), method=method)["finding_counts"] == codes
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "accepted"),
+    [(Dpo, CHAT, "only the format preference."), (Supervised, {"chosen": "a", "rejected": "b"}, "only the formats ")],
+)
+def test_a_wrong_format_names_those_that_the_method_accepts(
+    method: type[MethodBase], row: dict[str, Any], accepted: str
+) -> None:
+    scanner = Scanner(method)
+    scanner.add(1, row)
+    assert accepted in str(scanner.best()[1].first_error)
 
 
 def test_every_formats_own_example_is_taken_for_it(tmp_path: Path) -> None:
