@@ -122,7 +122,7 @@ class Board:
             return QueueView(None, obstacle)
         if known.run_after is not None and known.run_after > self._reading.at:
             start = Span(known.run_after, known.run_after, math.inf)
-            return QueueView(None, "waits before it is tried again, after a fault that its events name", start)
+            return QueueView(None, "it is tried again after a fault that its events name", start)
         if planned is None:
             return QueueView(None, "no slot of a live worker fits it")
         if known.stage is Stage.PREPARE:
