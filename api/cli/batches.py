@@ -205,7 +205,9 @@ def download(
         batch = client.get(_path(batch_id))
         listed = {name: batch[field] for field, name in FILES.items() if batch[field] is not None}
         if not listed:
-            raise CommandError(ExitCode.REFUSED, f"{batch_id} has no files: it is {batch['status']}.")
+            status = batch["status"]
+            state = "it failed" if status == "failed" else f"it is {status.replace('_', ' ')}"
+            raise CommandError(ExitCode.REFUSED, f"{batch_id} has no files: {state}.")
         folder = output or Path(re.sub(r"[^A-Za-z0-9_-]+", "-", batch_id))
         folder.mkdir(parents=True, exist_ok=True)
         for name, stored in listed.items():

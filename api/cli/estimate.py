@@ -115,7 +115,9 @@ def _estimate_fields(report: Document) -> dict[str, str]:
         sampled = "" if train["sampled_rows"] == train["rows"] else f" (estimated from {train['sampled_rows']:,})"
         fields["rows"] = f"{train['rows']:,}{sampled}"
         fields["truncated, dropped"] = f"{train['truncated_rows']:,}, {train['dropped_rows']:,}"
-        fields["tokens per epoch"] = f"{train['tokens']:,}, of which {train['supervised_tokens']:,} are supervised"
+        # Rows with labels, and prompts that the model answers in training, have no supervised tokens.
+        supervised = f", of which {train['supervised_tokens']:,} are supervised" if train["supervised_tokens"] else ""
+        fields["tokens per epoch"] = f"{train['tokens']:,}{supervised}"
     if report["total_steps"]:
         fields["steps"] = f"{report['total_steps']:,} of {report['batch_size']} rows, {report['n_epochs']} epochs"
     if report["trained_parameters"] is not None:

@@ -54,6 +54,11 @@ def test_an_estimate_is_told_in_lines(server: FakeServer) -> None:
     assert (fields["allowed"], fields["steps"], fields["time"]) == ("yes", "9 of 4 rows, 3 epochs", "1 min 15 s")
 
 
+def test_an_estimate_of_labels_names_no_supervised_tokens(server: FakeServer) -> None:
+    server.answers["/v1/fine_tuning/estimates"] = ESTIMATE | {"train": ESTIMATE["train"] | {"supervised_tokens": 0}}
+    assert "supervised" not in attune("estimate", "file-1", "-m", "tiny", "--method", "classification").stdout
+
+
 def test_what_is_not_allowed_says_why_and_exits_so(server: FakeServer) -> None:
     refused = {"allowed": False, "reasons": [{"code": "no_gpu", "message": "No worker has a GPU", "param": None}]}
     server.answers["/v1/fine_tuning/estimates"] = ESTIMATE | refused

@@ -263,7 +263,7 @@ def test_a_batch_takes_its_endpoint_from_the_file_and_its_errors_are_named(names
     assert _json("batches", "create", names["REQUESTS"])["endpoint"] == "/v1/completions"
     result = CliRunner().invoke(app, ["batches", "watch", names["INVALID"]])
     assert (result.exit_code, result.stderr) == (1, "error: the batch failed: The input file has no requests\n")
-    assert "has no files" in CliRunner().invoke(app, ["batches", "download", names["INVALID"]]).stderr
+    assert "has no files: it failed." in CliRunner().invoke(app, ["batches", "download", names["INVALID"]]).stderr
 
 
 def test_a_webhook_is_notified_of_all_events_or_of_those_with_a_word(names: dict[str, str]) -> None:
