@@ -34,7 +34,7 @@ class AttemptFailed(Exception):
         *,
         code: str | None = None,
         param: str | None = None,
-        died: bool = False,
+        died_at: int | None = None,
         excused: bool = False,
     ) -> None:
         super().__init__(message or FAILURES[reason].sentence)
@@ -42,8 +42,8 @@ class AttemptFailed(Exception):
         self.message = message or FAILURES[reason].sentence
         self.code = code or FAILURES[reason].code
         self.param = param
-        self.died = died
-        """Whether the child ended without a last report."""
+        self.died_at = died_at
+        """The last step of a child that ended without a last report, if the job itself may be the cause."""
         self.excused = excused or FAILURES[reason].retries is None
         """Whether the worker, or a service that it depends on, is at fault: the job is then requeued and keeps its
         retries."""
@@ -55,7 +55,7 @@ def retry_or_fail(session: Session, job: Job, fault: AttemptFailed) -> bool:
     if fault.excused:
         _excuse(session, job, fault)
         return True
-    if fault.died and faults.count_death(session, job.id, job.progress.get("step", 0)) >= POISON_DEATHS:
+    if fault.died_at is not None and faults.count_death(session, job.id, fault.died_at) >= POISON_DEATHS:
         fault = AttemptFailed(FailureReason.POISON)
     count = faults.count(session, job.id, fault.reason)
     retries = FAILURES[fault.reason].retries or 0

@@ -135,7 +135,7 @@ def wait_for_child(attempt: AttemptContext, child: Child) -> None:
             raise _crashed_on(last_progress)
         if -code in SIGNALS_FROM_OUTSIDE:
             raise AttemptFailed(FailureReason.WORKER_LOST)
-        raise AttemptFailed(FailureReason.INTERNAL, died=True)
+        raise AttemptFailed(FailureReason.INTERNAL, died_at=0)
 
 
 def _crashed_on(progress: ProgressReport) -> AttemptFailed:

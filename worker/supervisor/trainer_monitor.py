@@ -1,6 +1,7 @@
 """The supervision of a trainer from its start to its last report."""
 
 import contextlib
+import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -68,6 +69,8 @@ class TrainerMonitor:
         self._started_at = time.monotonic()
         self._phases: dict[str, float] = {}
         """When each phase first began."""
+        self._step: int = attempt.job.state["step"] if attempt.job.state else 0
+        """The newest step of this attempt. An earlier attempt may have reported later steps."""
         self._stepped_at: float | None = None
         self._step_seconds: list[float] = []
         self._unstored: Callable[[], None] | None = None
@@ -123,7 +126,7 @@ class TrainerMonitor:
                     log.info("first_step", job_id=self._job.id, step=report.step)
                 else:
                     self._step_seconds = [*self._step_seconds[-99:], now - self._stepped_at]
-                self._stepped_at = now
+                self._step, self._stepped_at = report.step, now
                 self._progress.add(report)
             case PhaseReport():
                 self._begin_phase(report, now)
@@ -236,12 +239,20 @@ class TrainerMonitor:
 
     def _died(self) -> AttemptFailed:
         with contextlib.suppress(SQLAlchemyError):
-            self._progress.flush(force=True)  # deaths at the same step show that the job is poison
+            self._progress.flush(force=True)
         self.exit_code = self._trainer.wait(timeout_s=5)
         log.error("trainer_died", job_id=self._job.id, code=self.exit_code, log=self._trainer.log_tail())
         if not self._phases:
             return AttemptFailed(FailureReason.WORKER_FAULT, "The trainer ended before it read the job")
         # Before the first step, a kill from outside is no fault of the job.
-        began_a_step = self._stepped_at is not None or self._job.progress.get("step", 0) > 0
-        died = began_a_step or -self.exit_code not in SIGNALS_FROM_OUTSIDE
-        return AttemptFailed(FailureReason.WORKER_LOST, died=died)
+        trained = "training" in self._phases and self._step > 0
+        died_at = self._step if trained or -self.exit_code not in SIGNALS_FROM_OUTSIDE else None
+        return AttemptFailed(FailureReason.WORKER_LOST, _killed_by(self.exit_code), died_at=died_at)
+
+
+def _killed_by(exit_code: int) -> str | None:
+    """Return a sentence that names the signal which ended the trainer. None if no signal did."""
+    if exit_code >= 0:
+        return None
+    cause = ", possibly by the system's out-of-memory killer" if -exit_code == signal.SIGKILL else ""
+    return f"The trainer was killed (signal {-exit_code}){cause}."

@@ -90,6 +90,17 @@ def test_a_step_that_kills_the_trainer_three_times_is_poison(
     assert job.error["code"] == "poison"
 
 
+def test_deaths_at_different_steps_are_not_poison(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = workshop.submit(training={"save_every": 100})
+    for step in (4, 3, 2):
+        monkeypatch.setenv("ATTUNE_FAIL_AT", f"step:{step}:kill")
+        let_wait_pass(workshop, job_id)
+        workshop.train_once()
+    job = workshop.job(job_id)
+    assert (job.status, job.progress["step"], job.faults["died_at_step"]) == (JobStatus.QUEUED, 3, 1)
+    assert any(event.startswith("The trainer was killed (signal 9), possibly") for event in workshop.told(job_id))
+
+
 def test_kills_from_outside_before_the_first_step_are_not_the_datas_fault(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +121,7 @@ def test_prepare_killed_from_outside_is_a_lost_worker(workshop: Workshop, tmp_pa
     child = Child("tests.worker.supervisor.killed", log_file=tmp_path / "log.txt")
     with Heartbeat(workshop.context, claim) as beat, pytest.raises(AttemptFailed) as caught:
         wait_for_child(attempt_at(workshop.prepare, claim, workshop.job(job_id), tmp_path, beat), child)
-    assert (caught.value.reason, caught.value.died) == (FailureReason.WORKER_LOST, False)
+    assert (caught.value.reason, caught.value.died_at) == (FailureReason.WORKER_LOST, None)
     child.kill()
     child.command(cmd="stop")  # raises nothing though its stdin is closed
 

@@ -64,5 +64,5 @@ def test_the_last_failure_has_the_numbers() -> None:
     recipe = a_recipe().model_copy(update={"micro_batch_tokens": 512})
     estimate = cast(StoredEstimate, {"predicted": {"memory": {"total": int(2.1 * 2**30)}}})
     fault = killed_for_memory(recipe, Machine(False, True, int(2.5 * 2**30)), estimate)
-    assert not fault.died, "nothing of the data killed it: it is no poison"
+    assert fault.died_at is None, "nothing of the data killed it: it is no poison"
     assert "micro-batches of 512 tokens and was estimated to need about 2.1 of 2.5 GiB" in fault.message
