@@ -30,7 +30,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "metric_list": [{"metric": "exact_match"}],
     },
 }
-FACTS = [
+FACTS: list[dict[str, Any]] = [
     {"question": "The sky is", "choices": [" blue", " green"]},
     {"question": "Two plus two is", "choices": [" four", " five"]},
     {"question": "Ice is frozen", "choices": [" water", " sand"]},
