@@ -47,6 +47,7 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, obje
         return answer | {"reasons": reasons}
     counts = report["counts"]
     answer |= {name: _file_counts(counted) for name, counted in counts.items()}
+    warnings += [str(found["message"]) for found in report["findings"] if found["code"] == "ignored_labels"]
     reasons += _row_reasons(recipe, counts["train"], window)
     if not counts["train"]["kept_rows"]:
         return answer | {"reasons": reasons}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from api.spec.formats import FORMATS, Conversation, Example, Format, Row, RowError, closest_format, detect
+from api.spec.formats.labelled import warn_of_ignored_labels
 from api.spec.methods import Method
 from worker.rows.check_row import ParsedRow, check_row
 from worker.rows.duplicates import DuplicateDetector
@@ -128,6 +129,8 @@ class FileRows:
         """
         name = detect(row, self.method.formats)
         if name in self.method.formats:
+            if warning := warn_of_ignored_labels(name, row):
+                self.findings.warning(line, warning.code, warning.message)
             return name
         if closest := closest_format(row, self.method.formats):
             raise RowError(f"key '{closest[1]}' is missing", code="missing_key")

@@ -15,6 +15,7 @@ from api.spec.formats import (
     detect,
     possible_formats,
 )
+from api.spec.formats.labelled import warn_of_ignored_labels
 from api.spec.methods import MethodBase
 from worker.rows.check_row import ParsedRow, check_row
 from worker.rows.duplicates import DuplicateDetector
@@ -122,6 +123,8 @@ class Scanner:
         name = detect(row, method.formats)
         if name is not None and name in method.formats:
             self._candidates = [Candidate(FORMATS[name])]
+            if warning := warn_of_ignored_labels(name, row):
+                self._before.warning(number, warning.code, warning.message)
         elif closest := closest_format(row, method.formats):
             self._error(number, "missing_key", f"key '{closest[1]}' is missing")
         else:

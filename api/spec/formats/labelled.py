@@ -109,3 +109,14 @@ def _name(raw: object) -> str | int:
     if not raw.strip():
         raise RowError("'label' is empty", code="invalid_label")
     return raw
+
+
+def warn_of_ignored_labels(format_name: str, row: Row) -> RowWarning | None:
+    """Return a warning if a row with a label is read in a format of supervised training, which ignores it."""
+    if format_name not in ("text", "chat") or not LabelledTexts().matches(row):
+        return None
+    return RowWarning(
+        "ignored_labels",
+        "These rows have labels, which supervised training ignores. To train a classifier, set `method.type` to "
+        "classification (`--method classification`).",
+    )

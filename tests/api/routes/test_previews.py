@@ -140,6 +140,12 @@ def test_an_estimate_blames_the_context_if_it_is_the_limit(client: TestClient, s
     assert any("training.max_length is 4,096" in warning for warning in found["warnings"])
 
 
+def test_a_supervised_estimate_warns_of_labels(client: TestClient, server: Context, worker: None) -> None:
+    rows = [{"text": f"text {n}", "label": str(n % 2)} for n in range(12)]
+    found = post(client, "estimates", jsonl(*rows)).json()
+    assert [each.partition(",")[0] for each in found["warnings"]][-1] == "These rows have labels"
+
+
 def test_four_bits_that_no_worker_here_could_hold_are_not_allowed(
     client: TestClient, server: Context, worker: None
 ) -> None:

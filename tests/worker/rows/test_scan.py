@@ -71,6 +71,15 @@ def test_a_wrong_format_names_those_that_the_method_accepts(
     assert accepted in str(scanner.best()[1].first_error)
 
 
+def test_supervised_training_warns_once_that_it_ignores_labels() -> None:
+    scanner = Scanner(Supervised)
+    for number in (1, 2):
+        scanner.add(number, {"text": f"text {number}", "label": "a"})
+    name, findings = scanner.best()
+    assert (name, findings.errors, findings.counts["ignored_labels"]) == ("text", 0, 1)
+    assert findings.listed[0]["code"] == "ignored_labels"
+
+
 def test_every_formats_own_example_is_taken_for_it(tmp_path: Path) -> None:
     for name, entry in FORMATS.items():
         folder = tmp_path / name

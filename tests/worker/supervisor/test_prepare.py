@@ -115,3 +115,10 @@ def test_a_length_beyond_the_context_is_warned_of(workshop: Workshop) -> None:
     work_until_idle(workshop.prepare)
     warning = "training.max_length is 4,096, but the base model's context is 128 tokens: 128 is used"
     assert warning in workshop.told(job_id)
+
+
+def test_a_supervised_job_warns_first_of_labels_that_it_ignores(workshop: Workshop) -> None:
+    job_id = workshop.submit(jsonl(*[{"text": f"text {n}", "label": "a"} for n in range(12)]))
+    work_until_idle(workshop.prepare)
+    warnings = [told for told in workshop.told(job_id) if told.startswith("training file, line")]
+    assert warnings[0].startswith("training file, line 1: These rows have labels")
