@@ -11,6 +11,7 @@ from worker.bases.shapes import shapes_of
 from worker.bases.weights import Weights
 from worker.engine.model.families import (
     classifies,
+    context_window,
     inference_difference,
     keeps_scores,
     kind_of,
@@ -18,13 +19,6 @@ from worker.engine.model.families import (
     transformers_class,
 )
 from worker.rows.chat_template import ChatTemplate
-
-POSITIONS_AFTER_PADDING = frozenset(
-    {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
-     "xlm-roberta-xl", "xmod"}
-)  # fmt: skip
-"""Families that number positions from padding_idx + 1, so that fewer positions than max_position_embeddings are left
-for tokens."""
 
 
 def facts_of(
@@ -95,9 +89,6 @@ def _architectures(config: PreTrainedConfig) -> list[str]:
 
 
 def _context_window(config: PreTrainedConfig) -> int:
-    before = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > before:
-            return value - before
-    raise Refused("config.json does not give the context length (max_position_embeddings)")
+    if (window := context_window(config)) is None:
+        raise Refused("config.json does not give the context length (max_position_embeddings)")
+    return window

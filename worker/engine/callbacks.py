@@ -165,7 +165,14 @@ class Callbacks:
     def summary(self, evaluation: Evaluation | None = None) -> TrainingSummary:
         """Return what the model card reports about the training."""
         progress, origin = self.progress, origin_of(self._run, self._recipe.model)
-        return TrainingSummary(self.last_metrics, progress.train_curve, progress.valid_curve, origin, evaluation)
+        return TrainingSummary(
+            self.last_metrics,
+            progress.train_curve,
+            progress.valid_curve,
+            origin,
+            evaluation,
+            truncated=self._data.truncated,
+        )
 
     def _start(self) -> Progress:
         return Progress(micro_batch_tokens=self._objective.budget_tokens)  # `prepare` may have lowered the budget

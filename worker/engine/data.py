@@ -25,6 +25,8 @@ class Data:
     """Empty without validation."""
     seed: int
     """The job's seed."""
+    truncated: bool = False
+    """Training rows were cut to the recipe's `max_length`."""
 
     @cached_property
     def validation_subset(self) -> Rows:
@@ -47,6 +49,7 @@ class Data:
             _prepare(self.train, objective, warn, reached, known.get("train")),
             _prepare(self.validation, objective, warn, None, known.get("validation")),
             self.seed,
+            self.truncated,
         )
 
     @property
@@ -68,34 +71,34 @@ def _prepare(
 
 def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:
     """Load the run folder's arrays. Without a validation file, hold out the recipe's share of the training rows."""
-    train = _truncate(_load(folder / "train.safetensors", recipe), folder, recipe)
+    train, truncated = _truncate(_load(folder / "train.safetensors", recipe), folder, recipe)
     train, validation = split(train, recipe.validation_split, recipe.seed)
     path = folder / "validation.safetensors"
     if path.exists():
-        validation = _truncate(_load(path, recipe), folder, recipe)
+        validation, _ = _truncate(_load(path, recipe), folder, recipe)
     if -(-len(train) // recipe.batch_size) != recipe.steps_per_epoch:
         raise TrainingError(FailureReason.INTERNAL) from ValueError(
             f"{len(train)} rows in batches of {recipe.batch_size} are not {recipe.steps_per_epoch} steps"
         )
-    return Data(train, validation, recipe.seed)
+    return Data(train, validation, recipe.seed, truncated > 0)
 
 
-def _truncate(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> Rows:
-    """Return the rows cut to `max_length`, or without the longer ones.
+def _truncate(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> tuple[Rows, int]:
+    """Return (the rows cut to `max_length`, or without the longer ones; the number of rows that were cut).
 
     A labeled text that is cut keeps the tokens that the tokenizer puts at the end of every text, as
     `tokenizer(text, truncation=True, max_length=…)` does: classifiers have never seen a text without them.
     """
     drop = recipe.overlong == "drop"
-    kept, _, _ = rows.truncate(recipe.max_length, drop=drop)
+    kept, _, truncated = rows.truncate(recipe.max_length, drop=drop)
     if drop or recipe.method.output != "labels" or not (kept.ends < rows.ends).any():
-        return kept
+        return kept, truncated
     end = np.array(TokenizerWrapper.load(folder.parent / "base").frame_end, np.int32)
     for row in np.flatnonzero(kept.ends < rows.ends) if len(end) else ():
         before, after = rows.ends[row], kept.ends[row]
         if np.array_equal(rows.tokens[before - len(end) : before], end):
             rows.tokens[after - len(end) : after] = end
-    return kept
+    return kept, truncated
 
 
 def _load(path: Path, recipe: ResolvedRecipe) -> Rows:

@@ -36,6 +36,22 @@ MAMBA_FAMILIES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nem
 """Families whose fused kernels read the weights of some layers directly, without an adapter's forward."""
 MAMBA_BARRED_LAYERS = ["conv1d", "out_proj"]
 """The names of the layers whose weights these kernels read. peft refuses to adapt them."""
+POSITIONS_AFTER_PADDING = frozenset(
+    {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+     "xlm-roberta-xl", "xmod"}
+)  # fmt: skip
+"""Families that number positions from padding_idx + 1, so that fewer positions than max_position_embeddings are left
+for tokens."""
+
+
+def context_window(config: PreTrainedConfig) -> int | None:
+    """Return the maximum number of tokens that the model reads at once; None if the config does not give it."""
+    before = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > before:
+            return value - before
+    return None
 
 
 def kind_of(config: PreTrainedConfig) -> ModelKind:

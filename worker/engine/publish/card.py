@@ -33,6 +33,8 @@ class TrainingSummary:
     origin: Origin | None = None
     evaluation: Evaluation | None = None
     """None for checkpoints."""
+    truncated: bool = False
+    """Training rows were cut to the recipe's `max_length`."""
 
 
 def model_card(

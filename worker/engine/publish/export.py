@@ -53,7 +53,7 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
         _name_dropout(base, folder)
     _copy_tokenizer(base, folder)
     config = model.network.config
-    usage = Usage.of(base, recipe, getattr(config, "pad_token_id", None))
+    usage = Usage.of(base, recipe, config, truncated=summary.truncated)
     if technique.whole_model and recipe.method.output == "tokens":
         _write_stops(folder, usage.stops)
     adapter = model.model.peft_config["default"] if isinstance(model.model, PeftModel) else None

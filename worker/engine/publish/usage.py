@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from api.spec.resolve import ResolvedRecipe
+from transformers import PreTrainedConfig
+
+from api.spec.resolve import ResolvedRecipe, max_row_tokens
+from worker.engine.model.families import context_window
 from worker.engine.publish.markdown import fenced
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.end_tokens import EndTokens
@@ -33,15 +36,28 @@ class Usage:
     text_end: str = ""
     """The text that ended each plain-text row in training, if the tokenizer does not append it itself; empty
     otherwise."""
+    max_length: int | None = None
+    """Tokens to which a classifier's inputs are cut; None if the context window is unknown and no training row was
+    cut."""
 
     @classmethod
-    def of(cls, base: Path, recipe: ResolvedRecipe, pad_token: int | None) -> "Usage":
+    def of(cls, base: Path, recipe: ResolvedRecipe, config: PreTrainedConfig, *, truncated: bool) -> "Usage":
+        """`config`: the published model's. `truncated`: training rows were cut to the recipe's `max_length`."""
         chat = ChatTemplate.load(base) is not None
         if recipe.method.output == "tokens":
             endings = _endings(base.resolve())
             return cls(chat, sorted(endings.stops), sorted(endings.stops - endings.own_stops))
         tokenizer_pad, text_end = _pad_and_end(base.resolve())
-        return cls(chat, pad_token=pad_token, tokenizer_pads=tokenizer_pad == pad_token, text_end=text_end)
+        pad_token = getattr(config, "pad_token_id", None)
+        window = context_window(config.get_text_config())
+        limit = None if window is None else max_row_tokens(recipe.method, recipe.technique, window)
+        return cls(
+            chat,
+            pad_token=pad_token,
+            tokenizer_pads=tokenizer_pad == pad_token,
+            text_end=text_end,
+            max_length=recipe.max_length if truncated else limit,
+        )
 
 
 # Cached because every checkpoint has a card, and a large tokenizer takes seconds to load.
@@ -94,12 +110,15 @@ def _reward_model(usage: Usage) -> str:
 
 
 def _classifier(recipe: ResolvedRecipe, usage: Usage) -> str:
-    text = fenced(LABELS.format(max_length=recipe.max_length), "python")
+    cut = "" if usage.max_length is None else f", truncation=True, max_length={usage.max_length}"
+    single = recipe.labels is not None and recipe.labels.problem == "single_label"
+    text = fenced(LABELS.format(cut=cut) + (PRINT_LABEL if single else ""), "python")
     chat = (
         "If the rows were conversations: `tokenizer.apply_chat_template(messages, return_dict=True, "
         'return_tensors="pt")` instead. '
     )
-    return f"{text}\n\n{chat if usage.chat else ''}{_padding(usage)}"
+    head = "" if recipe.technique.whole_model else f"\n\n{HEAD}"
+    return f"{text}\n\n{chat if usage.chat else ''}{_padding(usage)}{head}"
 
 
 def _padding(usage: Usage) -> str:
@@ -127,5 +146,13 @@ reward = model(**inputs).logits[0, 0].item()"""
 REWARD_OF_TEXT = """inputs = tokenizer("…prompt and answer…"{end}, return_tensors="pt")
 reward = model(**inputs).logits[0, 0].item()"""
 
-LABELS = """inputs = tokenizer("…", truncation=True, max_length={max_length}, return_tensors="pt")
+LABELS = """inputs = tokenizer("…"{cut}, return_tensors="pt")
 scores = model(**inputs).logits[0]"""
+
+PRINT_LABEL = """
+print(model.config.id2label[int(scores.argmax())])"""
+
+HEAD = (
+    "While it loads the base model, transformers may report the head (`classifier.weight`, `score.weight`) as MISSING. "
+    "That is expected: the adapter brings the head."
+)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tokenizers import Tokenizer, processors
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from api.spec.formats import FORMATS
 from api.spec.methods.classification import Classification
@@ -21,6 +21,7 @@ from tests.worker.parity import ours
 from worker.engine.data import load_data
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
+from worker.engine.publish.usage import Usage, usage_section
 from worker.rows.row_builder import RowBuilder, load_renderer
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, load_rows, save_rows
@@ -93,7 +94,9 @@ def test_a_text_that_is_cut_keeps_its_frame(kind: str, tmp_path: Path) -> None:
         framed(template_bases.base(base, "chatml"), FRAMES[kind])
     texts = ["short", "a text that is longer than nine tokens by far", "another one that has to be cut in the middle"]
     data = saved(run / "data", prepared(base, [{"text": text} for text in texts]))
-    kept = load_data(data, recipe_of(3, max_length=9)).train
+    loaded = load_data(data, recipe_of(3, max_length=9))
+    assert loaded.truncated
+    kept = loaded.train
     plainly = AutoTokenizer.from_pretrained(base)
     expected = [plainly(text, truncation=True, max_length=9)["input_ids"] for text in texts]
     assert [tokens_T.tolist() for tokens_T, _ in kept] == expected
@@ -139,6 +142,17 @@ def as_the_card_says(folder: Path, base: Path, technique: Any) -> tuple[Any, int
         kind = AutoModelForSequenceClassification.from_pretrained(base, id2label=NAMES, pad_token_id=number)
         model = PeftModel.from_pretrained(kind, str(folder))
     return model.eval(), int(padding) if padding else None
+
+
+@pytest.mark.parametrize(("truncated", "length"), [(True, 64), (False, 128)])
+def test_the_card_cuts_at_the_context_unless_training_did(truncated: bool, length: int, tmp_path: Path) -> None:
+    make_encoder(tmp_path / "base")
+    config = AutoConfig.from_pretrained(tmp_path / "base")
+    recipe = recipe_of(2, ours.LORA)
+    section = usage_section(recipe, Usage.of(tmp_path / "base", recipe, config, truncated=truncated))
+    assert f"truncation=True, max_length={length}, " in section
+    assert "print(model.config.id2label[int(scores.argmax())])" in section
+    assert "as MISSING" in section
 
 
 @torch.no_grad()
