@@ -51,7 +51,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "testing_criteria.0.source",
         "grade(sample, item)",
     ),
-    (custom() | {"testing_criteria": [SCORED]}, "testing_criteria.0.model", "does not exist here"),
+    (custom() | {"testing_criteria": [SCORED]}, "testing_criteria.0.model", "neither a model"),
     (custom() | {"nmae": "x"}, "nmae", "name"),
 ]
 
