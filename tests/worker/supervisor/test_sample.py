@@ -68,9 +68,10 @@ def ask(context: Context, caller: Caller, model: str) -> list[Any]:
 
 def children() -> list[psutil.Process]:
     """Of the sampler in this process, without those of an `attune up` that other tests started."""
-    mine = [each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
-    samplers = [each for each in mine if "worker.sample" in words_of(each)]
-    return [each for each in samplers if not any("up" in words_of(parent) for parent in each.parents())]
+    this = psutil.Process()
+    living = [each for each in this.children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
+    others = {below for each in living if "up" in words_of(each) for below in each.children(recursive=True)}
+    return [each for each in living if "worker.sample" in words_of(each) and each not in others]
 
 
 def a_model(context: Context, caller: Caller, artifacts: list[dict[str, Any]]) -> str:
