@@ -35,7 +35,7 @@ class ArrayWriter:
             self._files[1].write(row.loss_weights.astype("<f4", copy=False).data)
 
     def append_item(self, item: bytes) -> None:
-        """Append an item: the JSON of a prompt's row, which the row's grader reads."""
+        """Append an item: the row that a prompt came from, as JSON, for the grader to read."""
         self.item_lengths.append(len(item))
         self._files[2].write(item)
 

@@ -2,7 +2,7 @@
 transformers.
 
 Templates come from strangers. They run in jinja2's immutable sandbox, under the limits of the process
-(worker.rows.limits); this module caps the length of what they render.
+(worker.rows.limits). This module also limits the length of the rendered text.
 """
 
 import json
@@ -24,12 +24,13 @@ from api.spec.formats import Message, Messages
 from worker.rows.special_tokens import read_json, special_tokens
 
 MAX_RENDERED = 4_000_000
-"""Most characters of a rendered conversation."""
+"""Maximum number of characters of a rendered conversation."""
 TEMPLATE_SECONDS = 5
 """Time limit for the probes of a template (made-up conversations that show how it renders), before any row is
 rendered."""
 MAX_POWER = 10_000
-"""Largest operand of ** in a template. The sandbox allows 9**9**9, and no signal interrupts it."""
+"""Largest operand of ** in a template. jinja2's sandbox would allow 9**9**9, and no signal interrupts that
+computation."""
 
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -147,12 +148,12 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: object, right: object) -> object:
         if not all(isinstance(operand, int | float) and abs(operand) <= MAX_POWER for operand in (left, right)):
-            raise jinja2.exceptions.SecurityError("** of large numbers")
+            raise jinja2.exceptions.SecurityError(f"an operand of ** is not a number of at most {MAX_POWER:,}")
         return super().call_binop(context, operator, left, right)
 
 
 class _Dict:
-    """`dict(...)` in templates, without the attributes of the real type."""
+    """`dict(...)` in templates. Unlike the real type, it has no attributes that lead to Python's internals."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -166,7 +167,7 @@ class _Namespace(jinja2.utils.Namespace):
 
     def __setitem__(self, name: str, value: object) -> None:
         if name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"namespace attribute {name!r}")
+            raise jinja2.exceptions.SecurityError(f"the namespace attribute {name!r} begins with an underscore")
         super().__setitem__(name, value)
 
 

@@ -10,7 +10,7 @@ from worker.rows.readers import ReadLimits
 
 
 class ProcessLimits(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Limits that a program sets on itself before it reads users' data. None: unlimited."""
+    """Limits that a program sets on itself before it reads users' data. None means unlimited."""
 
     memory_bytes: int | None = None
     """Private memory of the process."""
@@ -36,7 +36,7 @@ class RowLimits(ProcessLimits, kw_only=True):
 
 
 def write_report(folder: Path, report: bytes) -> None:
-    """Write report.json as a whole: no reader finds a part of the file."""
+    """Write report.json in one step, so that no reader finds a partly written file."""
     partial = folder / "report.json.partial"
     partial.write_bytes(report)
     partial.replace(folder / "report.json")

@@ -10,13 +10,14 @@ from worker.rows.readers import PlainChat
 
 HASH_BYTES = 12
 MAX_REMEMBERED = 500_000
-"""Most rows whose hashes are kept, about 80 MB. Later rows are only compared with them."""
+"""Maximum number of rows whose hashes are kept, about 80 MB. Later rows are compared with these, not with each other.
+"""
 
 
 @dataclass
 class DuplicateDetector:
     training: "DuplicateDetector | None" = None
-    """The training file's rows, if this is the validation file."""
+    """The detector of the training file, if this one is for the validation file."""
     rows: dict[bytes, int] = field(default_factory=dict)
     """Hash of a row → its number."""
 
@@ -25,7 +26,7 @@ class DuplicateDetector:
         Remember this row."""
         try:
             text = row.canonical if isinstance(row, PlainChat) else msgspec.json.encode(row, order="sorted")
-        except RecursionError:  # nested too deeply, for which the row is invalid
+        except RecursionError:  # nested too deeply, which is an error of the row
             return []
         digest = hashlib.sha256(text, usedforsecurity=False).digest()[:HASH_BYTES]  # in hardware on most processors
         warnings = []

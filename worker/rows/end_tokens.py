@@ -28,7 +28,8 @@ _TOOLS = [{"type": "function", "function": {"name": "d", "description": "", "par
 @dataclass(frozen=True)
 class EndTokens:
     stops: frozenset[int]
-    """Tokens that end an answer: those in the model's settings, and the end of turn that its template writes."""
+    """Tokens that end an answer: the end tokens in the model's settings, and the end of turn that the chat template
+    writes."""
     own_stops: frozenset[int]
     """The tokens among `stops` that come from the model's own settings. Other programs stop at these by default."""
     chat_tail: tuple[int, ...]
@@ -74,9 +75,9 @@ class EndTokens:
 
 
 def _turn_ends(renderer: Renderer, tokens: TokenizerWrapper) -> frozenset[int]:
-    """Return the last token of each end of turn that the template writes. Left out are ends of turn that do not consist
-    of added tokens (texts that always become one token), and tokens that also occur within a turn, such as after the
-    reasoning."""
+    """Return the last token of each end of turn that the template writes. An end of turn counts only if it consists of
+    added tokens (texts that always become one token), and its last token only if it does not also occur within a turn,
+    such as after the reasoning."""
     added = tokens.added_texts()
     chunks = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)")
     ends = set()

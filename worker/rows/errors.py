@@ -18,15 +18,15 @@ class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A file of rows in a request."""
 
     name: str
-    """train or validation."""
+    """"train" or "validation"."""
     path: str
-    """Relative to the run folder."""
+    """Path of the file, relative to the run folder."""
     file_id: str
     """The id that the user knows."""
     param: str
     """The recipe's field that named the file."""
     min_rows: int
-    """Least number of rows that the method accepts."""
+    """Smallest number of rows that the method accepts."""
 
     @property
     def kind(self) -> Literal["training", "validation"]:

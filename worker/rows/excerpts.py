@@ -17,10 +17,10 @@ MAX_CHARACTERS = 500
 
 class Excerpt(msgspec.Struct):
     line: int
-    """In a JSONL file the number of the row's line, in other containers the number of the row."""
+    """The number of the row's line in a JSONL file; in other containers, the number of the row."""
     text: str
-    """The beginning of the row, at most MAX_CHARACTERS: in a JSONL file its line as it is, in other containers the row
-    as JSON."""
+    """The beginning of the row, at most MAX_CHARACTERS. For a JSONL file, the row's line as it is; for other
+    containers, the row as JSON."""
     cut: bool
     """Whether the row continues after the text."""
 

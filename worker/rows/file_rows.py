@@ -25,9 +25,9 @@ class CheckedRow:
     reason."""
 
     number: int
-    """From 1, blank lines not counted."""
+    """The row's number in the file, from 1; blank lines are not counted."""
     line: int
-    """The row's line in JSON Lines; in other containers, its number."""
+    """The row's line in JSON Lines; in other containers, the row's number."""
     wanted: bool
     built: list[TokenizableRow] = field(default_factory=list)
 
@@ -41,17 +41,17 @@ class FileRows:
     builder: RowBuilder
     limits: ReadLimits
     forced_format: str | None = None
-    """The format to read the rows as, whatever their keys. None: the first valid row's keys decide."""
+    """The format that all rows are read in, whatever their keys are. If None, the first valid row's keys decide."""
     label_spec: LabelSpec = field(default_factory=LabelSpec)
     training_rows: DuplicateDetector | None = None
-    """The training file's rows, if this is the validation file."""
+    """The detector with the training file's rows, if this is the validation file."""
     complete: bool = True
     """False if only the beginning of the file is given. An error at the end of that beginning is then due to the cut,
     and is not reported."""
     findings: Findings = field(default_factory=Findings)
     """Findings that `take_findings` has not returned yet."""
     count: int = 0
-    """Rows read so far."""
+    """Number of rows read so far."""
     container: str | None = None
     format: Format | None = None
     labels: LabelColumn | None = None

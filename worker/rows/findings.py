@@ -6,17 +6,17 @@ from typing import Literal, TypedDict
 
 Severity = Literal["error", "warning"]
 MAX_FINDINGS = 100
-"""Most findings that are listed."""
+"""Maximum number of findings that are listed."""
 
 MAX_SUMMARY_LINES = 5
-"""Most lines that a summary of errors names after the first."""
+"""Maximum number of lines with other errors that a summary names after the first error."""
 
 
 class Finding(TypedDict):
     """An error or a warning about a line, or about the whole file."""
 
     line: int | None
-    """None: the whole file."""
+    """Number of the line or row; None if the finding is about the whole file."""
     severity: Severity
     code: str
     message: str
@@ -31,7 +31,7 @@ def example(number: int, problem: str) -> str:
 @dataclass
 class Findings:
     listed: list[Finding] = field(default_factory=list)
-    """In the order of the file."""
+    """The listed findings, in the order of the file."""
     counts: Counter[str] = field(default_factory=Counter)
     """Code → number of findings, listed or not."""
     first_error: str | None = None

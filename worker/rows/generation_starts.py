@@ -37,8 +37,9 @@ class GenerationStarts:
     _tails: dict[str, set[str]] = field(default_factory=dict)
     """Role of a message → texts found between such a message and the generation after it."""
     _differ: set[str] = field(default_factory=set)
-    """Roles of the message before an answer for which a search method has failed (for example, the template renders the
-    conversation up to there differently). After them, `find` tries `_by_generation_prompt` first."""
+    """Roles of messages after which a search method has failed to find the answer's beginning, for example because the
+    template renders the conversation up to there differently. For answers after such a message, `find` tries
+    `_by_generation_prompt` first."""
 
     def find(self, message: int, previous_end: int, limit: int) -> int | None:
         """Return the position at which the message's generation begins, or None if it cannot be found.
@@ -87,7 +88,7 @@ class GenerationStarts:
         return len(prompted) if prompted and self.text.startswith(prompted) else None
 
     def _by_generation_prompt(self, _message: int, begin: int, limit: int) -> int | None:
-        # Not before `begin`: an earlier message may contain the generation prompt in its own text.
+        # The search starts at `begin`, because an earlier message may contain the generation prompt in its own text.
         at = self.text.rfind(self.generation_prompt, begin, limit) if self.generation_prompt else -1
         return at + len(self.generation_prompt) if at >= 0 else None
 

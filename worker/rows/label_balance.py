@@ -6,10 +6,10 @@ from worker.rows.findings import Findings
 from worker.rows.labels import ClassColumn, LabelColumn
 
 UNBALANCED_SHARE = 0.9
-"""A warning is given if more than this share of all labels are the same label: a model that always predicts it is
-nearly always right."""
+"""A warning is given if more than this share of all labels are the same label, because a model that always predicts
+that label is then nearly always right."""
 MANY_ROWS = 20
-"""Fewest rows for the warning about many different labels. In fewer rows, hardly any label repeats."""
+"""Smallest number of rows for the warning about many different labels. In fewer rows, hardly any label repeats."""
 
 
 def check_labels(
@@ -36,5 +36,5 @@ def check_labels(
     elif most > UNBALANCED_SHARE * total:
         findings.warning(None, "unbalanced_labels", f"{most} of {total} labels are '{name}'.")
     if single and total >= MANY_ROWS and 2 * len(counts) > total:
-        message = f"There are {len(counts)} different labels in {total} rows, too few rows for most of them."
+        message = f"There are {len(counts)} different labels in {total} rows, so most labels have too few rows."
         findings.warning(None, "many_labels", message)

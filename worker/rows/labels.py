@@ -18,7 +18,7 @@ from worker.rows.multi_hot import MAX_CELLS, MAX_NAMES, MultiHot, class_names
 from worker.shared.arrays import Array
 
 MAX_SIMILAR = 10
-"""Most groups of similar names that are listed."""
+"""Maximum number of groups of similar names that are listed."""
 
 
 class LabelColumn(ABC):
@@ -101,7 +101,7 @@ class ClassColumn(LabelColumn):
         self.decided_by = decided_by
         self.forced: Problem | None = None if problem == AUTO else problem
         self.inferred: Problem | None = None
-        """The only problem that the labels so far allow. None: more than one."""
+        """The only problem that the labels so far allow; None as long as they allow more than one."""
         self.name_ids: dict[str, int] = {}
         """Name → id, in the order of appearance."""
         self.ids = array("q")
@@ -124,7 +124,7 @@ class ClassColumn(LabelColumn):
         if self.forced == "multi_label" and not isinstance(label, list | tuple) and possible >= SINGLE:
             label, possible = [label_name(label)], MULTI
         if decided is None and possible == MULTI and self.lengths:
-            decided = "single_label"  # the whole numbers before it are names or values, never lists
+            decided = "single_label"  # the labels before it, whole numbers, are names or values
         if decided is not None and decided not in possible:
             why = "as this job requires" if self.forced else "like the labels before it"
             raise RowError(f"'label' {_display(label)} must be a {NOUNS[decided]}, {why}", code="invalid_label")
@@ -165,7 +165,8 @@ class ClassColumn(LabelColumn):
             self.inferred, self.name_ids, self.ids = "regression", {}, array("q")
 
     def decided_problem(self) -> Problem:
-        """Return the problem that the labels so far show; single_label if they allow several."""
+        """Return the problem that the labels so far show. If they allow both single_label and regression, return
+        regression if a label is a fraction written as text, else single_label."""
         if self.forced is None and self.inferred is None and self.real_text:
             return "regression"
         return self.forced or self.inferred or "single_label"
@@ -208,7 +209,7 @@ class ClassColumn(LabelColumn):
             self.names = class_names(self.multi_hot.width or 0)
             return _on_disk(self.multi_hot.table(), scratch)
         self.names = sorted(self.name_ids)
-        position = np.empty(len(self.names), np.int64)  # of each id in the sorted order
+        position = np.empty(len(self.names), np.int64)  # each id's position in `names`
         position[[self.name_ids[name] for name in self.names]] = np.arange(len(self.names))
         columns = position[np.frombuffer(self.ids, np.int64)] if self.ids else np.empty(0, np.int64)
         if self.problem == "single_label":

@@ -38,7 +38,7 @@ def limit_process(*, memory_bytes: int | None, cpu_seconds: int | None, file_byt
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TooSlow if the work inside takes longer. Works in the main thread only, and not nested."""
+    """Raise TooSlow if the work in the `with` block takes longer. Use it in the main thread only, and not nested."""
     previous = signal.signal(signal.SIGALRM, _too_slow)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -59,8 +59,8 @@ def require_memory(bytes_total: int) -> None:
 
 @contextmanager
 def exit_if_stuck(seconds: float) -> Iterator[None]:
-    """End the process, with its stacks in the log, if the work inside does not return in time. Also ends a process that
-    is stuck in native code."""
+    """Print the stacks of all threads and end the process if the work in the `with` block takes longer, even if it is
+    stuck in native code."""
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         yield

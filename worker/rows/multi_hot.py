@@ -8,9 +8,9 @@ from api.spec.formats import Label, RowError
 from worker.shared.arrays import Array
 
 MAX_NAMES = 10_000
-"""Most classes of a file."""
+"""Maximum number of classes of a file."""
 MAX_CELLS = 1 << 28
-"""Most rows times classes: a gigabyte as float32."""
+"""Maximum number of rows times classes: a gigabyte as float32."""
 
 
 def class_names(width: int) -> list[str]:
@@ -19,7 +19,7 @@ def class_names(width: int) -> list[str]:
 
 
 class MultiHot:
-    """The labels of a file, as long as each of them has the same number of zeros and ones.
+    """The labels of a file, as long as all of them are lists of zeros and ones of the same length.
 
     A label such as [0, 1] may also be two names, "0" and "1". Both readings are kept until another label decides.
     """
@@ -32,7 +32,7 @@ class MultiHot:
 
     def add(self, label: Label) -> None:
         """Add the next row's label. Raises RowError if the label has another form although an earlier label can only be
-        zeros and ones, or if the zeros and ones are too many to store."""
+        zeros and ones, or if there are more zeros and ones than can be stored."""
         if not self.possible:
             return
         fits = isinstance(label, tuple) and self.width in (None, len(label))
@@ -54,7 +54,7 @@ class MultiHot:
 
     @property
     def present(self) -> bool:
-        """Whether all labels so far are zeros and ones of the same number; false without labels."""
+        """Whether all labels so far are lists of zeros and ones of the same length; false if there are no labels."""
         return self.possible and self.width is not None
 
     def table(self) -> Array:

@@ -7,7 +7,7 @@ from api.spec.formats import Example, Format, RowError
 from worker.rows.readers import PlainChat
 
 MAX_ORDERS = 1_000
-"""Most orders of roles that are remembered."""
+"""Maximum number of orders of roles that are remembered."""
 
 
 @dataclass
@@ -19,7 +19,8 @@ class PlainFormat:
     """Roles → the outcome of reading a chat with these roles and placeholder texts."""
 
     def read(self, chat: PlainChat) -> Example | RowError:
-        """Return the format's example of a chat with these roles, with placeholders for the texts; or its error."""
+        """Return the example that the format makes of a chat with these roles, with placeholders for the texts, or the
+        format's error."""
         outcome = self.known.get(chat.roles)
         if outcome is None:
             outcome = self._read([{"role": role, "content": "text"} for role in chat.roles])

@@ -35,20 +35,20 @@ class FileReport(msgspec.Struct):
     """The outcome of one file, as far as it was read."""
 
     name: str
-    """train or validation."""
+    """"train" or "validation"."""
     container: str | None = None
     """jsonl, json, csv or parquet. A finding's `line` is a line number in jsonl, a row number in the others."""
     format: str | None = None
     rows: int = 0
-    """Rows of the file."""
+    """Number of rows of the file."""
     array_rows: int = 0
-    """Rows of the arrays: under kto, a pair becomes two rows."""
+    """Number of rows of the arrays. It differs from `rows` if the method is kto, for which a pair becomes two rows."""
     width: int = 1
-    """Sequences of an array row."""
+    """Number of sequences of an array row."""
     tokens: int = 0
     supervised_tokens: int = 0
     longest_row: int = 0
-    """Tokens of the longest sequence."""
+    """Number of tokens of the longest sequence."""
     problem: Problem | None = None
     """The classification problem that the labels show."""
     label_names: list[str] | None = None
@@ -66,7 +66,7 @@ class Preparation:
     read_limits: ReadLimits
     context_window: int | None
     forced_format: str | None
-    """The format to read the rows as, whatever their keys. None: detected."""
+    """The format that all rows are read in, whatever their keys are. If None, it is detected."""
     progress: Callable[[str, int, bool], None]
     label_spec: LabelSpec
     training_rows: DuplicateDetector | None = None
@@ -108,7 +108,7 @@ def prepare_file(file: FileRequest, source: Path, target: Path, shared: Preparat
 
 @contextmanager
 def _reported(rows: FileRows, report: FileReport) -> Iterator[None]:
-    """Fill the report with what was read and found, even if the work inside fails."""
+    """When the `with` block ends, even by an error, fill the report with the rows and findings so far."""
     try:
         yield
     finally:

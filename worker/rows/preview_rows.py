@@ -15,14 +15,14 @@ from worker.rows.row_builder import TokenizableRow
 from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper, TokenRow
 
 MAX_TOKENS = 4096
-"""Most tokens of a sequence that are listed."""
+"""Maximum number of tokens of a sequence that are listed."""
 MAX_CHARACTERS = 65_536
-"""Most characters of a sequence's text that are listed."""
+"""Maximum number of characters of a sequence's text that are shown."""
 
 
 class PreviewSequence(msgspec.Struct):
     role: str
-    """text, chosen, rejected or prompt."""
+    """"text", "chosen", "rejected" or "prompt"."""
     text: str
     """The rendered text; its beginning if it is very long."""
     length: int
@@ -37,14 +37,15 @@ class PreviewSequence(msgspec.Struct):
     """The text of each listed token, with the space before it. A character that spans several tokens is � in each of
     them."""
     loss_weights: list[float]
-    """The weight of each listed token's prediction in the loss. The first token is never predicted: 0."""
+    """The weight of each listed token's prediction in the loss. It is 0 for the first token, which is never predicted.
+    """
     spans: list[list[float]]
     """[first, end, weight] of each run of tokens with the same loss weight, after truncation."""
 
 
 class PreviewRow(msgspec.Struct):
     row: int
-    """From 1."""
+    """Number of the row, from 1."""
     line: int
     """The row's line in JSON Lines; in other containers, the same as `row`."""
     sequences: list[PreviewSequence]
@@ -63,9 +64,9 @@ def preview_rows(
     *,
     drop: bool,
 ) -> list[PreviewRow]:
-    """Return the array rows that a row becomes: one, or two for a pair under kto. The first has the findings.
-
-    `drop`: sequences longer than `max_length` are dropped instead of truncated.
+    """Return the array rows that a row becomes: one, or two for a pair if the method is kto. The first one has the
+    findings.
+    `drop`: whether a row with a sequence longer than `max_length` is dropped instead of truncated.
     """
     if not row.built:
         return [PreviewRow(row.number, row.line, [], findings=findings)]
@@ -118,7 +119,8 @@ def _sequence(
 def _token_texts(tokens: list[int], tokenizer: TokenizerWrapper) -> list[str]:
     """Return the text that each token adds to the token before it.
 
-    WordPiece and SentencePiece write the space before a word only if the word follows another token.
+    Each token is decoded together with the token before it, because the decoders of WordPiece and SentencePiece write
+    the space before a word only if the word follows another token.
     """
 
     @cache

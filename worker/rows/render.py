@@ -148,7 +148,7 @@ class Renderer:
         bare, prompted = self.attempt(question, None), self.attempt(question, None, add_generation_prompt=True)
         if not bare or not prompted:
             return ""
-        # Some templates end the text if no generation prompt is added.
+        # Some templates write an end token if no generation prompt is added.
         for end in ("", *self.end_texts):
             if bare.endswith(end) and prompted.startswith(bare.removesuffix(end)):
                 return prompted[len(bare) - len(end) :]
@@ -160,7 +160,7 @@ class Renderer:
         return (self.attempt(question, None, add_generation_prompt=True) or "").rpartition(PROBE)[2]
 
     def _probe_reasoning(self) -> bool:
-        """Return whether the template shows the reasoning of an answer, be it only beside a tool call."""
+        """Return whether the template shows the reasoning of an answer, even if only beside a tool call."""
         question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "reasoning_content": PROBE}
         call = {"id": "call00000", "type": "function", "function": {"name": "b", "arguments": {}}}
         answers = ({"content": "b"}, {"tool_calls": [call]}, {"content": "", "tool_calls": [call]})
@@ -222,7 +222,8 @@ class _ConversationRenderer:
         return RenderedTurns(plain, messages, sentinels, positions, list(located))
 
     def _positions(self, plain: str, messages: Messages) -> Positions:
-        # The second try has no sentinels in other roles, because some templates test the end of their contents.
+        # The second try has sentinels only in the assistant's messages, because some templates test how the contents
+        # of other roles end.
         for all_roles in (True, False):
             marked = self.renderer.attempt(
                 self.sentinels.insert(messages, all_roles), self.tools, generation_marks=self.sentinels.generation
@@ -290,8 +291,8 @@ def _remedy(left_out: str) -> str:
 
 
 def _variants(messages: Messages) -> Iterator[Messages]:
-    """Yield the forms in which templates may expect a conversation with tool calls: with no content beside the calls,
-    or an empty one; with the calls' arguments as an object, or as text."""
+    """Yield the forms in which templates may expect a conversation with tool calls. Beside the calls, there may be no
+    content or an empty one. The arguments of the calls may be an object or text."""
     yield messages
     if any("tool_calls" in message for message in messages):
         yield [{"content": "", **message} for message in messages]

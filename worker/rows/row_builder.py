@@ -1,5 +1,5 @@
 """Builds array rows from examples. At this stage, an array row has the text of each of its sequences, not yet tokens,
-and perhaps a label or an item (the row itself, for its grader)."""
+and perhaps a label or an item (the user's whole row, for the grader to read)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -48,7 +48,7 @@ class TokenizableRow:
     """One text; for a pair, two: one with the preferred answer, then one with the rejected answer."""
     label: Label | None = None
     item: bytes | None = None
-    """The JSON of a prompt's row, for its grader."""
+    """The row that the prompt came from, as JSON, for the grader to read."""
 
 
 class LabelSpec(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,7 +68,7 @@ class RowBuilder:
 
     method: Method
     renderer: Renderer | None
-    """None: the base model has no chat template."""
+    """None if the base model has no chat template."""
     reasoning: Reasoning = "auto"
     """Which reasoning is supervised; the renderer has the same setting."""
     base_warnings: BaseModelWarnings = field(default_factory=BaseModelWarnings)

@@ -70,11 +70,12 @@ class Candidate:
 
 
 class Scanner:
-    """Checks every row of a file in each format that the first row may have; the format with the fewest errors is the
-    file's.
+    """Checks every row of a file in each format that the first row may have. The file's format is the one with the
+    fewest errors.
 
-    Without a method, the keys of a row may fit two formats: `messages` that end with a question are prompts, not
-    training examples. With a method, only formats that it accepts count: in a supervised job such a row is an error.
+    Without a method, the keys of a row may fit two formats. For example, `messages` that end with a question are a
+    prompt, other `messages` are a training example. With a method, rows are checked only in formats that the method
+    accepts, so a supervised job reports such a prompt as an error.
     """
 
     def __init__(self, method: type[MethodBase] | None = None) -> None:

@@ -19,7 +19,7 @@ PLANES = ((0xF0000, 0xFFFFD), (0x100000, 0x10FFFD), (0xE000, 0xF8FF))
 PATTERNS = {first: re.compile(f"[{chr(first)}-{chr(last)}]") for first, last in PLANES}
 
 SENTINELS_PER_MESSAGE = 3
-"""Sentinels of each message, without those of its calls."""
+"""Number of sentinels of each message, not counting those of its tool calls."""
 
 Positions = dict[str, list[int]]
 """Sentinel → its positions in the text."""
@@ -27,9 +27,10 @@ Positions = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class Sentinels:
-    """The sentinels of one conversation. Each of these has its own code point: the beginning and the end of the
+    """The sentinels of one conversation. Each of these places has its own code point: the beginning and the end of the
     template's {% generation %}; in each message, the beginning and the end of its text and the beginning of its
-    reasoning; in each call, the end of its name, and the end of every string in its arguments."""
+    reasoning; in each tool call, the end of its name. All strings in the arguments of a call end with the same
+    sentinel, which is another one for each call."""
 
     first: int
     starts: tuple[int, ...]

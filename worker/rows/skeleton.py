@@ -2,9 +2,9 @@
 
 For each sequence of roles, the template runs once with placeholder objects instead of the message contents. The result
 is a skeleton: fixed text with slots, which `fill` completes with the contents of each conversation. A template may
-print a placeholder, concatenate it, strip it, or test whether it contains a text. Such a test answers no; a
-conversation that does contain the text is rendered by the template. If the template uses a placeholder in any other
-way, there is no skeleton, and the template renders every conversation with these roles.
+print a placeholder, concatenate it, strip it, or test whether it contains a text. The placeholder answers such a test
+with no, so a conversation that does contain the text is rendered by the template instead. If the template uses a
+placeholder in any other way, there is no skeleton, and the template renders every conversation with these roles.
 """
 
 import re
@@ -23,11 +23,11 @@ from worker.rows.reasoning import CLOSING
 
 ROLES = ("system", "user", "assistant")
 MAX_MESSAGES, MAX_SKELETONS = 100, 1_000
-"""Most messages of a skeleton, and most skeletons that are kept."""
+"""Maximum number of messages of a skeleton, and of skeletons that are kept."""
 TEXT_START, TEXT_END = 0, 1
 """Numbers of a message's sentinels (worker.rows.sentinels)."""
 GENERATION = -1
-"""Replaces the message in a `Place` at which {% generation %} begins (TEXT_START) or ends (TEXT_END)."""
+"""Takes the place of a message's index in a `Place` where {% generation %} begins (TEXT_START) or ends (TEXT_END)."""
 
 OPEN, CLOSE, BEGIN, END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 """Noncharacters of Unicode. OPEN and CLOSE surround the number of a slot in the rendered text; BEGIN and END mark the
@@ -116,7 +116,7 @@ def _parts(value: object) -> tuple[str | Slot, ...]:
 @dataclass(frozen=True)
 class Skeleton:
     parts: list[str | Slot | Place]
-    """Texts, slots of contents, and the ends of {% generation %} (with any position)."""
+    """Texts, slots of contents, and the ends of {% generation %}, whose positions are set by `fill`."""
     absent: frozenset[str]
     """Texts that no content may contain."""
 
@@ -172,7 +172,7 @@ class Skeletons:
 
 
 def _is_simple(message: dict[str, Any]) -> bool:
-    """Whether the message is a role and a text, without reasoning."""
+    """Whether the message has only a role and a text, without reasoning."""
     if message.keys() != {"role", "content"} or message["role"] not in ROLES:
         return False
     content: str = message["content"]

@@ -8,7 +8,8 @@ NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 
 def special_tokens(base: Path) -> dict[str, str]:
-    """Return name → text of each special token. tokenizer_config.json wins over the older special_tokens_map.json."""
+    """Return the text of each special token by its name. special_tokens_map.json comes first in the folders of older
+    models, whose tokenizer_config.json has no `added_tokens_decoder`; it is not read in others."""
     config = read_json(base / "tokenizer_config.json")
     older = {} if "added_tokens_decoder" in config else read_json(base / "special_tokens_map.json")
     tokens = {}
@@ -31,7 +32,7 @@ def end_ids(base: Path) -> set[int]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in the file, empty if there is no file. Raises ValueError for anything but an object."""
+    """Return the JSON object in the file; {} if there is no file. Raises ValueError if it holds something else."""
     if not path.is_file():
         return {}
     value = json.loads(path.read_text(encoding="utf-8"))

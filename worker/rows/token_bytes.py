@@ -37,8 +37,8 @@ class TokenBytes:
     def weights(
         self, ids: list[int], ids_T: npt.NDArray[np.int32], text: str, spans: Sequence[Span], rest: float
     ) -> npt.NDArray[np.float32] | None:
-        """Return the weight of each token: the weight of the span that the token overlaps, else `rest`. None if the
-        tokens are not the text's bytes, because the tokenizer has changed the text."""
+        """Return the weight of each token: the weight of the span that the token overlaps, else `rest`. Return
+        None if the bytes of the tokens differ from those of the text, because the tokenizer has changed the text."""
         borders = [0, *(border for span in spans for border in (span.start, span.end)), len(text)]
         pieces = [text[begin:end].encode() for begin, end in itertools.pairwise(borders)]
         if b"".join(map(self.tokens.__getitem__, ids)) != b"".join(pieces):

@@ -10,7 +10,7 @@ from worker.shared.arrays import Rows
 from worker.shared.counts import Counts, count
 
 SAMPLED_ROWS = 2000
-"""A sample has at least this many rows, if the file has as many, and less than twice this many."""
+"""A sample has at least this many rows, or all rows of a smaller file, and fewer than twice this many."""
 SCALED = ("array_rows", "kept_rows", "truncated", "dropped", "overlong", "tokens", "supervised_tokens")
 """Counts that grow with the file."""
 

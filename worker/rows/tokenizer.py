@@ -1,6 +1,7 @@
 """A base model's tokenizer without transformers, whose import takes seconds and loads torch.
 
-`tokenizer.json` has all that is needed: worker.convert checks that transformers tokenizes the same from the folder.
+`tokenizer.json` has all that is needed: worker.convert checks that transformers, which reads all files of the folder,
+gives the same tokens.
 """
 
 import json
@@ -22,7 +23,8 @@ from worker.rows.special_tokens import end_ids, special_tokens
 from worker.rows.token_bytes import TokenBytes
 
 MIN_BATCH = 32
-"""Fewest texts of a batch for which it is worth listing the bytes of all tokens (worker.rows.token_bytes)."""
+"""Smallest number of texts in a batch for which listing the bytes of all tokens (worker.rows.token_bytes) saves time.
+"""
 THREAD_BYTES = 64 << 20
 """Memory for each thread that tokenizes."""
 
@@ -98,7 +100,7 @@ class TokenizerWrapper:
     def load(cls, base: Path) -> "TokenizerWrapper":
         """Return the tokenizer of the base model in the folder."""
         settings = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
-        # The file may truncate or pad; and offsets must cover every character of a token.
+        # The file's own truncation and padding are turned off. Offsets must cover every character of a token.
         settings["truncation"] = settings["padding"] = None
         _keep_spaces_in_offsets(settings.get("post_processor"))
         tokenizer = Tokenizer.from_str(json.dumps(settings))
@@ -154,7 +156,7 @@ class TokenizerWrapper:
                 encoded.append(TokenRow(ids, np.zeros(len(ids), np.float32)))
                 continue
             whole_ids = next(whole) if row.completion else prompt_ids
-            # The prompt keeps the tokens that it has without the completion: in use, the model gets the prompt alone.
+            # The prompt keeps the tokens that it has without the completion, because in use the model gets it alone.
             completion_ids = (
                 whole_ids[len(prompt_ids) :]
                 if whole_ids[: len(prompt_ids)] == prompt_ids

@@ -109,8 +109,9 @@ class AssistantSpans:
         return last
 
     def _length_after_calls(self, message: int, last: int) -> int:
-        """Return the length of the message's own turn after its last call: of the text that follows the call when the
-        message is the last one. Return 0 if another text follows here."""
+        """Return the length of the text after the message's last call that still belongs to the message. That is the
+        text which follows the call if the message is rendered as the last one. Return 0 if another text follows here.
+        """
         _, rest = self.rendered.calls_as_last_message(message) or (0, "")
         rest = rest.rstrip()
         return len(rest) if self.text.startswith(rest, last) else 0

@@ -40,7 +40,7 @@ def test_forty_thousand_keys_are_one_finding(
     report = scanned(tmp_path / "input", written(40_000))
     said = report.error or report.findings[0]["message"]
     assert "40,002" in said
-    assert f"the most is {MAX_KEYS:,}" in said
+    assert f"at most {MAX_KEYS:,} are allowed" in said
     assert sum(report.finding_counts.values()) <= 1
 
 

@@ -11,7 +11,8 @@ Rows = Iterator[tuple[int, Row | PlainChat | RowError | None]]
 line)."""
 
 MAX_KEYS = 1_000
-"""Most keys of a row, and most columns of a table. Formats read some forty keys, and each other key is a finding."""
+"""Maximum number of keys of a row, and of columns of a table. Formats read some forty keys; every other key causes a
+finding."""
 FREE_BYTES = 256 << 20
 """A file may always decompress to this size, however small the file is."""
 MAX_RATIO = 200
@@ -24,11 +25,11 @@ class ReadLimits:
     """Limits on a file of rows."""
 
     line_bytes: int = 1 << 20
-    """Size of the longest line; in other containers, of the longest row."""
+    """Maximum size of a line; in other containers, of a row."""
     rows: int = 5_000_000
-    """Number of rows, blank lines not counted."""
+    """Maximum number of rows; blank lines are not counted."""
     decompressed_bytes: int = 16 << 30
-    """Size of the file once it is decompressed."""
+    """Maximum size of the file once it is decompressed."""
 
     def check_growth(self, bytes_out: int, file_bytes: int) -> None:
         """Raise FileError if a file decompresses to more than a genuine file of rows does."""
@@ -41,7 +42,7 @@ class ReadLimits:
 
 
 class FileError(Exception):
-    """The file, or the rest of it, cannot be read. The message follows "The file "."""
+    """The file, or the rest of it, cannot be read. `message` completes the sentence "The file …"."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)

@@ -15,8 +15,8 @@ GZIP_WINDOW = 16 + zlib.MAX_WBITS
 """A value of zlib's `wbits` that makes it expect a gzip header."""
 CHUNK_BYTES = 1 << 18
 ZSTD_INPUT_BYTES = 1 << 10
-"""Bytes that are decompressed at once. zstandard returns the whole output of a chunk, up to 128 KiB for each four
-bytes."""
+"""Number of compressed bytes given to zstandard at once. It is small, because four bytes can expand to 128 KiB, and
+zstandard holds the whole output in memory."""
 ZSTD_WINDOW_BYTES = 1 << 27
 """Largest accepted window of a frame: the window of `zstd --long`."""
 
@@ -72,7 +72,7 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
             raise _incomplete()
         data = member.unconsumed_tail
         if member.eof:
-            # Several members are one text. Zeros may follow the last.
+            # A file may have several members, which together are one text. Zeros may follow the last member.
             data = (member.unused_data or file.read(CHUNK_BYTES)).lstrip(b"\0")
             if not data:
                 return

@@ -11,7 +11,8 @@ from worker.rows.readers.plain_chat import find_plain_chat
 
 CHUNK_BYTES = 1 << 18
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
-"""A whole string or a structural character. A single quote begins a string whose end is not read yet."""
+"""Matches a whole string or a structural character. If it matches only a quotation mark, the string's end has not been
+read yet."""
 
 
 def read_json_array(file: BinaryIO, limits: ReadLimits) -> Rows:

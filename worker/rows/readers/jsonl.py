@@ -69,7 +69,7 @@ def decode_object(line: bytes) -> Row:
     if not isinstance(row, dict):
         raise RowError(f"must be a JSON object, not {json_type(row)}", code="not_an_object")
     if len(row) > MAX_KEYS:
-        raise RowError(f"has {len(row):,} keys, but the most is {MAX_KEYS:,}", code="too_many_keys")
+        raise RowError(f"has {len(row):,} keys, but at most {MAX_KEYS:,} are allowed", code="too_many_keys")
     if has_nul:
         raise RowError("contains the character NUL (\\u0000)", code="nul_character")
     return row
@@ -79,11 +79,11 @@ def _refuse_duplicate_keys(line: bytes, row: object) -> None:
     """Raise RowError for a repeated key, which would silently lose a value. msgspec does not report repeated keys; the
     standard library can."""
     # msgspec drops a repeated key with its quotes, so an equal number of quotes shows that no key is repeated. The
-    # standard library reads deeply nested lines, too, because its limit on nesting is the lower one.
+    # standard library also reads lines that may be nested too deeply: its limit on nesting is lower than msgspec's.
     nested = line.count(b"{") + line.count(b"[") > MAX_BRACKETS
     if not nested and b"\\u0022" not in line and msgspec.json.encode(row).count(b'"') == line.count(b'"'):
         return
-    json.loads(line, object_pairs_hook=_object, parse_int=str)  # parse_int: the library limits the length of integers
+    json.loads(line, object_pairs_hook=_object, parse_int=str)  # parse_int: int() refuses very long integers
 
 
 def _object(pairs: list[tuple[str, object]]) -> Row:

@@ -19,7 +19,8 @@ from worker.rows.readers.jsonl import decode_line, read_lines
 
 PARQUET = b"PAR1"
 MEMORY_BYTES = 512 << 20
-"""Memory limit of the process: for a batch of rows, a page and a dictionary of each column, and the library itself."""
+"""Memory limit of the separate process, which holds a batch of rows, a page and a dictionary of each column, and the
+library itself."""
 ROW_ERROR, FILE_ERROR = b"!", 2
 """The first byte of an output line that holds the error of a row, and the exit code for an unreadable file."""
 

@@ -1,8 +1,8 @@
 """`python -m worker.rows.readers.parquet_child FILE ROWS BYTES MEMORY`: prints the rows of a Parquet file as lines of
 JSON.
 
-Exit 0: all rows are printed. Exit 2: the last line on stderr is a JSON object with the reason why not all rows are
-printed.
+Exit code 0: all rows are printed. Exit code 2: some rows are not printed, and the last line on stderr is a JSON object
+with the reason.
 """
 
 import json

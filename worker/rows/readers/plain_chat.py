@@ -11,7 +11,7 @@ import msgspec
 from api.spec.formats import Messages, Row
 
 MAX_MESSAGES = 100
-"""Most messages of a plain chat. Longer chats are read like other rows."""
+"""Maximum number of messages of a plain chat. Longer chats are read like other rows."""
 
 
 class PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -43,7 +43,7 @@ class PlainChat(msgspec.Struct, gc=False):
 
 
 _decoder = msgspec.json.Decoder(_Chat)
-_encoder = msgspec.json.Encoder()  # the fields above are in sorted order
+_encoder = msgspec.json.Encoder()  # writes sorted keys: the fields above are sorted
 
 
 def find_plain_chat(line: bytes) -> PlainChat | None:
@@ -57,7 +57,7 @@ def find_plain_chat(line: bytes) -> PlainChat | None:
     if len(roles) != len(messages) or not 0 < len(roles) <= MAX_MESSAGES:
         return None
     canonical = _encoder.encode(chat)
-    # The decoder drops all but the last of equal keys, and their quotes with them.
+    # If a key is repeated, the decoder keeps only the last one, so the numbers of quotes differ.
     if line.count(b'"') != canonical.count(b'"'):
         return None
     if b"\\u00" in line and (b"\\u0000" in line or b"\\u0022" in line):  # NUL, or a quote that the count misses

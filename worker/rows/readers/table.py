@@ -66,7 +66,7 @@ def read_table(file: BinaryIO, delimiter: str, limits: ReadLimits) -> Rows:
     except (csv.Error, RowError) as error:
         raise FileError(f"has an invalid header: {error}", code="no_header") from None
     if len(header) > MAX_KEYS:
-        raise FileError(f"has {len(header):,} columns, but the most is {MAX_KEYS:,}", code="too_many_columns")
+        raise FileError(f"has {len(header):,} columns, but at most {MAX_KEYS:,} are allowed", code="too_many_columns")
     header = ["" if ROW_NUMBER.fullmatch(name) else name for name in header]
     repeated = next((name for name in header if name and header.count(name) > 1), None)
     if repeated:

@@ -1,4 +1,4 @@
-"""Files that are not rows in a supported container. The error names what the file is and what to do."""
+"""Detection of files in unsupported formats. The error says what the file is and what to do about it."""
 
 import json
 
@@ -45,7 +45,7 @@ MAX_PROBED_LINES = 3
 
 
 def reject_unsupported(head: bytes) -> None:
-    """Raise FileError if the beginning of the file shows that it has no rows."""
+    """Raise FileError if the beginning of the file shows that it is in an unsupported format."""
     for magic, what, advice in BEGINNINGS:
         if head.startswith(magic):
             raise _unsupported(what, advice)
