@@ -14,7 +14,7 @@ from worker.engine.objective import EvaluationMetrics, MethodContext, Metric, Me
 from worker.shared.arrays import Rows
 
 MAX_CONFUSION_CLASSES = 64
-"""Most classes for which evaluations report a confusion matrix. The matrix of K classes has K² numbers."""
+"""Maximum number of classes for which evaluations report a confusion matrix. The matrix of K classes has K² numbers."""
 
 
 def label_losses(
@@ -69,8 +69,8 @@ class Classification(Objective):
 
     def _loss(self, scores_R_K: torch.Tensor, batch: MicroBatch, normalizer: float) -> tuple[torch.Tensor, Metrics]:
         assert batch.labels is not None
-        # Class weights apply to evaluations, too: the best weights are chosen by the loss that was trained on. Label
-        # smoothing does not.
+        # Class weights apply to evaluations, too, so that the best model is chosen by the loss that training minimizes.
+        # Label smoothing applies to training only.
         training = torch.is_grad_enabled()
         losses_R = label_losses(
             scores_R_K,
@@ -100,8 +100,8 @@ class Classification(Objective):
 
     @torch.no_grad()
     def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
-        """Return a few texts with their labels and the predicted labels; none unless the problem is single_label.
-        `max_tokens` is not used."""
+        """Return a few texts with their labels and the predicted labels. Return an empty list unless the problem is
+        single_label. `max_tokens` is not used."""
         if not self._names or self._problem != "single_label" or rows.labels is None:
             return []
         shown = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))

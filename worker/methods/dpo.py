@@ -55,12 +55,12 @@ class Dpo(Objective):
         scores = self.model.token_scores(batch)
         policy_R_2 = reduce_by_sequence(scores.smoothed_logprobs, batch, mean=self._per_token).view(-1, 2)
         # β times the log-ratio is the paper's implicit reward (equation 5). Its partition function Z(x) is the same for
-        # both answers and cancels in the margin. The reference is frozen, so its side is computed once, in `prepare`.
+        # both answers and cancels in the margin. The reference is frozen, so its log-probabilities are computed once.
         log_ratios_R_2 = policy_R_2 - batch.per_row["reference"]
         losses_R = preference_losses(log_ratios_R_2, options.loss, options.beta, options.label_smoothing)
         if options.rpo_alpha:
-            # DPO can lower the likelihood of both answers, as long as the rejected one's falls faster. The term of
-            # arXiv:2404.19733, the chosen answer's negative log-likelihood per token, counters that.
+            # DPO can lower the likelihood of both answers, as long as the rejected one's falls faster. The chosen
+            # answer's negative log-likelihood per token (arXiv:2404.19733) counters that.
             chosen_R = reduce_by_sequence(scores.smoothed_logprobs, batch, mean=True).view(-1, 2)[:, 0]
             losses_R = losses_R - options.rpo_alpha * chosen_R
         return losses_R.sum() / normalizer, reward_metrics(options.beta * log_ratios_R_2, normalizer)

@@ -75,7 +75,7 @@ class Ppo(RolloutObjective):
         self.model.add_value_head()
         self.model.snapshot_reference()
         self.state = {"kl_coefficient": options.kl_coefficient}
-        # The policy is the distribution that answers are drawn from, so log-probabilities have its temperature, too.
+        # The policy is the distribution that answers are drawn from, so log-probabilities use the temperature, too.
         self._scoring = Scoring(
             temperature=options.temperature, entropies=True, learns_entropies=options.entropy_coefficient > 0
         )

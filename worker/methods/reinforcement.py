@@ -29,7 +29,8 @@ def group_advantages(rewards_P_G: npt.NDArray[np.float64], variant: Variant) -> 
     - grpo: (r - mean) / (std + 1e-4) of the group, with the sample standard deviation.
     - dr_grpo: r - mean (Liu et al. 2025, arXiv:2503.20783). Without the division, prompts that are too easy or too hard
       do not weigh more than others.
-    - rloo: r - the mean of the others' rewards (Ahmadian et al. 2024, arXiv:2402.14740), an unbiased baseline.
+    - rloo: r - the mean reward of the group's other answers (Ahmadian et al. 2024, arXiv:2402.14740), an unbiased
+      baseline.
     """
     centered: npt.NDArray[np.float64] = rewards_P_G - rewards_P_G.mean(1, keepdims=True)
     if variant == "grpo":
@@ -91,8 +92,8 @@ class Reinforcement(RolloutObjective):
         return [self.model.token_scores(batch, self._scoring).smoothed_logprobs]
 
     def normalizer(self, rows: Rows) -> float:
-        """Return the number of answers, multiplied by `max_tokens` for dr_grpo. Division by each answer's own length,
-        instead of a constant one, would favor short right answers and long wrong ones."""
+        """Return the number of answers, multiplied by `max_tokens` for dr_grpo. Dividing by each answer's own length
+        instead of a constant would favor short right answers and long wrong answers."""
         if self.options.advantage == "dr_grpo":
             return float(len(rows) * self.options.max_tokens)
         return float(len(rows))

@@ -23,8 +23,8 @@ def cross_entropy(
     """Return what a micro-batch adds to L = - Σ_i w_i log p(token_i | tokens before it) / W, and to the token accuracy.
 
     Each tensor is [S], one value for each supervised token. `normalizer` is W, the sum of the weights over the whole
-    optimizer step (or evaluation), so the sums over the step's micro-batches are the same loss and gradient however the
-    step is cut. A mean of the micro-batches' means would weigh a token more, the fewer tokens its micro-batch has.
+    optimizer step (or evaluation), so the sums over the step's micro-batches give the same loss and gradient however
+    the step is split. If each micro-batch were averaged by itself, tokens of small micro-batches would weigh more.
     """
     loss = -(weights_S * logprobs_S).sum() / normalizer
     accuracy = (weights_S * correct_S).sum() / normalizer

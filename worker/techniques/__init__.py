@@ -23,7 +23,7 @@ class Implementation(Protocol):
         weights by their names in the model."""
 
     def save(self, model: PreTrainedModel, technique: Any, folder: Path, base_name: str) -> None:
-        """Write the adapter into the folder. `base_name`: the base model's name for users."""
+        """Write the adapter into the folder. `base_name`: the name by which users know the base model."""
 
     def load(self, model: Model, folder: Path) -> Model:
         """Put the adapter of a folder into a transformers model, and return the model."""

@@ -42,8 +42,8 @@ class Adapter(nn.Module):
     """A(h) = W_up f(W_down h + b_down) + b_up, without the residual connection. [..., hidden] → [..., hidden].
 
     W_up begins at zero, so that training begins at the base model; W_down is Kaiming-uniform. AdapterHub calls this
-    "mam_adapter" (He et al. 2021, arXiv:2110.04366). The computation is in the weights' type,
-    initially float32; input and output are in the model's type.
+    initialization "mam_adapter" (He et al. 2021, arXiv:2110.04366). The computation is in the weights' type, initially
+    float32; input and output are in the model's type.
     """
 
     def __init__(self, hidden: int, bottleneck: int, non_linearity: str, device: torch.device) -> None:
@@ -69,7 +69,7 @@ class Adapter(nn.Module):
         return output + self.forward(output)
 
     def _after_norm(self, norm: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        # A call of the module would call this hook again.
+        # norm.forward(…), because norm(…) would call this hook again.
         normalised: torch.Tensor = norm.forward(inputs[0] + self.forward(output))
         return normalised
 
@@ -127,7 +127,7 @@ def _adapters(model: PreTrainedModel) -> Parameters:
 def save(model: PreTrainedModel, technique: Bottleneck, folder: Path, base_name: str) -> None:
     """Write the adapter and a classification head in AdapterHub's format: configs and float32 safetensors.
 
-    base_name: the base model's name for users. The same weights give the same bytes.
+    base_name: the name by which users know the base model. The same weights give the same bytes.
     """
     common = {
         "model_class": type(model).__name__,
@@ -184,11 +184,11 @@ def _adapterhub_config(technique: Bottleneck, family: Family) -> dict[str, objec
 def load_bottleneck(model: Model, folder: Path | str) -> Model:
     """Put the adapter of a folder into a model that transformers has loaded, and return the model.
 
-    Only the folder and a base model are needed: `AutoModelForCausalLM.from_pretrained(…)`, or another class. A
-    classification head in the folder is loaded, with its labels, if the model has one. Afterwards the adapters and the
-    head are trainable, and the rest is frozen. Adapters that the library `adapters` wrote as safetensors are read as
-    well. Raise UnsupportedFamily if the model's family is not in FAMILIES, and WrongAdapter if the adapter does not fit
-    the model or is of a kind that is not implemented.
+    Only the folder and a base model are needed, such as `AutoModelForCausalLM.from_pretrained(…)` returns. If the model
+    has a classification head, the folder's head is loaded, too, with its labels. Afterwards the adapters and the head
+    are trainable, and the rest is frozen. The function also reads adapters that the library `adapters` wrote as
+    safetensors. Raise UnsupportedFamily if the model's family is not in FAMILIES, and WrongAdapter if the adapter does
+    not fit the model or is of a kind that is not implemented.
     """
     folder = Path(folder)
     written = json.loads((folder / CONFIG).read_bytes())
@@ -225,7 +225,7 @@ def _technique(written: dict[str, Any], hidden: int, family: Family) -> Bottlene
         fields = ", ".join(str(each["loc"][0]) for each in error.errors())
         message = f"{CONFIG}: Attune does not implement this adapter, because of the values of {fields}."
         raise WrongAdapter(message) from None
-    decided = {"init_weights", "non_linearity"}  # initialization is over, and functions have two names
+    decided = {"init_weights", "non_linearity"}  # not compared: initialization is over, and functions have two names
     expected = {key: value for key, value in _adapterhub_config(technique, family).items() if key not in decided}
     if other := sorted(key for key, value in expected.items() if config.get(key, value) != value):
         raise WrongAdapter(

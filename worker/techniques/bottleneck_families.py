@@ -82,7 +82,7 @@ def _norm_last(layers: str, attention: str, feed_forward: str, norm: str, homes:
 def _feed_forward_only(
     attention: str, feed_forward: str, *, pfeiffer_sees_sum: bool, in_adapterhub: bool = True
 ) -> Family:
-    """Return a family in which a Pfeiffer adapter reads only h of the feed-forward part."""
+    """Return a family in which a Pfeiffer adapter reads only the output h of the feed-forward part."""
     after = (Place(attention, ATTENTION), Place(feed_forward, OUTPUT))
     return Family("layers", after, after[1:], pfeiffer_sees_sum, in_adapterhub)
 
@@ -95,8 +95,9 @@ BERT = _norm_last(
     "output.LayerNorm",
     ("attention.output.adapters", "output.adapters"),
 )
-# Normalizes before and after its parts. By default `adapters` lets a Pfeiffer adapter there read the last layer's norm
-# of x + h in every layer, which no paper describes. The files set it to read h alone, which both sides implement.
+# Gemma 2 normalizes before and after the parts of a layer. By default, `adapters` makes the Pfeiffer adapters of all
+# layers read the last layer's norm of x + h, which no paper describes. Our files configure them to read h alone, which
+# both `adapters` and Attune implement.
 GEMMA2 = _feed_forward_only("self_attn.o_proj", "mlp.down_proj", pfeiffer_sees_sum=False)
 
 FAMILIES: dict[str, Family] = {
@@ -116,7 +117,7 @@ FAMILIES: dict[str, Family] = {
     "electra": BERT,
     "deberta-v2": BERT,
     "distilbert": _norm_last("transformer.layer", "attention.out_lin", "ffn", "output_layer_norm", (ATTENTION, OUTPUT)),
-    # `adapters` supports it with a bug: its `init` adds a random bias to every Wqkv, even without an adapter.
+    # `adapters` has a bug in this family: `adapters.init` adds a random bias to every Wqkv, even without an adapter.
     "modernbert": _feed_forward_only("attn.Wo", "mlp.Wo", pfeiffer_sees_sum=False, in_adapterhub=False),
 }
 """Families by `model_type`. Each is tested in tests/worker/engine/test_bottleneck.py."""
