@@ -18,7 +18,7 @@ from worker.engine.errors import TrainingError
 def atomic_folder(final: Path, provenance: Provenance | None = None) -> Iterator[Path]:
     """Yield a folder to fill. At the end, sync its files, list them in manifest.json, and move it to `final`.
 
-    `provenance`: for the manifest of a published folder; None for a saved state.
+    `provenance`: written into the manifest of a published folder; None for a saved state.
     """
     staged = final.with_name(f".{final.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
@@ -75,7 +75,8 @@ def verify_manifest(folder: Path) -> None:
 
 
 def keep_newest(parent: Path, count: int, *, keep: Path | None = None) -> None:
-    """Remove all finished subfolders except the newest `count` and the folder `keep`. Their names sort by step."""
+    """Remove all finished subfolders except the newest `count` and the folder `keep`. The newest is the last by name,
+    because the names contain the step."""
     finished = sorted(folder for folder in parent.iterdir() if not folder.name.startswith("."))
     for folder in finished[:-count]:
         if folder != keep:

@@ -1,19 +1,19 @@
-"""Work beside the training loop, in a thread."""
+"""A thread for work that runs beside the training loop."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Background:
-    """Runs one act (a function without a result) at a time, in a thread. An act's error is raised by the next call of
-    any method."""
+    """Runs one function at a time in a thread. If the function raises an error, the next call of any method of this
+    class raises it again."""
 
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._running: Future[None] | None = None
 
     def start(self, act: Callable[[], None]) -> None:
-        """Wait until the previous act has ended, and start this one in the thread."""
+        """Wait until the previous function has ended, then start `act` in the thread."""
         self.wait()
         self._running = self._executor.submit(act)
 

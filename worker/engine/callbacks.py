@@ -45,7 +45,8 @@ SAVE_S = 180.0
 
 
 class Callbacks:
-    """Create one before the first step. The constructor resumes from the run folder's saved state, if there is one."""
+    """The callbacks of one training. They must be created before the first step, because the constructor resumes from
+    the run folder's saved state, if there is one."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Callbacks:
         self._saved_step: int | None = None
         self._saved_at_s = time.monotonic()
         self._state_is_due = False
-        # Hashing files and waiting for the disk takes long, and needs nothing of the training.
+        # Hashing files and waiting for the disk take long, so they run in threads beside the training.
         self._states, self._checkpoints = Background("states"), Background("checkpoints")
         self._step_start_s = time.monotonic()
         self.last_metrics: Metrics = {}
@@ -108,7 +109,8 @@ class Callbacks:
 
     def save_state(self) -> None:
         """Save all that a later attempt needs to resume after this step, unless this step's state is saved already.
-        Only the files are written at once: a thread waits until the disk has them, and then reports the state."""
+        The files are written before this function returns. A thread then waits until the disk has them, and reports
+        the state."""
         step = self.progress.step
         if self._saved_step == step:
             return
@@ -133,9 +135,9 @@ class Callbacks:
         self._checkpoints.wait()
 
     def _must_save_state(self) -> bool:
-        """Return whether to save a state after this step. If `save_every` is a number: at each multiple of it. If it is
-        "auto": at the end of an epoch and SAVE_S after the previous state, but only once the disk has the previous
-        state."""
+        """Return whether to save a state after this step. If `save_every` is a number, a state is saved after each
+        multiple of that number. If it is "auto", a state is due at the end of each epoch and SAVE_S after the previous
+        state, and is saved as soon as the disk has the previous one."""
         recipe, step = self._recipe, self.progress.step
         idle = self._states.idle()
         if recipe.save_every != AUTO:
@@ -148,8 +150,8 @@ class Callbacks:
         self._pipe.report(StateReport(step=step, path=str(finish().relative_to(self._run))))
 
     def load_best_weights(self) -> int:
-        """Put the weights of the best evaluation into the model, if the recipe keeps them. Return the step after which
-        the model had its present weights."""
+        """Put the weights of the best evaluation into the model, if the recipe keeps them. Return the step that the
+        model's weights now come from."""
         best_step = self.progress.best_step
         if self._best is None or best_step is None:
             return self.progress.step
@@ -185,14 +187,14 @@ class Callbacks:
         set_optimizer_tensors(self._optimizer, self._model.masters, state.optimizer)
         self._best, self._saved_step = state.best, state.progress.step
         self._objective.state = dict(state.progress.method)
-        # The lower of two budgets: `prepare`, which every attempt repeats, may just have run out of memory here.
+        # Take the lower budget: this attempt's `prepare` may have run out of memory and halved its own.
         state.progress.micro_batch_tokens = min(self._objective.budget_tokens, state.progress.micro_batch_tokens)
         self._objective.budget_tokens = state.progress.micro_batch_tokens
         return state.progress
 
     def _evaluate(self) -> Metrics:
-        """Return the metrics of a subset of the validation rows. Their loss decides which weights are the best, and
-        whether the training stops early."""
+        """Return the metrics of a subset of the validation rows. The loss of the subset decides which weights are the
+        best, and whether the training stops early."""
         self._pipe.report(PhaseReport(phase="evaluating"))
         progress, recipe = self.progress, self._recipe
         metrics = self._metrics_of(self._data.validation_subset)
@@ -213,8 +215,8 @@ class Callbacks:
         return {f"valid_{name}": value for name, value in metrics.by_name().items()}
 
     def _evaluate_all_rows(self, metrics: Metrics) -> Metrics:
-        """Return the metrics of all validation rows. `metrics`: this step's metrics, which are reused if the subset is
-        all rows."""
+        """Return the metrics of all validation rows. If the subset already contains all of them, its metrics are taken
+        from `metrics`, the metrics of this step."""
         subset, validation = self._data.validation_subset, self._data.validation
         if len(subset) == len(validation) and "valid_loss" in metrics:
             return {f"full_{name}": value for name, value in metrics.items() if name.startswith("valid_")}
@@ -235,7 +237,7 @@ class Callbacks:
         path = self._out / "best" / f"step-{self.progress.step:06d}.safetensors"
         weights = {name: master.detach().cpu().contiguous() for name, master in self._model.masters.items()}
         save_file(weights, path)
-        if self._best is not None and self._best.parent == path.parent:  # else it is the saved state's file
+        if self._best is not None and self._best.parent == path.parent:  # else it belongs to the saved state
             self._best.unlink()
         self._best = path
 

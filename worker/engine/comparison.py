@@ -32,7 +32,7 @@ from worker.shared.reports import PhaseReport
 T = TypeVar("T")
 
 COMPARISON_TIMEOUT_S = 60.0
-"""Time limit for the metrics of one model, and for its sample answers again."""
+"""Time limit, in seconds, of each part of the comparison: the metrics of a model, and its sample answers."""
 
 
 class Interrupted(Exception):
@@ -62,8 +62,8 @@ class Comparison:
         pipe: Pipe,
         load: Callable[[], TrainableModel],
     ) -> None:
-        """`load` returns the model at step 0. It is called only if the objective's model keeps no copy of its weights
-        of step 0."""
+        """`load` returns the model at step 0. It is called only if the objective's model has no copy of the weights of
+        step 0."""
         self._recipe, self._objective, self._pipe, self._load = recipe, objective, pipe, load
         self._validates = len(data.validation) > 0
         self._limits = ComparisonLimits.of(
@@ -106,7 +106,7 @@ class Comparison:
         if base_weights is None:
             return None
         with base_weights:
-            # The reference's log-probabilities may be missing: the steps need those of their own rows only.
+            # Rows that no training step reached have no log-probabilities of the reference yet.
             rows = self._try("The evaluation of the base model", partial(self._objective.with_reference, self._rows))
             if rows is None:
                 return None
@@ -155,7 +155,8 @@ class Comparison:
 
 @contextmanager
 def _limited(model: TrainableModel, pipe: Pipe) -> Iterator[None]:
-    """Within the block, raise Interrupted at the first micro-batch or sampled token after the time limit or a stop."""
+    """Within the block, raise Interrupted at the first micro-batch or sampled token after the time limit has passed or
+    a stop was requested."""
     keep_alive, deadline = model.keep_alive, time.monotonic() + COMPARISON_TIMEOUT_S
 
     def keep_alive_or_interrupt() -> None:
@@ -171,7 +172,7 @@ def _limited(model: TrainableModel, pipe: Pipe) -> Iterator[None]:
 
 
 def _draw(rows: Rows, limits: ComparisonLimits, seed: int) -> Rows:
-    """Draw as many rows as the limits of rows and tokens allow, at least one."""
+    """Draw as many rows as the limits on rows and tokens allow, but at least one."""
     drawn = draw_rows(rows, limits.rows, seed)
     while len(drawn) > 1 and (tokens := int(drawn.lengths.sum())) > limits.tokens:
         drawn = draw_rows(rows, max(1, min(len(drawn) - 1, len(drawn) * limits.tokens // tokens)), seed)

@@ -22,26 +22,26 @@ from worker.shared.arrays import Rows, load_rows, split
 class Data:
     train: Rows
     validation: Rows
-    """Empty without validation."""
+    """Empty if the job has no validation rows."""
     seed: int
     """The job's seed."""
     truncated: bool = False
-    """Training rows were cut to the recipe's `max_length`."""
+    """Whether training rows were cut to the recipe's `max_length`."""
 
     @cached_property
     def validation_subset(self) -> Rows:
-        """The validation rows of evaluations during an epoch. The evaluation at the end of an epoch uses all validation
-        rows."""
+        """The validation rows that evaluations during an epoch use. The evaluation at the end of an epoch uses all
+        validation rows."""
         return draw_rows(self.validation, EVALUATED_ROWS, self.seed)
 
     def prepare(
         self, objective: Objective, warn: Callable[[str], None], known: Mapping[str, Floats] | None = None
     ) -> "Data":
-        """Return the data in the method's form, with the reference's log-probabilities. Call it with the weights of
-        step 0.
+        """Return the data in the form that the method trains on, with the reference's log-probabilities. The model must
+        have the weights of step 0.
 
-        Only training rows that the recipe's steps reach get log-probabilities. `known`: `references` of an earlier
-        attempt.
+        Log-probabilities are computed only for training rows that the recipe's steps reach, and for all validation
+        rows. `known`: the `references` that an earlier attempt computed, to be used again.
         """
         known = known or {}
         reached = rows_of_steps(len(self.train), objective.recipe)
@@ -70,7 +70,8 @@ def _prepare(
 
 
 def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:
-    """Load the run folder's arrays. Without a validation file, hold out the recipe's share of the training rows."""
+    """Load the run folder's arrays. If there is no validation file, hold out the share `validation_split` of the
+    training rows."""
     train, truncated = _truncate(_load(folder / "train.safetensors", recipe), folder, recipe)
     train, validation = split(train, recipe.validation_split, recipe.seed)
     path = folder / "validation.safetensors"
@@ -84,7 +85,8 @@ def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:
 
 
 def _truncate(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> tuple[Rows, int]:
-    """Return (the rows cut to `max_length`, or without the longer ones; the number of rows that were cut).
+    """Return the rows and the number of rows that were cut. Rows longer than `max_length` are cut, or dropped if the
+    recipe's `overlong` is "drop".
 
     A labeled text that is cut keeps the tokens that the tokenizer puts at the end of every text, as
     `tokenizer(text, truncation=True, max_length=…)` does: classifiers have never seen a text without them.
@@ -102,8 +104,8 @@ def _truncate(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> tuple[Rows, i
 
 
 def _load(path: Path, recipe: ResolvedRecipe) -> Rows:
-    """Return the file's rows. Each file numbers the label names in its own way; the returned rows have the recipe's
-    numbers. Raises TrainingError if the recipe lacks a label."""
+    """Return the file's rows, with the label numbers of the recipe in place of the file's own numbers. Raise
+    TrainingError if the file has a label that the recipe lacks."""
     rows = load_rows(path)
     if recipe.labels is None or rows.label_names is None or rows.labels is None:
         return rows
@@ -123,8 +125,8 @@ def draw_rows(rows: Rows, count: int, seed: int) -> Rows:
     """Return `count` rows drawn with the seed, in the file's order; all rows if there are at most `count`.
 
     Files are often sorted by class, source or date, so their first rows would all be of one kind. Labeled rows are
-    sorted by label and drawn at even distances (systematic sampling), so every label keeps its proportion to within a
-    row, and so does every part of the range of numeric labels.
+    sorted by label and drawn at even distances (systematic sampling). Each label, or each range of numeric labels, then
+    keeps its share of the rows to within one row.
     """
     if count >= len(rows):
         return rows

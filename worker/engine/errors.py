@@ -1,4 +1,4 @@
-"""Exceptions that end a training early, and the sentence that its user reads."""
+"""Exceptions that end a training early, and the messages that users see."""
 
 import errno
 import os
@@ -10,10 +10,10 @@ from api.spec.lifecycle import FAILURES, FailureReason
 
 
 class TrainingError(Exception):
-    """The training has failed. `message` is for the user: no paths, no text of other exceptions."""
+    """The training has failed. The user reads `message`, so it contains no paths and no text of other exceptions."""
 
     def __init__(self, reason: FailureReason, message: str | None = None) -> None:
-        """`message`: None for the sentence that belongs to the reason."""
+        """`message`: if None, the general sentence for the reason."""
         self.reason = reason
         self.message = message or FAILURES[reason].sentence
         super().__init__(f"{reason.value}: {self.message}")
@@ -54,7 +54,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def as_training_error(error: Exception) -> TrainingError:
-    """Return the error that the user sees for any exception."""
+    """Return the TrainingError that is reported to the user for this exception."""
     if isinstance(error, TrainingError):
         return error
     if is_out_of_memory(error):

@@ -13,7 +13,7 @@ import torch
 VARIABLE = "ATTUNE_FAIL_AT"
 
 _tries: dict[int, int] = {}
-"""Tries of each step so far."""
+"""Number of tries so far, by step."""
 
 
 def reach(step: int) -> None:

@@ -1,4 +1,4 @@
-"""Returns freed memory to the operating system. Otherwise the heap of glibc or tcmalloc keeps it."""
+"""Functions that return freed memory to the operating system. Otherwise the heap of glibc or tcmalloc keeps it."""
 
 import ctypes
 import gc
@@ -6,8 +6,8 @@ import gc
 M_MMAP_THRESHOLD = -3
 """The number of the parameter M_MMAP_THRESHOLD of glibc's mallopt(3)."""
 MMAP_THRESHOLD_BYTES = 2**20
-"""Blocks above this size return to the system when the process frees them. glibc's heap keeps them otherwise: half a
-gigabyte for DoRA on SmolLM2, whose magnitudes are computed from whole matrices (docs/engine-log.md)."""
+"""Blocks above this size return to the system when the process frees them. Without this limit, glibc's heap kept half a
+gigabyte after DoRA had computed its magnitudes from whole matrices of SmolLM2 (docs/engine-log.md)."""
 
 
 def trim_heap() -> None:
@@ -21,7 +21,8 @@ def trim_heap() -> None:
 
 
 def return_freed_blocks() -> None:
-    """Make glibc, where it is the C library, return freed blocks of more than `MMAP_THRESHOLD_BYTES` to the system."""
+    """Make glibc return freed blocks of more than `MMAP_THRESHOLD_BYTES` to the system. Do nothing if the C library has
+    no mallopt."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)

@@ -21,8 +21,8 @@ def recipe_digest(run: Path) -> str:
 
 
 def matches_recipe(digest: str, run: Path) -> bool:
-    """Return whether a state with this digest was saved by the run folder's recipe. Releases up to schema 6 saved the
-    digest of the whole recipe."""
+    """Return whether a state with this digest was saved by the run folder's recipe. The digest of the whole recipe
+    matches too, because releases up to schema 6 saved it."""
     return digest in (recipe_digest(run), _digest(_stored_recipe(run)))
 
 
@@ -32,4 +32,4 @@ def _stored_recipe(run: Path) -> dict[str, object]:
 
 
 def _digest(recipe: dict[str, object]) -> str:
-    return hashlib.sha256(to_json(recipe)).hexdigest()  # numbers as pydantic writes them in a model
+    return hashlib.sha256(to_json(recipe)).hexdigest()  # writes numbers as pydantic does for a model

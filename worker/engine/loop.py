@@ -21,7 +21,7 @@ from worker.shared.arrays import Rows
 T = TypeVar("T")
 
 DIVERGENCE_STEPS = 3
-"""Consecutive steps with a non-finite or far too high loss after which the training has diverged."""
+"""Number of consecutive steps with a non-finite or far too high loss after which the training counts as diverged."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StepResult:
     loss: float
     metrics: dict[str, float]
     grad_norm: float
-    """Before clipping, the mean over the step's updates."""
+    """Norm of the gradients before clipping: the mean over the step's updates."""
     learning_rate: float
     tokens: int
 
@@ -63,7 +63,7 @@ class Loop:
             accumulate(sums, metrics)
             tokens += int(update.lengths.sum())
             updates += 1
-        # The host waits for the device only here; until then it queues work ahead of it.
+        # The host waits for the device only here. Until then, it queues work without waiting for results.
         means = {name: value / updates for name, value in as_floats(sums).items()}
         loss, grad_norm = means.pop("loss"), means.pop("grad_norm")
         self.progress.step = step
@@ -88,10 +88,11 @@ class Loop:
         return result
 
     def _backward(self, rows: Rows, step: int) -> Metrics:
-        """Accumulate the gradients of the update's loss. Return its loss and metrics, on the device."""
+        """Accumulate the gradients of the update's loss. Return the loss and the metrics as tensors on the device."""
         failpoint.reach(step)
-        # The divisor is that of the whole update. Each micro-batch's loss is then a share of one mean, and shares add
-        # up to the same gradient however the rows are cut. Dividing each micro-batch by its own count would not.
+        # Each micro-batch's loss is divided by the divisor of the whole update. The gradients then add up to that of
+        # the mean over the update, however the rows are grouped. Division by each micro-batch's own count would give
+        # other gradients.
         normalizer = self.objective.normalizer(rows)
         sums: Metrics = {}
         self.model.train()
@@ -105,8 +106,8 @@ class Loop:
 def has_diverged(result: StepResult, progress: Progress, threshold: float) -> bool:
     """Count the step in `progress`, and return whether the last DIVERGENCE_STEPS steps all failed.
 
-    A step fails if its loss or gradient norm is not finite, or its loss is above the threshold. A single such step is
-    no reason to end: AdamW skips a non-finite update, and a loss can spike on one batch.
+    A step fails if its loss or gradient norm is not finite, or its loss is above the threshold. One failed step does
+    not end the training: AdamW skips a non-finite update, and a loss can spike on one batch.
     """
     finite = math.isfinite(result.loss) and math.isfinite(result.grad_norm)
     if progress.first_loss is None and finite:

@@ -24,10 +24,10 @@ from worker.shared.reports import Report
 Floats = npt.NDArray[np.float32]
 RowIndices = npt.NDArray[np.int64]
 Metrics = dict[str, torch.Tensor]
-"""What a micro-batch adds to the metrics of its update, as scalars on the device. The sums over all micro-batches of an
-update are the update's metrics."""
+"""A micro-batch's parts of the metrics of its update, as scalars on the device. The metrics of an update are the sums
+over its micro-batches."""
 Metric: TypeAlias = float | list[float] | list[list[int]]
-"""A number; numbers of each class; or the counts of a confusion matrix."""
+"""A single number, a list with one number for each class, or the counts of a confusion matrix."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EvaluationMetrics:
 
 @dataclass(frozen=True)
 class MethodContext:
-    """The training that a method is part of."""
+    """The parts of a training that its method needs."""
 
     recipe: ResolvedRecipe
     run: Path
@@ -64,7 +64,7 @@ class Objective:
     """
 
     options: Options
-    """`method.<type>` of the recipe. A subclass narrows the type."""
+    """The options in the recipe's `method.<type>`. A subclass declares their exact type."""
     uses_rollouts = False
     """Whether the method learns from answers that it samples. An evaluation then samples answers, too."""
     has_reference = False
@@ -75,19 +75,19 @@ class Objective:
         self.options = context.recipe.method.options
         assert self.recipe.micro_batch_tokens != "auto", "the micro-batch is resolved before the first step"
         self.budget_tokens: int = self.recipe.micro_batch_tokens
-        """Most tokens of a micro-batch. Halved when memory runs out."""
+        """Maximum number of tokens in a micro-batch. It is halved when memory runs out."""
         self.extra_metrics: dict[str, float] = {}
-        """Metrics of the last step that no micro-batch yields, such as the mean reward."""
+        """Metrics of the last step that are not sums over micro-batches, such as the mean reward."""
         self.state: dict[str, float] = {}
         """Values that the method carries from step to step, such as an adaptive coefficient. They are stored in saved
         states."""
 
     def prepare(self, rows: Rows, needed: RowIndices | None = None, known: Floats | None = None) -> Rows:
-        """Return the rows in the method's form, with the reference's log-probabilities. Call it with the weights of
-        step 0.
+        """Return the rows in the form that the method trains on, with the reference's log-probabilities. The model must
+        have the weights of step 0.
 
-        `needed`: the rows that the training reaches; None for all. The others' log-probabilities are NaN. `known`: the
-        log-probabilities that an earlier attempt saved.
+        `needed`: indices of the rows that the training reaches; None for all rows. The log-probabilities of other rows
+        are NaN. `known`: the log-probabilities that an earlier attempt saved.
         """
         rows = self.transform_rows(rows)
         if not self.has_reference:
@@ -104,12 +104,12 @@ class Objective:
 
     def reference(self, rows: Rows) -> Floats:
         """Return the current model's log-probabilities of the sequences, [rows, width], in the form that the loss
-        compares with. Only for methods with `has_reference`."""
+        needs. Called only for methods with `has_reference`."""
         raise NotImplementedError
 
     def with_reference(self, rows: Rows) -> Rows:
-        """Return prepared rows, with those log-probabilities of the reference computed that are NaN. Call it with the
-        weights of step 0."""
+        """Return prepared rows with the missing (NaN) log-probabilities of the reference computed. The model must have
+        the weights of step 0."""
         if not self.has_reference:
             return rows
         known = rows.per_row["reference"].copy()
@@ -149,8 +149,8 @@ class Objective:
         return self.evaluate(rows)
 
     def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
-        """Return the current model's answers, of at most `max_tokens`, to a few of the rows; none if the model does not
-        generate text."""
+        """Return the current model's answers, of at most `max_tokens`, to a few of the rows. Return an empty list if
+        the model does not generate text."""
         if self.recipe.method.output != "tokens":
             return []
         return greedy_answers(self.context.run / "base", self.model, rows, max_tokens, self.sampling_plan())
@@ -181,7 +181,7 @@ class Objective:
         tokens, or their mean."""
         logprobs_R_W = np.zeros((len(rows), rows.width), np.float32)
         self.model.train(False)
-        # Micro-batches are sorted by length. Each row carries its index, so that its result finds its place.
+        # Micro-batches take the rows in order of length, so each row carries its index, where its result is stored.
         numbered = replace(rows, per_row={"index": np.arange(len(rows), dtype=np.float32)})
         found: list[tuple[torch.Tensor, torch.Tensor]] = []
         for batch in self.batches(numbered):

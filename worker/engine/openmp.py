@@ -7,9 +7,9 @@ Variables that are already set keep their values.
   took a whole time slice of the scheduler (docs/engine-log.md).
 - CUBLAS_WORKSPACE_CONFIG: cuBLAS repeats its sums exactly only with a workspace of fixed size
   (docs.nvidia.com/cuda/cublas, "Results reproducibility").
-- PYTORCH_ALLOC_CONF: micro-batches differ in size. Expandable segments leave no gaps between them.
-- TORCHDYNAMO_DISABLE: nothing here is compiled, but bitsandbytes decorates four functions with `torch.compile`, which
-  imports `torch._inductor`: a second of processor time.
+- PYTORCH_ALLOC_CONF: micro-batches differ in size, which fragments the GPU's memory. Expandable segments prevent that.
+- TORCHDYNAMO_DISABLE: nothing here is compiled, but bitsandbytes decorates four functions with `torch.compile`. That
+  would import `torch._inductor`, which takes a second of processor time.
 """
 
 import os

@@ -51,8 +51,8 @@ def learning_rate(recipe: ResolvedRecipe, step: int) -> float:
 def clipped_step(optimizer: torch.optim.AdamW, max_norm: float | None, rate: float) -> torch.Tensor:
     """Clip the gradients to `max_norm`, make one update, and return the gradients' norm before clipping.
 
-    A non-finite gradient changes nothing. Nothing here waits for the device: the fused kernel reads `found_inf` there,
-    and skips the update if it is 1.
+    If the norm is not finite, no weight changes. The host does not wait for the norm: the fused kernel reads
+    `found_inf` on the device, and skips the update if it is 1.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]

@@ -18,11 +18,11 @@ T = TypeVar("T")
 def retry_with_smaller_batch(
     act: Callable[[], T], objective: Objective, rows: Rows, where: str, warn: Callable[[str], None]
 ) -> T:
-    """Return the result of `act`. If memory runs out, halve `objective.budget_tokens` and call `act` again, from the
-    same random numbers, until it succeeds.
+    """Return the result of `act`. If memory runs out, halve `objective.budget_tokens`, restore the random generators
+    and call `act` again, until it succeeds.
 
-    `where` completes the warning's sentence, such as "at step 3". Raise TrainingError once the budget would be less
-    than an eighth of the recipe's.
+    Raise TrainingError once the budget would be less than an eighth of the recipe's. `where`: the end of the warning's
+    sentence, such as "at step 3".
     """
     model, recipe_budget = objective.model, objective.recipe.micro_batch_tokens
     assert recipe_budget != "auto", "the micro-batch is resolved before the first step"
@@ -34,7 +34,7 @@ def retry_with_smaller_batch(
         except (RuntimeError, MemoryError, OSError) as error:
             if not is_out_of_memory(error):
                 raise
-        # Outside the `except`: its traceback would keep the failed pass's activations alive.
+        # This runs after the `except` block, in which the traceback keeps the failed pass's activations alive.
         _free_gradients(model)
         halved = objective.budget_tokens // 2
         if halved < recipe_budget >> HALVINGS or halved == 0:
@@ -56,7 +56,7 @@ def _free_gradients(model: TrainableModel) -> None:
 
 def _message(objective: Objective, rows: Rows, where: str) -> str:
     return (
-        f"Training ran out of memory {where}, even with micro-batches of {objective.budget_tokens} tokens (first "
-        f"{objective.recipe.micro_batch_tokens}). The longest example has {int(rows.lengths.max())} tokens. "
+        f"Training ran out of memory {where}, even with micro-batches of {objective.budget_tokens} tokens ("
+        f"{objective.recipe.micro_batch_tokens} at first). The longest example has {int(rows.lengths.max())} tokens. "
         "Lower training.max_length, or choose a smaller base model or technique."
     )

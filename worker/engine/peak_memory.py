@@ -9,10 +9,11 @@ import torch
 
 
 class PeakMemory:
-    """Peaks in bytes: on a GPU, torch's allocated memory; on a CPU, the process's resident set.
+    """Records the peak memory of each phase, in bytes: on a GPU, the memory that torch has allocated; on a CPU, the
+    process's resident set.
 
-    `begin` ends the phase before. If the kernel lets a process reset its peak (proc(5), /proc/self/clear_refs), each
-    phase has a peak of its own; else, a phase's peak is the highest so far.
+    `begin` ends the previous phase. If the kernel lets a process reset its peak (proc(5), /proc/self/clear_refs), each
+    phase has a peak of its own. Otherwise, a phase's peak is the highest so far.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -44,8 +45,8 @@ class PeakMemory:
 class PeakSampler:
     """Measures the most memory that this process holds within a `with` block, as `bytes`.
 
-    On a CPU it counts anonymous memory only: the kernel takes pages of files back when it needs memory. The kernel
-    keeps no maximum of anonymous memory, so a thread samples it every EVERY_S.
+    On a CPU it counts anonymous memory only, because the kernel can reclaim the pages of files when it needs memory.
+    The kernel keeps no maximum of anonymous memory, so a thread samples it every EVERY_S.
     """
 
     EVERY_S = 0.02

@@ -1,4 +1,4 @@
-"""Saved states: all that an interrupted training needs to resume and end with the same bytes.
+"""Saved states: all that an interrupted training needs to resume and end with the same weights, byte for byte.
 
 A state is a folder of safetensors and JSON files, so loading one runs no code.
 """
@@ -33,15 +33,16 @@ class Progress:
     """The loop's state between steps. It is stored as JSON in state.json."""
 
     step: int = 0
-    """Optimizer steps made. It is the data cursor, too: the seed and the step's number determine the step's rows."""
+    """Number of optimizer steps made. No other data cursor is needed: the seed and the step's number determine the rows
+    of a step."""
     trained_tokens: int = 0
     micro_batch_tokens: int = 0
-    """The recipe's budget, or less after memory ran out."""
+    """Maximum number of tokens in a micro-batch: the recipe's value, or less after memory ran out."""
     first_loss: float | None = None
     non_finite_steps: int = 0
-    """Consecutive steps, up to this one, with a non-finite loss or gradient."""
+    """Number of consecutive steps, up to this one, with a non-finite loss or gradient."""
     high_loss_steps: int = 0
-    """Consecutive steps, up to this one, with a loss above the divergence threshold."""
+    """Number of consecutive steps, up to this one, with a non-finite loss or a loss above the divergence threshold."""
     best_step: int | None = None
     best_loss: float | None = None
     """Validation loss at `best_step`."""
@@ -52,11 +53,11 @@ class Progress:
     patience_loss: float | None = None
     """Validation loss that the next evaluation must improve on by `min_delta`."""
     evaluations_without_gain: int = 0
-    """Consecutive evaluations without that improvement."""
+    """Number of consecutive evaluations that did not improve on `patience_loss`."""
     stopped_early: bool = False
     train_curve: list[Point] = field(default_factory=list)
     valid_curve: list[Point] = field(default_factory=list)
-    """Points of the model card's loss curves."""
+    """`train_curve` and `valid_curve` hold the points of the model card's loss curves."""
     method: dict[str, float] = field(default_factory=dict)
     """A copy of `Objective.state`."""
 
@@ -78,8 +79,8 @@ def begin_state(
     """Write the files of states/step-%06d. Return a function that waits until the disk has them, makes the folder
     appear, removes all but the newest two, and returns the folder.
 
-    The returned function may run in another thread, because the files share no memory with the training. It takes most
-    of the time: until it has run, the files may be in the system's page cache only.
+    The returned function may run in another thread, because the files share no memory with the training. Most of the
+    time is spent there. Until it has run, the files may be in the system's page cache only.
 
     `weights`: the float32 masters. `best`, `references`: files of the best weights and of the reference's
     log-probabilities, shared by all states.
@@ -108,8 +109,8 @@ def begin_state(
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, so that all states share one file; a copy if the file system has no hard
-    links. The source never changes once it is written."""
+    """Make `target` a hard link to `source`, so that all states share one file, or a copy if the file system has no
+    hard links. The source never changes once it is written."""
     try:
         os.link(source, target)
     except OSError:  # the file system has no hard links
@@ -142,8 +143,8 @@ def load_state(folder: Path) -> State:
 
 
 def load_references(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the reference's log-probabilities from the state; {} if the file is missing or damaged, since they can be
-    computed again."""
+    """Return the reference's log-probabilities from the state. Return {} if the file is missing or damaged; the caller
+    then computes them again."""
     try:
         return load_arrays(folder / REFERENCES)
     except (OSError, SafetensorError):

@@ -34,7 +34,7 @@ def decode(
     """Return an answer to each of R prompts, computed as one batch. Equal prompts are computed once, and an answer
     leaves the batch when it has ended.
 
-    rows_R: the index of each answer in `draws`. budget_tokens: the most tokens of prompts in one pass.
+    rows_R: the index of each answer in `draws`. budget_tokens: the maximum number of prompt tokens in one pass.
     """
     lengths_R = np.array([len(prompt) for prompt in prompts])
     answers_R_T, counts_R = np.zeros((len(prompts), max_tokens), np.int32), np.full(len(prompts), max_tokens)

@@ -1,7 +1,7 @@
 """Keys and values of answers while they are generated, and the attention to them.
 
 `cached_attention` is registered with transformers' `AttentionInterface` for families that support packed rows. Like the
-attention for packed rows (worker.engine.model.attention), it raises for arguments that it does not implement.
+attention for packed rows (worker.engine.model.attention), it raises an error for arguments that it does not implement.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ Indices = npt.NDArray[np.int64]
 class KeyValueCache:
     """Keys and values of B rows, in blocks [rows, heads, positions, D].
 
-    A token's index in the block is its position in its row, so that rows of different lengths need no padding before
-    them. transformers' layers call `update`.
+    A token's index in the block is its position in its row, so rows of different lengths need no left padding.
+    transformers' layers call `update`.
     """
 
     def __init__(self, lengths_B: Indices, positions: int, device: torch.device) -> None:
-        """lengths_B: tokens of the rows' prompts. positions: tokens of the longest row, including its answer. If a row
-        becomes longer, larger blocks are allocated."""
+        """lengths_B: number of tokens of each row's prompt. positions: number of tokens of the longest row, including
+        its answer. If a row becomes longer, larger blocks are allocated."""
         self._lengths_B, self._device = lengths_B, device
         self._rows, self._positions = len(lengths_B), positions
         self._blocks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -49,7 +49,7 @@ class KeyValueCache:
     def write(self, layer: int, row_N: torch.Tensor, position_N: torch.Tensor, *states_N_H_D: torch.Tensor) -> None:
         """Store the keys and values of N tokens, [N, heads, D] each."""
         if layer not in self._blocks:
-            # Zeros, since attention multiplies what is not yet written by 0, which would not remove a NaN.
+            # Zeros, because attention multiplies entries that are not yet written by 0, and 0 times NaN is NaN.
             key, value = (
                 each.new_zeros(self._rows, len(each[0]), self._positions, each.shape[2]) for each in states_N_H_D
             )
@@ -66,8 +66,8 @@ class KeyValueCache:
         return key, value
 
     def visible(self, window: int | None) -> torch.Tensor:
-        """Return the mask [B, T], True at the positions that each row's next token attends to. `window`: how many
-        tokens a token attends to, itself included; None: all."""
+        """Return the mask [B, T], True at the positions that each row's next token attends to. `window`: the number of
+        tokens that a token attends to, itself included; None if it attends to all."""
         if window not in self._visible:
             behind_B_T = self.position_B[:, None] - torch.arange(self._reach, device=self._device)
             self._visible[window] = (behind_B_T >= 0) & (behind_B_T < (window or self._positions))
@@ -81,8 +81,8 @@ class KeyValueCache:
         return np.arange(first, len(self._lengths_B))
 
     def _fit(self, rows: int, positions: int) -> None:
-        """Allocate larger blocks if these rows or positions do not fit: for exactly these rows, since rows are seldom
-        added, and for a quarter more positions, since each token adds one."""
+        """Allocate larger blocks if these rows or positions do not fit. The new blocks have room for exactly these
+        rows, since rows are seldom added, and for a quarter more positions, since each token adds one."""
         if rows <= self._rows and positions <= self._positions:
             return
         self._rows, self._positions = rows, positions + positions // 4 + SPARE_POSITIONS
@@ -123,7 +123,8 @@ class PackedPrompts:
     def __init__(
         self, cache: KeyValueCache, lengths: Sequence[int], owners: Sequence[int], rows: Sequence[int]
     ) -> None:
-        """lengths: tokens of the prompts, in their order. owners: the prompt with which each of the `rows` begins."""
+        """lengths: number of tokens of each packed prompt. rows: the cache's rows to fill. owners: for each of these
+        rows, the index of its prompt."""
         starts = np.cumsum([0, *lengths])
         places = [(starts[owner], row, lengths[owner]) for owner, row in zip(owners, rows, strict=True)]
         columns = (
@@ -172,7 +173,7 @@ def cached_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if softcap is not None:
         return attend(query, key, value, ~visible_B_1_1_T, Rule(scale, softcap=softcap)).transpose(1, 2), None
-    # Heads that share a key head are its queries, so that keys and values need not be repeated.
+    # Query heads that share a key head become several queries of one head, so keys and values need not be repeated.
     query_B_KV_G_D = query.view(len(query), key.shape[1], -1, query.shape[-1])
     attended = functional.scaled_dot_product_attention(query_B_KV_G_D, key, value, visible_B_1_1_T, scale=scale)
     return attended.reshape(len(query), 1, query.shape[1], -1), None

@@ -76,8 +76,8 @@ def _neutral(network: PreTrainedModel) -> Iterator[None]:
     """
     attention, generation_config = network.config._attn_implementation, network.generation_config
     network.generation_config = GenerationConfig()
-    # `generate` gives the head a part of the hidden states that is not contiguous, for which the CPU's matrix product
-    # would copy the head once for each row.
+    # `generate` gives the head a part of the hidden states that is not contiguous. The CPU's matrix product would then
+    # copy the head once for each row.
     contiguous = network.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     if attention == PACKED:
         network.set_attn_implementation(plain_attention(network))

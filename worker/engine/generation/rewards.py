@@ -28,10 +28,10 @@ from worker.shared.arrays import Rows, rows_of
 from worker.shared.judgements import AskJudges, no_judge
 
 MAX_GRADING_ERRORS = 100
-"""Most different messages of graders that are kept. A script's message may quote the answer, and so differ for each
-answer."""
+"""Maximum number of different grader messages that are kept. A script's message may quote the answer, so every answer
+may have another message."""
 REWARD_MODELS = "judges.json"
-"""In the run folder: {model id: {"folder", "technique"}} of the reward models."""
+"""File in the run folder that lists the reward models: {model id: {"folder", "technique"}}."""
 
 Rewards = npt.NDArray[np.float32]
 
@@ -39,7 +39,7 @@ Rewards = npt.NDArray[np.float32]
 class RewardModel:
     """A published reward model, frozen.
 
-    `folder`: the model's files; if it is an adapter, those of its base are in `folder/base`.
+    `folder`: the model's files. If the model is an adapter, its base model is in `folder/base`.
 
     Inputs must look like the rows that the model was trained on: a whole row as the chat template writes it, with
     everything that follows the answer. The score is read at the last token, which in most templates is a newline after
@@ -170,7 +170,7 @@ class RewardFunction:
     def __call__(self, answers: Answers, prompts: Rows, budget_tokens: int, *, may_interrupt: bool = False) -> Rewards:
         """Return the rewards [R] of the answers, one answer to each prompt. If `may_interrupt`, a pause or stop command
         ends the wait for judges with Interrupted."""
-        assert prompts.items is not None, "prompts of a file with items, which a grader reads"
+        assert prompts.items is not None, "the prompts have no items, which graders read"
         items = [prompts.items[int(number)] for number in prompts.numbers]
         if self._reward_model is not None:
             chats = ["messages" in item for item in items]
@@ -189,8 +189,8 @@ class RewardFunction:
         return rewards
 
     def _scores(self, questions: list[Question], budget_tokens: int) -> Verdicts:
-        """Return the verdicts of the reward models. Each model scores all of its messages in one call, for the sake of
-        batches."""
+        """Return the verdicts of the reward models. Each model scores all of its messages in one call, so that they
+        share batches."""
         verdicts: dict[str, Verdict] = {}
         for name, model in self._models.items():
             asked = [question for question in questions if question.model == name]

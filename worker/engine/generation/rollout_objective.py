@@ -43,7 +43,7 @@ class RolloutObjective(Objective):
         self._reported_errors: set[str] = set()
 
     def sample(self, prompts: Rows, step: int = 0, *, greedy: bool = False) -> Answers:
-        """Return an answer to each prompt, sampled from the current policy. Step 0 stands for evaluations."""
+        """Return an answer to each prompt, sampled from the current policy. `step`: 0 for an evaluation."""
         return self._sampler.sample(
             prompts,
             max_tokens=self.options.max_tokens,
@@ -53,7 +53,7 @@ class RolloutObjective(Objective):
         )
 
     def rewards(self, answers: Answers, prompts: Rows, *, may_interrupt: bool = False) -> Rewards:
-        """Return the rewards [R] of the answers, and note statistics of them in `extra_metrics`.
+        """Return the rewards [R] of the answers, and store their statistics in `extra_metrics`.
 
         `may_interrupt`: a pause or stop command ends the wait for judges with Interrupted, before the step has changed
         any weights.
@@ -89,8 +89,8 @@ class RolloutObjective(Objective):
     def evaluate(self, rows: Rows) -> EvaluationMetrics:
         """Return the mean reward of the answers to the prompts, and its negative as the loss.
 
-        If `eval_samples` is 1, each prompt gets a greedy answer; if it is higher, that many sampled answers, from the
-        same seed in every evaluation. The training's own random numbers stay as they are.
+        If `eval_samples` is 1, each prompt gets a greedy answer. If it is higher, each prompt gets that many sampled
+        answers, with the same seed in every evaluation. The training's random generators are not used.
         """
         extra_metrics = dict(self.extra_metrics)
         prompts = rows.take(np.repeat(np.arange(len(rows)), self.eval_samples))
@@ -99,8 +99,8 @@ class RolloutObjective(Objective):
         return EvaluationMetrics(-reward, {"reward": reward})
 
     def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
-        """Return greedy answers to a few prompts, with their rewards. The answers may be as long as in training,
-        whatever `max_tokens`, because a reward is for a whole answer."""
+        """Return greedy answers to a few prompts, with their rewards. `max_tokens` is ignored: answers may be as long
+        as in training, because a reward is for a whole answer."""
         first = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
         answers = self.sample(first, greedy=True)
         rewards_R = self.rewards(answers, first)

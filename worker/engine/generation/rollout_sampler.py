@@ -47,10 +47,11 @@ class RolloutSampler:
     def sample(
         self, rows: Rows, *, max_tokens: int, temperature: float, plan: SamplingPlan, seed: Sequence[int] = ()
     ) -> Answers:
-        """Return an answer to each prompt, sampled from softmax(logits / temperature); with temperature 0, greedy.
+        """Return an answer to each prompt, sampled from softmax(logits / temperature), or greedy if the temperature is
+        0.
 
-        An answer is determined by the seed, the prompt's number, and the number of earlier answers to the same prompt,
-        however the prompts are batched. Batches of other sizes may differ in the last bits of their logits.
+        The random numbers of an answer depend on the seed, the prompt's number and the number of earlier answers to the
+        same prompt, but not on the batches. The logits may depend on the size of the batch in their last bits.
         """
         prompts = [np.array(tokens_T) for tokens_T, _ in rows]
         draws = TokenDraws(seed, rows.numbers.tolist(), temperature=temperature, max_tokens=max_tokens)

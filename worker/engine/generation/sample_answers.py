@@ -34,7 +34,7 @@ def greedy_answers(
 ) -> list[GeneratedAnswer]:
     """Return greedy answers of at most `max_tokens` to the first rows whose prompts are short enough.
 
-    Each comes with a reference: the row's own (first) answer; in a preference pair, the preferred one.
+    Each answer comes with a reference: the first answer in the row, or the preferred answer of a preference pair.
     """
     tokenizer, stops = _tokenizer_and_stops(base.resolve())
     spans = [span for row in range(len(rows)) if (span := _span(rows, row * rows.width)) is not None][:SHOWN_ROWS]

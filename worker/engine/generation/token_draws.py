@@ -11,16 +11,18 @@ RowIndices = npt.NDArray[np.int64]
 
 
 class TokenDraws:
-    """Draws the tokens of R answers from softmax(logits / temperature); with temperature 0, the likeliest ones.
+    """Draws the tokens of R answers from softmax(logits / temperature). If the temperature is 0, takes the likeliest
+    tokens instead.
 
     There is no top-k or top-p: the policy-gradient estimate needs samples from the very distribution whose
     log-probabilities enter the loss.
     """
 
     def __init__(self, seed: Sequence[int], prompts: Sequence[int], *, temperature: float, max_tokens: int) -> None:
-        """prompts: the number of each answer's prompt. Answers to the same prompt differ.
+        """prompts: the number of each answer's prompt. Answers to the same prompt get different random numbers.
 
-        For each token, a number in [0, 1) is drawn here. Together with the logits, it determines the token.
+        The random numbers, one in [0, 1) for each token, are drawn here. A token is determined by its number and its
+        logits.
         """
         self._temperature = temperature
         self._uniforms_R_T = np.zeros((len(prompts), max_tokens))

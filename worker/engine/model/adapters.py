@@ -70,7 +70,7 @@ def with_technique(network: PreTrainedModel, recipe: ResolvedRecipe, start: Path
         _keep_tensors(config, published_config(start, network))
     try:
         model: PeftModel = get_peft_model(network, config)
-    except ValueError as error:  # for layers that peft cannot adapt and api.spec.target_modules accepts
+    except ValueError as error:  # api.spec.target_modules accepts some layers that peft cannot adapt
         print(error, flush=True)
         message = "technique.target_modules: peft cannot adapt some of these layers. Name linear layers of the model."
         raise TrainingError(FailureReason.INVALID_RECIPE, message) from error
@@ -82,8 +82,8 @@ def with_technique(network: PreTrainedModel, recipe: ResolvedRecipe, start: Path
 @torch.no_grad()
 def initialize_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
     """Initialize the prefix of prefix tuning with the keys and values of real words, `opening`. The paper (Li and Liang
-    2021, arXiv:2101.00190, section 7.4) found them far better than random ones: after a random prefix a language model
-    writes noise."""
+    2021, arXiv:2101.00190, section 7.4) found them far better than random values: after a random prefix, a language
+    model writes noise."""
     config = model.peft_config["default"]
     assert isinstance(config, PromptLearningConfig), type(config)
     length = config.num_virtual_tokens
@@ -158,17 +158,18 @@ def _modules_called(network: PreTrainedModel, names: list[str]) -> set[str]:
 
 def _keep_tensors(config: PeftConfig, continued: PeftConfig) -> None:
     """Copy the layers, tensors and ranks of an adapter on experts into the configuration of a job that continues the
-    adapter: earlier releases also adapted routers, and with other ranks."""
+    adapter. They may differ from today's, since earlier releases also adapted routers, and used other ranks."""
     if getattr(continued, "target_parameters", None):
         for field in ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "exclude_modules"):
             setattr(config, field, getattr(continued, field))
 
 
 def _continue(model: PeftModel, start: Path) -> None:
-    """Load another job's adapter. A head that the adapter lacks (a policy has none for rewards) keeps its
-    initialization. Raises TrainingError if the adapter lacks other weights."""
+    """Load another job's adapter. If the adapter lacks the head, as a policy lacks a reward model's, the head keeps its
+    initialization. Raise TrainingError if the adapter lacks other weights."""
     weights: Mapping[str, torch.Tensor] = load_file(start / ADAPTER_WEIGHTS)
-    # Names in the head differ between a language model and a classifier; names of layers do not.
+    # A head has other names in a language model than in a classifier, so its weights may be missing. Layers have the
+    # same names in both.
     own = get_peft_model_state_dict(model)
     set_peft_model_state_dict(model, {**own, **weights})
     expected = {name for name in own if not any(f".{head}." in name for head in HEADS)}

@@ -24,13 +24,13 @@ MATMUL_LENGTH = 256
 """Up to this many tokens, plain matmuls are faster than the CPU's fused kernel, although they keep the attention
 weights for the backward pass (docs/engine-log.md)."""
 SHORT_LENGTH = {torch.bfloat16: 1024}
-"""The same limit by type, if the backward pass computes the weights again. It is higher in bfloat16, because the fused
-kernel's backward pass is slow there."""
+"""By type, the same limit for a backward pass that recomputes the attention weights instead of keeping them. It is
+higher in bfloat16, because the fused kernel's backward pass is slow in that type."""
 FLASH_LONGEST_HEAD = 256
 FUSED_MULTIPLE = 8
 """The GPU's fused kernels need head sizes that are a multiple of this."""
 PADDING = 1.25
-"""Neighboring examples share a block as long as padding makes none longer by more than this factor."""
+"""Neighboring examples share a block if the longest of them has at most this many times the tokens of the shortest."""
 
 HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions", "output_hidden_states"})
 """Arguments without an effect here: positions are already in the embeddings, and nothing is cached."""
@@ -44,10 +44,10 @@ class Group:
     end: int
     shape: tuple[int, int]
     padded: torch.Tensor | None
-    """[B * T]: the index of each position's token, counted from `start`; padding repeats the last one. None: there is
-    no padding."""
+    """[B * T]: the index of each position's token, counted from `start`. Padding repeats an example's last token. None
+    if there is no padding."""
     real: torch.Tensor | None
-    """[n]: the positions of the block that are not padding."""
+    """[n]: the positions of the block that are not padding. None if there is no padding."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Segments:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The examples in groups of similar length. The varlen kernel needs none."""
+        """The examples in groups of similar length. The varlen kernel does not need groups."""
         groups: list[list[int]] = []
         for length in self.lengths:
             together = [*groups[-1], length] if groups else [length]

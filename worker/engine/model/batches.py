@@ -39,11 +39,11 @@ class MicroBatch:
     attention_mask: torch.Tensor | None
     """[B, T] of a padded batch: 1 at real tokens."""
     lengths: torch.Tensor
-    """[B, T]: the length of the sequence at this position."""
+    """[B, T]: the length of the sequence that each position belongs to; 0 at padding."""
     last: torch.Tensor
     """[R * width], indices into B * T: the token at which a sequence's score is read."""
     target_positions: torch.Tensor
-    """[S], indices into B * T: the position that predicts each supervised token, the one before it."""
+    """[S], indices into B * T: the position before each supervised token, from which the token is predicted."""
     targets: torch.Tensor
     """[S]"""
     weights: torch.Tensor
@@ -73,8 +73,8 @@ class MicroBatch:
 
 
 def rows_of_step(count: int, batch_size: int, step: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return the rows of optimizer step 1, 2, …: consecutive parts of each epoch's own permutation. The last part may
-    be shorter."""
+    """Return the rows of optimizer step 1, 2, … Each epoch has its own permutation of the rows, and each step takes the
+    next `batch_size` rows of it. The last step of an epoch may have fewer."""
     steps_per_epoch = math.ceil(count / batch_size)
     epoch, index = divmod(step - 1, steps_per_epoch)
     return _permutation(count, seed, epoch)[index * batch_size : (index + 1) * batch_size]
@@ -100,7 +100,7 @@ def total_weight(rows: Rows) -> float:
 def micro_batches(rows: Rows, budget_tokens: int, layout: Layout, device: torch.device) -> Iterator[MicroBatch]:
     """Yield the rows in micro-batches of at most `budget_tokens`, or of one row that is longer."""
     lengths_R_W = (rows.ends - rows.starts).reshape(-1, rows.width)
-    # A packed row costs all its tokens; a padded one its longest sequence, once for each of its sequences.
+    # A packed row takes the sum of its sequences' lengths; a padded row takes its longest length for each sequence.
     sizes_R = lengths_R_W.sum(1) if layout.packed else rows.width * lengths_R_W.max(1)
     for members in plan(sizes_R.tolist(), budget_tokens, layout):
         yield _lay_out(rows.take(np.array(members)), layout, device)

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 BLOCK_SCORES = 1 << 23
-"""Scores that exist at once, over all heads and examples: 32 MiB in float32, and some copies."""
+"""Maximum number of scores in memory at once, over all heads and examples: 32 MiB in float32, plus some copies."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def blockwise_attention(
 def blocks(length: int, rows: int, window: int | None) -> Iterator[tuple[range, range]]:
     """Yield blocks of queries with the keys that they attend to. `rows`: number of heads, summed over all examples."""
     most = BLOCK_SCORES // rows
-    size = most // length  # a block attends to all keys at most …
+    size = most // length  # if each query of a block attends to all keys
     if window is not None:
-        size = max(size, (math.isqrt(window**2 + 4 * most) - window) // 2)  # … or to its own and the window's
+        size = max(size, (math.isqrt(window**2 + 4 * most) - window) // 2)  # if only to those of its block and window
     size = max(1, min(length, size))
     for start in range(0, length, size):
         queries = range(start, min(length, start + size))

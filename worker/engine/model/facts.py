@@ -23,4 +23,4 @@ def facts_of_base(base: Path) -> BaseModelFacts:
         "vocab_size": vocabulary,
         "parameters": 12 * layers * hidden**2 + vocabulary * hidden,  # a transformer's rule of thumb
     }
-    return cast(BaseModelFacts, sizes)  # the prediction takes defaults for the others
+    return cast(BaseModelFacts, sizes)  # the prediction has defaults for the missing facts

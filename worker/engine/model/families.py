@@ -2,8 +2,8 @@
 
 A family is packed (several examples in one row, and a head that is computed apart from the decoder) only if
 PACKED_FAMILIES lists it. It is listed only if tests/worker/engine/model/test_packing.py shows that its loss and
-gradients equal those of one example at a time, on examples longer than its window. Every other family is padded:
-right-padded batches, the model's own logits.
+gradients equal those of one example at a time, on examples longer than the family's attention window. Every other
+family is padded: it has right-padded batches, and the model computes its own logits.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ AutoClass = type[_BaseAutoModelClass]
 """One of transformers' classes that choose the model's class by its config."""
 
 LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
-"""Rotary embeddings that depend on the longest position in the batch: examples must not share a batch."""
+"""Types of rotary embeddings that depend on the longest position in the batch, so that examples must not share one."""
 
 MAMBA_FAMILIES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 """Families whose fused kernels read the weights of some layers directly, without an adapter's forward."""
@@ -55,8 +55,8 @@ def context_window(config: PreTrainedConfig) -> int | None:
 
 
 def kind_of(config: PreTrainedConfig) -> ModelKind:
-    """Return the kind of the model. A masked language model, such as BERT, is an encoder, although transformers can
-    turn some of them into decoders."""
+    """Return the kind of the model. A family of masked language models, such as BERT, is an encoder unless the config
+    sets `is_decoder`."""
     masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return "encoder" if masked and not getattr(config, "is_decoder", False) else "causal_lm"
 
@@ -88,7 +88,8 @@ def keeps_scores(config: PreTrainedConfig) -> bool:
 
 
 def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """Return the class of the family's classifier if it is an encoder, else of its language model."""
+    """Return transformers' class for the family: of its classifier for an encoder, else of its language model. None if
+    transformers has none."""
     classes: Any = AutoModelForSequenceClassification if kind_of(config) == "encoder" else AutoModelForCausalLM
     found: type[PreTrainedModel] | None = classes._model_mapping.get(type(config), None)
     return found

@@ -115,10 +115,10 @@ class _Saved(Protocol):
 class _ChunkedHead(torch.autograd.Function):
     """The head and its scores, one chunk of rows at a time.
 
-    With a frozen head the gradient is computed in the forward pass, where the logits exist: a row's hidden state
-    affects only its own scores, so that the backward pass only scales the gradient. The gradient of a trained head sums
-    over rows and needs their scales: the backward pass computes the logits again, with the same random numbers, since
-    an adapter of the head may have dropout.
+    If the head is frozen, the gradient is computed in the forward pass, where the logits exist. A row's hidden state
+    affects only the row's own scores, so the backward pass only has to scale the gradient. The gradient of a trained
+    head is a sum over rows, weighted by scales that are known only in the backward pass. The backward pass therefore
+    computes the logits again, with the same random numbers, since an adapter of the head may have dropout.
     """
 
     @staticmethod

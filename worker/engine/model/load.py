@@ -109,8 +109,8 @@ def load_network(
     """Return a language model or a classifier as transformers loads it, quantized if the technique quantizes.
 
     packed: use the attention for packed rows if the family supports it. whole: the folder holds a fully fine-tuned
-    model, with its head. dtype: "auto" keeps the stored type. The model computes the same in training as in inference
-    (worker.engine.model.modes): the only dropout is the technique's own.
+    model, with its head. dtype: "auto" keeps the stored type. The base model's own dropout is off in training, too
+    (worker.engine.model.modes), so only the technique's dropout makes training differ from inference.
     """
     config = checked_config(folder)
     options: dict[str, object] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
@@ -163,7 +163,7 @@ def _require_blocks_within_rows(model: nn.Module, technique: str) -> None:
         if state is not None and state.shape[-1] % state.blocksize:
             raise TrainingError(
                 FailureReason.INVALID_RECIPE,
-                f"Technique {technique} on a worker without a GPU needs layers whose inputs are a multiple of "
+                f"Technique {technique} on a worker without a GPU needs layers whose number of inputs is a multiple of "
                 f"{state.blocksize}, and {name} has {state.shape[-1]}. Use technique lora, or a worker with a GPU.",
             )
 

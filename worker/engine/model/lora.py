@@ -1,9 +1,9 @@
 """LoRA's layers in training, with fewer and cheaper operations than peft's.
 
 peft converts a layer's input to float32, multiplies it by A and B there, scales and adds the update, and converts the
-sum back. Here a layer is one autograd function in the model's type: the update is added by the product with B itself,
-and the input's gradient by the product with A. A and B stay float32 parameters; only their copies are rounded. Each
-copy and product is rounded to bfloat16 once, as every other product of the model is.
+sum back. Here a layer is one autograd function in the model's type. The matrix product with B also adds the update to
+the base layer's output, and the product with A also adds to the input's gradient. A and B stay float32 parameters; only
+their copies are rounded. Each copy and product is rounded to bfloat16 once, as every other product of the model is.
 
 `apply` replaces the forward of single layers. Layers of other kinds keep peft's forward.
 """

@@ -20,7 +20,8 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
     before.
 
     Adapters on four-bit weights, and on weights that two layers share, are not merged. A bfloat16 weight is rounded
-    stochastically: an update smaller than half a rounding step, as most are early in a training, would else be lost.
+    stochastically. Otherwise an update smaller than half a rounding step, as most are early in a training, would be
+    lost.
     """
     saved: dict[nn.Parameter, torch.Tensor] = {}
     merged: list[Any] = []
@@ -40,7 +41,7 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
             for weight in weights:
                 weight.data = _rounded(weight.data, saved[weight].dtype, generator)
             if isinstance(base, nn.Linear) and base.weight.device.type == "cpu":
-                # By columns: with few rows, a float32 product then takes a quarter less time (docs/engine-log.md).
+                # Stored by columns: a float32 product of few rows then takes a quarter less time (docs/engine-log.md).
                 base.weight.data = base.weight.data.t().contiguous().t()
         yield
     finally:

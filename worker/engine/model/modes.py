@@ -15,10 +15,10 @@ RANDOM = ("drop", "jitter")
 """Parts of the names of attributes that hold a probability of dropout or a strength of noise: `dropout`, `layerdrop`,
 `router_jitter_noise`."""
 ALWAYS_IN_EVALUATION = frozenset({"PhimoeTopKRouter"})
-"""Classes of layers that stay in evaluation mode. In training mode this one samples experts. Its `router_jitter_noise`
-is not noise but a threshold that weighs experts, also in inference."""
+"""Classes of layers that stay in evaluation mode. PhimoeTopKRouter samples experts in training mode. Its
+`router_jitter_noise` is not noise but a threshold that weighs experts, also in inference."""
 PACKED_OUTPUTS = 32
-"""Number of outputs for which bitsandbytes rearranges four-bit weights together."""
+"""bitsandbytes rearranges four-bit weights in groups of this many outputs."""
 
 
 def disable_training_behavior(model: PreTrainedModel) -> None:

@@ -18,9 +18,11 @@ BLOCK = 128
 def short_attention(
     query_B_H_Q_D: torch.Tensor, key_B_KV_K_D: torch.Tensor, value_B_KV_K_D: torch.Tensor, scale: float, *, keep: bool
 ) -> torch.Tensor:
-    """Return the attention [B, H, Q, D] of the last Q of K tokens, each to itself and to those before it.
+    """Return the attention [B, H, Q, D] of the last Q of K tokens. Each token attends to itself and to the tokens
+    before it.
 
-    keep: keep the weights, H · Q · K numbers for each example, for the backward pass, which else computes them again.
+    keep: whether to keep the weights, H · Q · K numbers for each example, for the backward pass. Otherwise the backward
+    pass computes them again.
     """
     attended: torch.Tensor = _Short.apply(query_B_H_Q_D, key_B_KV_K_D, value_B_KV_K_D, scale, keep)  # type: ignore[no-untyped-call]
     return attended

@@ -37,19 +37,19 @@ def _ends(name: str) -> set[str]:
 
 
 def plain_patterns(names: Sequence[str], given: Mapping[str, T]) -> dict[str, T]:
-    """Return `given`, values by pattern (`rank_pattern` or `alpha_pattern`), so that peft matches the same layers:
-    unchanged if all patterns are plain names, else with each layer's own name in place of a pattern. Raise
-    api.spec.patterns.BadPattern if a pattern is invalid."""
+    """Return `given`, the values by pattern of `rank_pattern` or `alpha_pattern`, in a form with which peft matches the
+    same layers safely. The result is unchanged if all patterns are plain names. Otherwise, the names of the matched
+    layers replace the patterns. Raise api.spec.patterns.BadPattern if a pattern is invalid."""
     if all(PLAIN.fullmatch(pattern) for pattern in given):
         return dict(given)
     return named_values({name: name for name in names}, given)
 
 
 def named_values(keys: Mapping[str, str], given: Mapping[str, T]) -> dict[str, T]:
-    """Return values that are given by pattern as values by name. `keys`: for each layer, peft's name of its adapted
-    weights."""
+    """Return values by name from `given`, the values by pattern. `keys`: for each layer, peft's name of the layer's
+    adapted weights."""
     found = patterns.first_match(tuple(given), tuple(keys))
-    # peft uses the first match: a name that ends in another comes before it.
+    # peft uses the first match, so longer names come first: a name may be the end of a longer one.
     return {
         re.escape(keys[name]): given[found[name]] for name in sorted(found, key=lambda name: (-len(keys[name]), name))
     }

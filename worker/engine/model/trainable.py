@@ -32,8 +32,8 @@ class TrainableModel:
         virtual_tokens: bool = False,
         reads_whole: bool = False,
     ) -> None:
-        """virtual_tokens: the technique puts trained tokens before the text, in the forward of peft's model only.
-        reads_whole: the model is an encoder."""
+        """virtual_tokens: whether the technique puts trained tokens before the text. Only the forward of peft's model
+        does that. reads_whole: whether the model is an encoder."""
         self.model: Any = model
         self.network = network_of(model)
         self.layout = layout
@@ -183,7 +183,7 @@ class TrainableModel:
     @torch.no_grad()
     def reference_weights(self, start: Tensors | None = None) -> Iterator[None]:
         """Within the context, the model has the weights in `start`, or those that `snapshot_reference` copied. It then
-        is the reference model, so that no second model has to be in memory."""
+        serves as the reference model, so that no second model has to be in memory."""
         start = self._start if start is None else start
         assert start is not None, "snapshot_reference comes first"
         now = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
@@ -202,7 +202,7 @@ class TrainableModel:
 
     @torch.no_grad()
     def set_weights(self, weights: Tensors) -> None:
-        assert weights.keys() == self.masters.keys(), f"other weights: {sorted(weights.keys() ^ self.masters.keys())}"
+        assert weights.keys() == self.masters.keys(), f"different names: {sorted(weights.keys() ^ self.masters.keys())}"
         _copy(weights, self.masters)
         self.copy_from_masters()
 

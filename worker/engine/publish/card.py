@@ -24,7 +24,7 @@ PIPELINES = {"tokens": "text-generation", "labels": "text-classification", "rewa
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """The training up to the published step."""
+    """Facts about the training up to the published step."""
 
     metrics: Mapping[str, object] = field(default_factory=dict)
     """Metrics of the last step."""
@@ -34,7 +34,7 @@ class TrainingSummary:
     evaluation: Evaluation | None = None
     """None for checkpoints."""
     truncated: bool = False
-    """Training rows were cut to the recipe's `max_length`."""
+    """Whether training rows were cut to the recipe's `max_length`."""
 
 
 def model_card(
@@ -61,7 +61,7 @@ def model_card(
 
 def _header(recipe: ResolvedRecipe) -> str:
     technique, method = recipe.technique, recipe.method
-    # A hub refuses a card whose base_model is not a valid hub name, such as a fine-tuned model of this server.
+    # A hub refuses a card whose base_model is not a valid hub name, as the name of a fine-tuned model here is not.
     base = {"base_model": recipe.model} if _HUB_NAME.fullmatch(recipe.model) else {}
     adapter = [f"base_model:adapter:{recipe.model}"] if base and not technique.whole_model else []
     header = {
@@ -218,7 +218,7 @@ The command accepts a folder without the two files; it reports an edited README 
 
 QUANTIZATION = """from transformers import BitsAndBytesConfig
 
-# As in training. Without it the adapter works, too, on the base in full precision.
+# The base was quantized in training. The adapter also works on the base in full precision, without this.
 quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{type}")
 
 """

@@ -67,7 +67,7 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
 def _write_stops(folder: Path, stops: Sequence[int]) -> None:
     """Make plain `generate` stop at the end of an answer.
 
-    A base model's generation_config.json often names another end token than the one that its chat template writes.
+    A base model's generation_config.json often names a different end token than its chat template writes.
     """
     path = folder / "generation_config.json"
     config = json.loads(path.read_bytes()) if path.exists() else {}

@@ -27,10 +27,10 @@ from worker.engine.heap import return_freed_blocks
 from worker.engine.publish.outputs import Outputs, reply_to, score
 
 KEEP_ALIVE_S = 5.0
-"""Seconds between two reports to the supervisor that the trainer works."""
+"""Seconds between the trainer's reports to the supervisor that it is alive."""
 TIMEOUT_S = 3600.0
-"""Time limit of a request. No model takes so long to be scored. Without a limit, a process that hangs would hold the
-job for ever, since the trainer reports itself alive while it waits."""
+"""Time limit of a request, in seconds. Scoring takes far less for any model. Without a limit, a scorer that hangs would
+hold the job for ever, since the trainer reports itself alive while it waits."""
 
 
 class FileScores(NamedTuple):
@@ -83,7 +83,7 @@ def score_in_fresh_process(request: ScoringRequest, keep_alive: Callable[[], Non
     if os.environ.get("ATTUNE_FRESH_PROOF") == "0":
         return FileScores(score(request), peak_bytes=0)
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # the other process lacks what this one's allocator keeps
+        torch.cuda.empty_cache()  # the scorer cannot use memory that this process's allocator keeps
     result = _result(request, keep_alive)
     outputs = [[torch.tensor(values) for values in rows] for rows in result.outputs]
     return FileScores(outputs, result.peak_bytes)
@@ -96,7 +96,7 @@ def _result(request: ScoringRequest, keep_alive: Callable[[], None]) -> ScoringR
     answer = scorer.score(request, keep_alive)
     print(f"parity: process {scorer.process.pid} scored the files", flush=True)
     if answer is None:
-        if scorer.process.exitcode == -signal.SIGKILL:  # by the kernel: nothing else here sends it
+        if scorer.process.exitcode == -signal.SIGKILL:  # sent by the kernel, since nothing else sends it
             raise TrainingError(FailureReason.OUT_OF_MEMORY, "Memory ran out while the exported files were checked.")
         message = "The exported files could not be checked, so nothing was published."
         raise TrainingError(FailureReason.INTERNAL, message)

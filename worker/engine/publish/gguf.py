@@ -53,7 +53,8 @@ only name one that llama.cpp has implemented."""
 
 
 def require_exportable(base: Path) -> None:
-    """Raise TrainingError (invalid_recipe) before the training if the base cannot be written as GGUF after it."""
+    """Raise TrainingError (invalid_recipe) if a model trained from this base cannot be written as GGUF. Called before
+    the training."""
     reason = _unsupported(AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True).to_dict())
     if reason is None and _pre_tokenizer_name(json.loads((base / "tokenizer.json").read_bytes())) is None:
         reason = "its tokenizer splits text in a way that has no name in GGUF"
@@ -178,7 +179,7 @@ def _write_tokenizer(writer: GGUFWriter, model: Path, rows: int) -> None:
     end_tokens = EndTokens.load(model)
     end_of_turn = next((token_id for token_id in end_tokens.chat_tail if token_id in end_tokens.stops), None)
     if end_of_turn not in (None, special.special_token_ids.get("eos")) and "eot" not in special.special_token_ids:
-        writer.add_eot_token_id(end_of_turn)  # llama.cpp recognizes only the common ones by their text
+        writer.add_eot_token_id(end_of_turn)  # llama.cpp finds only common end tokens by their text
 
 
 def _files(model: Path) -> list[Path]:

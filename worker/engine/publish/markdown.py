@@ -1,4 +1,4 @@
-"""Markdown from untrusted text, in which the text has no effect as Markdown, and loss curves as bars of characters."""
+"""Functions that write untrusted text so that it has no effect as Markdown, and loss curves as bars of characters."""
 
 import json
 import math
@@ -57,7 +57,8 @@ Point = list[float]
 def extend(curve: list[Point], step: int, loss: float) -> None:
     """Add a point to the curve, which keeps at most `POINTS` at equal distances.
 
-    A point that follows the last one too closely is left out. When there are too many, every second one is dropped.
+    A point that follows the last one too closely is left out. When there are too many points, every second one is
+    dropped.
     """
     if len(curve) > 1 and step - curve[-1][0] < curve[1][0] - curve[0][0]:
         return

@@ -32,17 +32,18 @@ from worker.shared.arrays import Rows, rows_of
 
 PARITY_ROWS = 4
 PARITY_TOKENS = 128
-"""Tokens of each row that are compared."""
+"""Number of tokens of each row that are compared."""
 
 Outputs = list[torch.Tensor]
-"""For each row, float32: the log-probability of each token after the first, [T - 1]; or the scores, [labels]."""
+"""A float32 tensor for each row: the log-probabilities of the tokens after the first, [T - 1], or the scores, [labels].
+"""
 
 
 def parity_rows(rows: Rows) -> Rows:
     """Return the first sequences, truncated to `PARITY_TOKENS`.
 
-    A sequence of a single token, as a prompt may be, gets that token twice: a language model predicts no token of a
-    sequence of one.
+    If a sequence has a single token, as a prompt may have, the token is repeated, because a language model does not
+    predict the first token.
     """
     sequences = [tokens_T[:PARITY_TOKENS] for tokens_T, _ in islice(rows, PARITY_ROWS)]
     return rows_of([np.repeat(tokens_T, 2) if len(tokens_T) == 1 else tokens_T for tokens_T in sequences])
@@ -100,13 +101,13 @@ def scoring_device(request: ScoringRequest) -> torch.device:
 
 
 def reply_to(request: ScoringRequest) -> ScoringResult | ScoringFailure:
-    """Score the models of the request in this process, which should have done nothing else."""
+    """Score the models of the request in this process, which should be a fresh one."""
     torch.use_deterministic_algorithms(True, warn_only=True)  # as the trainer does
     device = scoring_device(request)
     try:
         with PeakSampler(device) as highest:
             scored = score(request)
-    except Exception as error:  # any: the log gets the whole exception, the caller its meaning
+    except Exception as error:  # the log gets the whole exception, the caller only its reason
         traceback.print_exc()
         failure = as_training_error(error)
         return ScoringFailure(reason=failure.reason, message=failure.message)

@@ -1,7 +1,7 @@
 """Checks before a model is published.
 
-Its weights must be finite, it must have learned, and its files must give the trained model's outputs. Each check raises
-TrainingError, and then nothing is published.
+The model's weights must be finite, it must have learned, and its files must give the trained model's outputs. If a
+check fails, it raises TrainingError, and nothing is published.
 """
 
 import json
@@ -25,24 +25,25 @@ from worker.shared.arrays import Rows
 LEARNED_OF = 64
 """Number of first training rows from which the shortest are taken for `check_learned`."""
 FILES_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
-"""Largest allowed difference, in nats or units of a score, between the weights in memory and the files. Both go through
-transformers' own forward, so it is the same arithmetic twice."""
+"""Largest allowed difference, in nats or units of a score, between the outputs of the weights in memory and those of
+the files. Transformers' own forward computes both, so the arithmetic is the same."""
 FORWARD_TOLERANCE = 1e-3
 """Largest allowed difference between the trainer's own forward and transformers', in float32. In bfloat16 two correct
-implementations differ by 0.3 nats on single tokens (docs/engine-log.md), so a wrong forward pass shows in float32 only,
-and in the tests."""
+implementations differ by 0.3 nats on single tokens (docs/engine-log.md), so only float32 jobs and the tests can detect
+a wrong forward pass."""
 ROUNDED_MEAN = {"float32": 1e-2, "bfloat16": 0.25}
-"""Allowed mean difference where the files hold other weights that amount to the same model: merged ones, or an adapter
-rewritten for the base that its initialization had changed. Each weight is rounded once more, which moves single
-unlikely tokens by up to a nat. Weights without the adapter, or with it twice, differ by more than that on average."""
+"""Allowed mean difference if the files hold different weights that make the same model: merged weights, or an adapter
+that was rewritten for the unchanged base model. These weights are rounded once more, which moves single unlikely tokens
+by up to a nat. If the adapter were missing or applied twice, the mean difference would exceed the limit."""
 OTHER_MACHINE_MEAN = 0.1
-"""Allowed mean difference, in bfloat16, between this machine and another one, whose kernels round differently."""
+"""Allowed mean difference, in bfloat16, between this machine and another one, because their kernels round differently.
+"""
 LARGEST_WEIGHT = 65504.0
 """float16's largest number: larger weights cannot be served, whatever loss they happen to give."""
 
 
 def check_weights(model: TrainableModel) -> None:
-    """Raise TrainingError (diverged) if the weights to publish are not finite, or absurdly large."""
+    """Raise TrainingError (diverged) if a weight to publish is not finite, or is above LARGEST_WEIGHT."""
     for master in model.masters.values():
         largest = float(master.detach().abs().max())
         if not largest <= LARGEST_WEIGHT:  # true for NaN, too
@@ -76,7 +77,7 @@ def check_learned(model: TrainableModel, rows: Rows, threshold: float) -> None:
 
 def check_forward_parity(trainer: Outputs, memory: Outputs, precision: str) -> None:
     """Raise TrainingError (internal) if the outputs of the trainer's own forward pass differ from those of
-    transformers' forward pass. Compared in float32 only (see FORWARD_TOLERANCE)."""
+    transformers' forward pass. The check is made only for float32 (see FORWARD_TOLERANCE)."""
     if precision == "float32":
         error = "The trainer's own forward pass differs from the model's"
         _require(trainer, memory, "greatest", FORWARD_TOLERANCE, error)
@@ -153,7 +154,7 @@ class Difference:
     worst: str
     """Row, position and values of the largest difference."""
     rows: list[str]
-    """A line for each row."""
+    """One line for each row, for the log."""
 
     @classmethod
     def of(cls, ours: Outputs, theirs: Outputs) -> "Difference":

@@ -27,8 +27,8 @@ def provenance(run: Path, recipe: ResolvedRecipe, step: int) -> Provenance:
 
 @cache
 def origin_of(run: Path, base_name: str) -> Origin:
-    """Return the origin that the supervisor wrote into the run folder. If a trainer was run by hand, there is none:
-    then return one with the base model alone."""
+    """Return the origin that the supervisor wrote into the run folder. If there is none, because the trainer was run by
+    hand, return an origin with the base model alone."""
     path = run / ORIGIN
     if path.exists():
         return Origin.model_validate_json(path.read_bytes())

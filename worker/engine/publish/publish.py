@@ -1,4 +1,4 @@
-"""Export of a trained model. Before it is published, checks prove that its files reproduce it."""
+"""Export of a trained model, and the checks before publication, which prove that the files reproduce the model."""
 
 import math
 import shutil
@@ -70,7 +70,7 @@ def publish(
         export(model, folder, base, recipe, summary)
         memory, device = outputs_in_memory(model, recipe, rows), str(model.device)
         check_forward_parity(in_training, memory, str(recipe.precision))
-        model.release()  # what follows loads the base once more, and two might not fit
+        model.release()  # the next steps load the base model again, and memory may not hold it twice
         trim_heap()
         needs_merged = recipe.merged or recipe.gguf is not None
         merged = None

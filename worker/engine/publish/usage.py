@@ -21,10 +21,10 @@ from worker.rows.tokenizer import TokenizerWrapper
 
 @dataclass(frozen=True)
 class Usage:
-    """Facts about a base model that a caller needs."""
+    """Facts about a model that its "Use it" section states."""
 
     chat: bool = False
-    """The model has a chat template."""
+    """Whether the model has a chat template."""
     stops: Sequence[int] = ()
     """Ids of the tokens that end an answer."""
     unknown_stops: Sequence[int] = ()
@@ -32,17 +32,18 @@ class Usage:
     pad_token: int | None = None
     """`pad_token_id` in the config of a classifier or a reward model."""
     tokenizer_pads: bool = True
-    """The tokenizer pads with `pad_token`."""
+    """Whether the tokenizer pads with `pad_token`."""
     text_end: str = ""
     """The text that ended each plain-text row in training, if the tokenizer does not append it itself; empty
     otherwise."""
     max_length: int | None = None
-    """Tokens to which a classifier's inputs are cut; None if the context window is unknown and no training row was
-    cut."""
+    """Number of tokens to which a classifier's inputs are cut; None if the context window is unknown and no training
+    row was cut."""
 
     @classmethod
     def of(cls, base: Path, recipe: ResolvedRecipe, config: PreTrainedConfig, *, truncated: bool) -> "Usage":
-        """`config`: the published model's. `truncated`: training rows were cut to the recipe's `max_length`."""
+        """`config`: the published model's config. `truncated`: whether training rows were cut to the recipe's
+        `max_length`."""
         chat = ChatTemplate.load(base) is not None
         if recipe.method.output == "tokens":
             endings = _endings(base.resolve())
@@ -102,7 +103,7 @@ def _generation(recipe: ResolvedRecipe, usage: Usage) -> str:
 def _reward_model(usage: Usage) -> str:
     end = f" + {usage.text_end!r}" if usage.text_end else ""
     text_code = fenced(REWARD_OF_TEXT.format(end=end), "python")
-    code = f"{fenced(REWARD, 'python')}\n\nIf the rows were texts:\n\n{text_code}" if usage.chat else text_code
+    code = f"{fenced(REWARD, 'python')}\n\nIf the training rows were texts:\n\n{text_code}" if usage.chat else text_code
     return (
         f"{code}\n\nThe reward is read at the last token. The input must therefore end exactly as the rows did in "
         f"training, including everything after the answer. {_padding(usage)}"
@@ -114,7 +115,7 @@ def _classifier(recipe: ResolvedRecipe, usage: Usage) -> str:
     single = recipe.labels is not None and recipe.labels.problem == "single_label"
     text = fenced(LABELS.format(cut=cut) + (PRINT_LABEL if single else ""), "python")
     chat = (
-        "If the rows were conversations: `tokenizer.apply_chat_template(messages, return_dict=True, "
+        "If the training rows were conversations, use `tokenizer.apply_chat_template(messages, return_dict=True, "
         'return_tensors="pt")` instead. '
     )
     head = "" if recipe.technique.whole_model else f"\n\n{HEAD}"

@@ -1,4 +1,4 @@
-"""Versions of the code that trained a model: Attune's, and those of the libraries that affect its numbers."""
+"""Versions of the code that trained a model: Attune, and the libraries that affect the results."""
 
 import json
 import os

@@ -36,7 +36,7 @@ def vllm_section(recipe: ResolvedRecipe, *, experts: bool = False) -> str:
 
 def _merged(recipe: ResolvedRecipe) -> str:
     if not recipe.technique.merges:
-        return "It cannot be merged into the base's weights either. Serve it with transformers."
+        return "The adapter cannot be merged into the base's weights either. Serve it with transformers."
     if recipe.merged:
         return (
             "The job published the merged model, too: "
