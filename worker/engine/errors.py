@@ -13,7 +13,7 @@ class TrainingError(Exception):
     """The training has failed. The user reads `message`, so it contains no paths and no text of other exceptions."""
 
     def __init__(self, reason: FailureReason, message: str | None = None) -> None:
-        """`message`: if None, the general sentence for the reason."""
+        """If `message` is None, the user reads the general sentence for the reason."""
         self.reason = reason
         self.message = message or FAILURES[reason].sentence
         super().__init__(f"{reason.value}: {self.message}")

@@ -166,7 +166,7 @@ class Objective:
         return sampling_plan(self.recipe, facts_of_base(self.context.run / "base"), execution)
 
     def divergence_threshold(self, first_loss: float | None) -> float:
-        """Return the loss above which a step counts as diverged. Infinite unless the method's loss has a known scale.
+        """Return the loss above which a step counts as diverged: infinity, unless the method's loss has a known scale.
 
         `first_loss`: the loss of the first step; None before it.
         """

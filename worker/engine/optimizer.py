@@ -9,11 +9,12 @@ from api.spec.resolve import ResolvedRecipe
 
 
 def adamw(masters: dict[str, nn.Parameter], recipe: ResolvedRecipe) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), fused, over the float32 weights.
+    """Return a fused AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) for the float32 weights.
 
     Only matrices decay towards 0, because a smaller norm weight or bias does not make the model simpler. The
     technique's scales decay towards 1 instead, where they change nothing. AdamW cannot do that, so `clipped_step` does.
-    Some weights have a multiple of the learning rate, such as LoRA+'s B (`Technique.learning_rate_factors`).
+    Some weights, such as LoRA+'s B, are trained with a multiple of the learning rate
+    (`Technique.learning_rate_factors`).
     """
     factors, scales = recipe.technique.learning_rate_factors(), recipe.technique.scales
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}

@@ -43,8 +43,7 @@ class PeakMemory:
 
 
 class PeakSampler:
-    """Measures the most memory that this process holds within a `with` block, as `bytes`.
-
+    """Measures the most memory that this process holds within a `with` block. `bytes` is the result.
     On a CPU it counts anonymous memory only, because the kernel can reclaim the pages of files when it needs memory.
     The kernel keeps no maximum of anonymous memory, so a thread samples it every EVERY_S.
     """

@@ -79,8 +79,8 @@ def begin_state(
     """Write the files of states/step-%06d. Return a function that waits until the disk has them, makes the folder
     appear, removes all but the newest two, and returns the folder.
 
-    The returned function may run in another thread, because the files share no memory with the training. Most of the
-    time is spent there. Until it has run, the files may be in the system's page cache only.
+    The returned function may run in another thread, because the files share no memory with the training. Saving
+    takes most of its time there. Until the function has run, the files may be in the system's page cache only.
 
     `weights`: the float32 masters. `best`, `references`: files of the best weights and of the reference's
     log-probabilities, shared by all states.

@@ -27,7 +27,8 @@ def label_losses(
 ) -> torch.Tensor:
     """Return the loss of each row, [R], from the head's K scores.
 
-    - single_label: cross-entropy of the class in labels [R, 1], times the class's weight. `smoothing` is ε.
+    - single_label: cross-entropy of the class in labels [R, 1], times the class's weight.
+      `smoothing` is the ε of label smoothing.
     - multi_label: the mean over the K labels [R, K] of their binary cross-entropies.
     - regression: the squared error to labels [R, 1].
     """

@@ -1,4 +1,4 @@
-"""Detection of rows that occurred before: in the same file or, if that is the validation file, in the training file."""
+"""Detection of rows that occur twice in a file, and of validation rows that are also in the training file."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class DuplicateDetector:
         Remember this row."""
         try:
             text = row.canonical if isinstance(row, PlainChat) else msgspec.json.encode(row, order="sorted")
-        except RecursionError:  # nested too deeply, which is an error of the row
+        except RecursionError:  # nested too deeply, which the check of the row reports
             return []
         digest = hashlib.sha256(text, usedforsecurity=False).digest()[:HASH_BYTES]  # in hardware on most processors
         warnings = []

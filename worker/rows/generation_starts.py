@@ -1,9 +1,9 @@
 """The beginnings of the assistant's generations in a rendered conversation. The tokens from each beginning on are
 supervised.
 
-A generation begins where the preceding conversation ends, rendered with `add_generation_prompt`. If a template writes
-more text before the answer, such as a space or an empty reasoning block, the model has to generate that text itself, so
-it is supervised, too.
+A generation begins where the preceding conversation would end if it were rendered with `add_generation_prompt`. If a
+template writes more text before the answer, such as a space or an empty reasoning block, the model has to generate that
+text itself, so it is supervised, too.
 """
 
 from dataclasses import dataclass, field

@@ -124,7 +124,7 @@ class ClassColumn(LabelColumn):
         if self.forced == "multi_label" and not isinstance(label, list | tuple) and possible >= SINGLE:
             label, possible = [label_name(label)], MULTI
         if decided is None and possible == MULTI and self.lengths:
-            decided = "single_label"  # the labels before it, whole numbers, are names or values
+            decided = "single_label"  # earlier labels are whole numbers, not lists of names
         if decided is not None and decided not in possible:
             why = "as this job requires" if self.forced else "like the labels before it"
             raise RowError(f"'label' {_display(label)} must be a {NOUNS[decided]}, {why}", code="invalid_label")

@@ -30,7 +30,7 @@ class Sentinels:
     """The sentinels of one conversation. Each of these places has its own code point: the beginning and the end of the
     template's {% generation %}; in each message, the beginning and the end of its text and the beginning of its
     reasoning; in each tool call, the end of its name. All strings in the arguments of a call end with the same
-    sentinel, which is another one for each call."""
+    sentinel, which differs from call to call."""
 
     first: int
     starts: tuple[int, ...]

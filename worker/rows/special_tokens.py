@@ -8,8 +8,8 @@ NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 
 def special_tokens(base: Path) -> dict[str, str]:
-    """Return the text of each special token by its name. special_tokens_map.json comes first in the folders of older
-    models, whose tokenizer_config.json has no `added_tokens_decoder`; it is not read in others."""
+    """Return the text of each special token by its name. If tokenizer_config.json has no `added_tokens_decoder`, as in
+    the folders of older models, special_tokens_map.json takes precedence. Otherwise it is not read."""
     config = read_json(base / "tokenizer_config.json")
     older = {} if "added_tokens_decoder" in config else read_json(base / "special_tokens_map.json")
     tokens = {}

@@ -19,7 +19,7 @@ class TokenBytes:
 
     @classmethod
     def load(cls, tokenizer: Tokenizer) -> "TokenBytes | None":
-        """Return the bytes of the tokenizer's tokens, or None if it is not byte-level."""
+        """Return the bytes of the tokenizer's tokens, or None if the tokenizer is not byte-level."""
         if not isinstance(tokenizer.decoder, decoders.ByteLevel):
             return None
         added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}

@@ -170,7 +170,7 @@ def _varlen(
 
 
 def _lay_out(states_N: torch.Tensor, group: Group) -> torch.Tensor:
-    """Return the group's block [B, heads, T, D] of [N, heads, D]."""
+    """Return the group's block [B, heads, T, D], taken from all tokens [N, heads, D]."""
     tokens = states_N[group.start : group.end]
     if group.padded is not None:
         tokens = tokens.index_select(0, group.padded)
@@ -178,7 +178,7 @@ def _lay_out(states_N: torch.Tensor, group: Group) -> torch.Tensor:
 
 
 def _take(attended_B_H_T_D: torch.Tensor, group: Group) -> torch.Tensor:
-    """Return the group's tokens [n, H, D] of its block [B, H, T, D], without the padding."""
+    """Return the tokens [n, H, D] in the group's block [B, H, T, D], without the padding."""
     tokens = attended_B_H_T_D.transpose(1, 2).flatten(0, 1)
     return tokens if group.real is None else tokens.index_select(0, group.real)
 

@@ -54,9 +54,9 @@ class MicroBatch:
     labels: torch.Tensor | None
     """[R, columns]"""
     per_token: Mapping[str, torch.Tensor]
-    """[S] each, from worker.shared.arrays.Rows."""
+    """[S] each: the method's values of the supervised tokens (`Rows.per_token`)."""
     per_row: Mapping[str, torch.Tensor]
-    """[R, …] each"""
+    """[R, …] each: the method's values of the rows (`Rows.per_row`)."""
 
     @property
     def sequences(self) -> int:
@@ -98,7 +98,7 @@ def total_weight(rows: Rows) -> float:
 
 
 def micro_batches(rows: Rows, budget_tokens: int, layout: Layout, device: torch.device) -> Iterator[MicroBatch]:
-    """Yield the rows in micro-batches of at most `budget_tokens`, or of one row that is longer."""
+    """Yield the rows in micro-batches of at most `budget_tokens`. A longer row is a micro-batch of its own."""
     lengths_R_W = (rows.ends - rows.starts).reshape(-1, rows.width)
     # A packed row takes the sum of its sequences' lengths; a padded row takes its longest length for each sequence.
     sizes_R = lengths_R_W.sum(1) if layout.packed else rows.width * lengths_R_W.max(1)

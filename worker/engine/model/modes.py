@@ -70,7 +70,7 @@ def keep_four_bits(model: nn.Module) -> None:
 
     On processors with AVX512-BF16, bitsandbytes (0.50) rearranges a layer's weights at its first forward in evaluation
     mode and never restores them. The product with rearranged weights has no gradient for its input, so that no layer
-    below the last ones would be trained. It also rounds the scales to bfloat16.
+    below the last ones would be trained. The rearrangement also rounds the scales to bfloat16.
     """
     for module in model.modules():
         if isinstance(module, Linear4bit):

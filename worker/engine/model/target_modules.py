@@ -46,8 +46,8 @@ def plain_patterns(names: Sequence[str], given: Mapping[str, T]) -> dict[str, T]
 
 
 def named_values(keys: Mapping[str, str], given: Mapping[str, T]) -> dict[str, T]:
-    """Return values by name from `given`, the values by pattern. `keys`: for each layer, peft's name of the layer's
-    adapted weights."""
+    """Return the values in `given`, which are by pattern, by name. `keys`: for each layer, the name by which peft knows
+    the layer's adapted weights."""
     found = patterns.first_match(tuple(given), tuple(keys))
     # peft uses the first match, so longer names come first: a name may be the end of a longer one.
     return {

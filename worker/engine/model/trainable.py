@@ -67,7 +67,8 @@ class TrainableModel:
     def takes_padding_before(self) -> bool:
         """Whether prompts of different lengths can be sampled together, with padding before the shorter ones. With
         virtual tokens, peft passes no positions to the model, so padding would shift a prompt away from the virtual
-        tokens. Some rotary embeddings depend on the longest prompt."""
+        tokens. Some rotary embeddings depend on the longest prompt, so prompts of other lengths must not
+        share its batch."""
         return not (self._virtual_tokens or self.layout.single_row)
 
     def train(self, training: bool = True) -> None:

@@ -61,7 +61,7 @@ def model_card(
 
 def _header(recipe: ResolvedRecipe) -> str:
     technique, method = recipe.technique, recipe.method
-    # A hub refuses a card whose base_model is not a valid hub name, as the name of a fine-tuned model here is not.
+    # A hub refuses a card whose base_model is not a valid hub name, for example the name of a fine-tuned model (ft:…).
     base = {"base_model": recipe.model} if _HUB_NAME.fullmatch(recipe.model) else {}
     adapter = [f"base_model:adapter:{recipe.model}"] if base and not technique.whole_model else []
     header = {

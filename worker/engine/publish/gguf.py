@@ -202,8 +202,8 @@ def _tensors(model: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
 
 
 def _stored_type(shape: tuple[int, ...], matrix_type: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Return the type in which a tensor is stored. For Q8_0, matrices whose rows are no multiple of a block become
-    float16."""
+    """Return the type in which a tensor is stored. For Q8_0, a matrix whose row length is not a multiple of Q8_BLOCK
+    becomes float16."""
     if len(shape) == 1:
         return GGMLQuantizationType.F32
     whole_blocks = shape[-1] % Q8_BLOCK == 0
