@@ -79,7 +79,7 @@ def test_two_workers_run_each_job_once_and_each_project_in_turn_and_answer(
     parts["migrate"].start()
     parts["migrate"].finish()
     address = f"http://127.0.0.1:{parts['api'].env['ATTUNE_PORT']}"
-    parts["api"].start(ready=lambda: _answers(f"{address}/readyz"))
+    parts["api"].start(ready=lambda: answers(f"{address}/readyz"))
     with opened(Settings(data_dir=tmp_path)) as context:
         base_models.register(context, "tiny", tiny_base)
         clients = {project: _client(context, project, address) for project in JOBS}
@@ -97,7 +97,7 @@ def test_two_workers_run_each_job_once_and_each_project_in_turn_and_answer(
     assert client.chat.completions.create(model=str(tuned), messages=[message], max_tokens=2).choices
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     try:
         return httpx.get(url, trust_env=False).is_success
     except httpx.TransportError:

@@ -56,20 +56,20 @@ class Postgres(Server):
     def template(self, fill: Callable[[str], object]) -> str:
         """A database that `fill(url)` gave its schema. Copying it takes a tenth of a second, filling it anew many."""
         name = f"template_{next(self._numbers)}"
-        self._run(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name}")
         fill(self.url(name))
         return name
 
     def database(self, template: str = "template1") -> str:
         """The name of a new database, equal to the template."""
         name = f"test_{next(self._numbers)}"
-        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return name
 
     def drop(self, database: str) -> None:
-        self._run(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+        self.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
 
-    def _run(self, statement: str) -> None:
+    def execute(self, statement: str) -> None:
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement.encode())
 
@@ -101,7 +101,7 @@ class Postgres(Server):
 
     def _answers(self) -> bool:
         try:
-            self._run("SELECT 1")
+            self.execute("SELECT 1")
         except psycopg.OperationalError:
             return False
         return True

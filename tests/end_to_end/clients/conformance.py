@@ -211,10 +211,102 @@ def told():
     return {
         "made": made.to_dict(),
         "updated": client.webhooks.update(made.id, name="new").to_dict(),
+        "retrieved": client.webhooks.retrieve(made.id).to_dict(),
+        "types": client.webhooks.event_types.list().data,
         "listed": [each.id for each in client.webhooks.list()],
         "rotated": client.webhooks.rotate_secret(made.id).to_dict(),
         "deleted": client.webhooks.delete(made.id).to_dict(),
     }
+
+
+def evaluated():
+    """Every method of evals, of their runs and of the runs' items."""
+    text = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
+    said = {"input": "{{ sample.output_text }}", "reference": "{{ item.word }}"}
+    judged = [{"role": "user", "content": "Is {{ sample.output_text }} a word?"}]
+    made = client.evals.create(
+        name="first",
+        data_source_config={"type": "custom", "item_schema": text, "include_sample_schema": True},
+        testing_criteria=[
+            {"type": "string_check", "name": "says it", "operation": "ilike", **said},
+            {
+                "type": "text_similarity",
+                "name": "near",
+                "evaluation_metric": "fuzzy_match",
+                "pass_threshold": 0,
+                **said,
+            },
+            {"type": "python", "name": "a text", "source": "def grade(sample, item):\n    return 1.0"},
+            {
+                "type": "label_model",
+                "name": "labelled",
+                "model": "tiny",
+                "input": judged,
+                "labels": ["yes", "no"],
+                "passing_labels": ["yes", "no"],
+            },
+            {
+                "type": "score_model",
+                "name": "scored",
+                "model": "tiny",
+                "input": judged,
+                "range": [0, 1],
+                "pass_threshold": 0,
+            },
+        ],
+    )
+    messages = {"type": "template", "template": [{"role": "user", "content": "{{ item.word }}"}]}
+    items = {"type": "file_content", "content": [{"item": {"word": "a"}}, {"item": {"word": "b"}}]}
+    sampled = {
+        "type": "completions",
+        "model": "tiny",
+        "source": items,
+        "input_messages": messages,
+        "sampling_params": {"max_completion_tokens": 4, "temperature": 0},
+    }
+    runs = client.evals.runs
+    begun = runs.create(made.id, name="run", data_source=sampled)
+    run = until(lambda: runs.retrieve(begun.id, eval_id=made.id), "completed", "failed", "canceled")
+    found = list(runs.output_items.list(run.id, eval_id=made.id))
+    halted = runs.create(made.id, name="halted", data_source=sampled)
+    cancelled = runs.cancel(halted.id, eval_id=made.id)
+    return {
+        "made": made.to_dict(),
+        "updated": client.evals.update(made.id, name="second").to_dict(),
+        "retrieved": client.evals.retrieve(made.id).to_dict(),
+        "listed": [each.id for each in client.evals.list(order="desc")],
+        "run": run.to_dict(),
+        "runs": [each.id for each in runs.list(made.id)],
+        "items": [each.to_dict() for each in found],
+        "item": runs.output_items.retrieve(found[0].id, eval_id=made.id, run_id=run.id).to_dict(),
+        "cancelled": cancelled.status,
+        "deleted_run": runs.delete(run.id, eval_id=made.id).to_dict(),
+        "deleted": client.evals.delete(made.id).to_dict(),
+    }
+
+
+def in_batches():
+    """Every method of batches."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "abc"}], "max_tokens": 2}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    content = (json.dumps(line) + "\n").encode()
+    file = client.files.create(file=("batch.jsonl", content), purpose="batch")
+    given = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    begun = client.batches.create(**given)
+    batch = until(lambda: client.batches.retrieve(begun.id), "completed", "failed", "expired")
+    return {
+        "batch": batch.to_dict(),
+        "answers": [json.loads(answer) for answer in client.files.content(batch.output_file_id).text.splitlines()],
+        "listed": [each.id for each in client.batches.list(limit=PAGE).data],
+        "cancelled": client.batches.cancel(client.batches.create(**given).id).status,
+    }
+
+
+def until(ask, *statuses):
+    deadline = time.monotonic() + 120
+    while (seen := ask()).status not in statuses and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return seen
 
 
 def retried():
@@ -260,6 +352,8 @@ parts = {
     "in_parts": in_parts,
     "as_azure": as_azure,
     "told": told,
+    "evaluated": evaluated,
+    "in_batches": in_batches,
     "retried": retried,
     "errors": errors,
 }

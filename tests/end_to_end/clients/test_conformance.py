@@ -16,7 +16,8 @@ from tests.end_to_end.clients.proxy import Proxy
 from tests.services import AttuneUp
 
 SCRIPT = Path(__file__).with_name("conformance.py")
-VERSIONS = (*(pytest.param(version, marks=pytest.mark.clients) for version in ("1.109.1", "2.54.0")), "3.54.0")
+NEWEST = "3.57.0"
+VERSIONS = (*(pytest.param(version, marks=pytest.mark.clients) for version in ("1.109.1", "2.54.0")), NEWEST)
 STEPS = 10  # 20 rows, batches of 4, 2 epochs
 
 MISTAKES = {
@@ -176,10 +177,42 @@ def test_checkpoints_are_shared(seen: dict[str, Any]) -> None:
 
 
 def test_webhooks_are_kept(seen: dict[str, Any]) -> None:
-    assert (seen["told"] is not None) == (seen["version"] == "3.54.0")
+    assert (seen["told"] is not None) == (seen["version"] == NEWEST)
     if webhooks := seen["told"]:
         assert webhooks["made"]["id"] in webhooks["listed"]
+        assert webhooks["retrieved"] == webhooks["updated"]
+        assert "fine_tuning.job.failed" in webhooks["types"]
         assert webhooks["made"]["signing_secret"] != webhooks["rotated"]["signing_secret"]
+
+
+def test_evals_grade_every_item_by_every_kind_of_grader(seen: dict[str, Any]) -> None:
+    evaluated = seen["evaluated"]
+    run, names = evaluated["run"], {"says it", "near", "a text", "labelled", "scored"}
+    assert run["status"] == "completed", run["error"]
+    assert run["result_counts"]["total"] == 2
+    assert {each["testing_criteria"] for each in run["per_testing_criteria_results"]} == names
+    for item in evaluated["items"]:
+        errors = {each["name"]: (each["error"] or {}).get("message", "") for each in item["results"]}
+        assert errors.keys() == names
+        judged = {name for name, error in errors.items() if "maximum context length is 128 tokens" in error}
+        assert judged == {"labelled", "scored"}, errors  # the tiny model is asked, but has no room for the question
+        assert not any(error for name, error in errors.items() if name not in judged)
+    assert evaluated["item"] == evaluated["items"][0]
+    assert evaluated["updated"] == evaluated["retrieved"] == {**evaluated["made"], "name": "second"}
+    assert evaluated["made"]["id"] in evaluated["listed"]
+    assert run["id"] in evaluated["runs"]
+    assert evaluated["cancelled"] == "canceled"
+    assert evaluated["deleted_run"]["run_id"] == run["id"]
+    assert evaluated["deleted"]["deleted"]
+
+
+def test_batches_are_answered(seen: dict[str, Any]) -> None:
+    in_batches = seen["in_batches"]
+    batch, (answer,) = in_batches["batch"], in_batches["answers"]
+    assert (batch["status"], batch["request_counts"]["completed"]) == ("completed", 1)
+    assert (answer["custom_id"], answer["response"]["status_code"]) == ("a", 200)
+    assert batch["id"] in in_batches["listed"]
+    assert in_batches["cancelled"] in ("cancelling", "cancelled")
 
 
 def test_a_request_sent_again_makes_no_second_job(seen: dict[str, Any]) -> None:
