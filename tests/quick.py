@@ -4,26 +4,46 @@ The imports and fixtures of a test show what it needs, so that a new test is sel
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.source import ROOT, imports, reaches, within
+from tests.source import ROOT, dotted, imports, reaches, within
 
-SLOW = frozenset({"postgres", "s3", "postgres_url", "s3_url", "tiny_model", "tiny_base", "smollm2", "live_server"})
+BASES = frozenset({"tiny_model", "tiny_base", "tiny_llama", "bases", "smollm2"})
+SLOW = BASES | {"postgres", "s3", "postgres_url", "s3_url", "live_server"}
 PARAMETERS = frozenset({"production", "postgres", "s3"})
 """Parameters of the fixtures `settings`, `database_url` and `storage_url`."""
-TORCH = frozenset({"torch", "transformers", "trl", "tensorboardX"})
-"""torch, and libraries that import it."""
+HEAVY = frozenset({"torch", "transformers", "trl", "tensorboardX", "mlflow"})
+"""torch, libraries that import it, and one that takes as long to import and to set up a database."""
 FOLDERS = ("end_to_end", "benchmarks", "browser", "examples")
+LEFT_OUT = pytest.StashKey[frozenset[str]]()
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
+def pytest_configure(config: pytest.Config) -> None:
+    shared = getattr(config, "workerinput", None)
+    config.stash[LEFT_OUT] = frozenset(shared["left_out"] if shared else map(str, heavy_files()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Pass the files to a process of pytest-xdist: one process reads the source for all of them."""
+    node.workerinput["left_out"] = [*node.config.stash[LEFT_OUT]]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     if collection_path.is_dir():
         return collection_path.name in FOLDERS or None
-    if not collection_path.name.startswith("test_"):
-        return None
-    module = ".".join(collection_path.relative_to(ROOT).with_suffix("").parts)
-    return bool(TORCH & reaches(module)) or _starts_processes(module) or None
+    return str(collection_path) in config.stash[LEFT_OUT] or None
+
+
+def heavy_files() -> list[Path]:
+    """Return the files whose tests load torch or start processes."""
+    return [path for path in (ROOT / "tests").rglob("test_*.py") if _is_heavy(dotted(path))]
+
+
+def _is_heavy(module: str) -> bool:
+    return bool(HEAVY & reaches(module)) or _starts_processes(module)
 
 
 def _starts_processes(module: str) -> bool:
@@ -36,8 +56,8 @@ def _starts_processes(module: str) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slow = [item for item in items if _is_slow(item)]
-    config.hook.pytest_deselected(items=slow)
+    slow = {item for item in items if _is_slow(item)}
+    config.hook.pytest_deselected(items=[*slow])
     items[:] = [item for item in items if item not in slow]
 
 

@@ -13,20 +13,23 @@ AROUND = ("tests", "benchmarks", "examples")
 @cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the project, by its dotted name."""
-    return _parsed(PACKAGES)
+    return {name: _tree(name) for name in _paths() if within(name, PACKAGES)}
 
 
 @cache
-def _with_tests() -> dict[str, ast.Module]:
-    return modules() | _parsed(AROUND)
+def _paths() -> dict[str, Path]:
+    """The file of every module of the project and around it, by its dotted name."""
+    paths = [path for folder in (*PACKAGES, *AROUND) for path in sorted((ROOT / folder).rglob("*.py"))]
+    return {dotted(path): path for path in paths}
 
 
-def _parsed(folders: tuple[str, ...]) -> dict[str, ast.Module]:
-    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-    return {_dotted(path): ast.parse(path.read_text(), str(path)) for path in paths}
+def _tree(module: str) -> ast.Module:
+    path = _paths()[module]
+    return ast.parse(path.read_text(), str(path))
 
 
-def _dotted(path: Path) -> str:
+def dotted(path: Path) -> str:
+    """Return the name of the module in a file."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -34,7 +37,15 @@ def _dotted(path: Path) -> str:
 @cache
 def imports(module: str) -> frozenset[str]:
     """What a module imports, also inside its functions: our modules by full name, others as they are written."""
-    return frozenset(name for node in ast.walk(_with_tests()[module]) for name in _imported(node))
+    return frozenset(name for statement in _statements(_tree(module)) for name in _imported(statement))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield every statement below a node. No expression holds one, so that most nodes are never visited."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case)):
+            yield child
+            yield from _statements(child)
 
 
 def _imported(node: ast.AST) -> Iterator[str]:
@@ -43,24 +54,31 @@ def _imported(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom):
         assert node.module is not None, "relative imports are not used here"
         members = [f"{node.module}.{alias.name}" for alias in node.names]
-        submodules = [member for member in members if member in _with_tests()]
+        submodules = [member for member in members if member in _paths()]
         yield from submodules
         if len(submodules) < len(members):
             yield node.module
 
 
 @cache
+def _loads(module: str) -> frozenset[str]:
+    """What a module's own imports load: our modules with the packages around them, and others' top-level names."""
+    found = set()
+    for name in imports(module):
+        ours = name in _paths()
+        found.add(name if ours else name.partition(".")[0])
+        found.update(".".join(name.split(".")[: i + 1]) for i in range(name.count(".")) if ours)
+    return frozenset(found)
+
+
+@cache
 def reaches(module: str) -> frozenset[str]:
     """Everything that is loaded along with a module: ours and, by their top-level names, others."""
-    seen, waiting = {module}, [module]
+    seen, waiting = {module}, {module}
     while waiting:
-        for name in imports(waiting.pop()):
-            ours = name in _with_tests()
-            parents = [".".join(name.split(".")[: i + 1]) for i in range(name.count("."))] if ours else []
-            for found in [*parents, name] if ours else [name.partition(".")[0]]:
-                if found not in seen:
-                    seen.add(found)
-                    waiting.extend([found] if found in _with_tests() else [])
+        found = _loads(waiting.pop()) - seen
+        seen |= found
+        waiting |= found & _paths().keys()
     return frozenset(seen)
 
 

@@ -17,7 +17,6 @@ from api.services import base_models
 from api.settings import Settings
 from tests.conftest import opened
 from tests.services import AttuneUp
-from tests.tiny_models import make_encoder, make_model
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m-instruct"
@@ -102,7 +101,8 @@ def shortened(line: str) -> str:
 
 def converted(folder: Path) -> dict[str, Path]:
     """Make the base models that the pages name: tiny ones, with a context and a template for the pages' rows."""
-    from worker.convert import convert  # noqa: PLC0415 (brings torch)
+    from tests.tiny_models import make_encoder, make_model  # noqa: PLC0415 (brings torch, which `make quick` leaves out)
+    from worker.convert import convert  # noqa: PLC0415 (alike)
 
     language_model, encoder = make_model(folder / "llama", "llama"), make_encoder(folder / "bert")
     config = json.loads((language_model / "config.json").read_text())

@@ -8,6 +8,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from api.spec.lifecycle import FAILURES
@@ -25,13 +26,14 @@ Positions = Mapping[str, set[int]]
 """The positions of the parameter `code` in functions and classes, by their names."""
 
 
-def codes() -> set[str]:
+@cache
+def codes() -> frozenset[str]:
     """Return every code that a user can get in an error, an estimate or a finding."""
     files = [*(ROOT / "api").rglob("*.py"), *(ROOT / "worker").rglob("*.py")]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files if "cli" not in path.parts]
     positions = _positions(trees)
     of_jobs = {policy.code for policy in FAILURES.values()} | {reason.value for reason in FAILURES}
-    return of_jobs.union(*(_of_file(tree, positions) for tree in trees))
+    return frozenset(of_jobs).union(*(_of_file(tree, positions) for tree in trees))
 
 
 def _positions(trees: Sequence[ast.AST]) -> Positions:

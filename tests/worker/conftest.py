@@ -3,18 +3,18 @@ other there cost far more than they gain."""
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from tests.tiny_models import FAMILIES, make_model
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)
+    """torch is imported by now, or reads the variable when it is."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -28,10 +28,14 @@ def seed() -> int:
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny base model of each family."""
+    from tests.tiny_models import FAMILIES, make_model  # noqa: PLC0415 (brings torch, which `make quick` does without)
+
     folder = tmp_path_factory.mktemp("bases")
     return {family: make_model(folder / family, family) for family in FAMILIES}
 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny_models import make_model  # noqa: PLC0415
+
     return make_model(tmp_path_factory.mktemp("bases") / "llama", "llama")
