@@ -52,8 +52,8 @@ def validate(
 ) -> None:
     """Raise InvalidRequest for everything that can be wrong with a recipe before its rows are read.
 
-    Its layers are not checked here, but in api.services.layers, while no session is open. `recipe` already has the
-    technique that it inherits (api.services.lineage.inherit_technique).
+    The layers that the technique names are checked elsewhere (api.services.layers), while no session is open. `recipe`
+    already has the technique that it inherits (api.services.lineage.inherit_technique).
     """
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise UnsupportedCombination(refused.message, param=refused.param)
@@ -179,8 +179,8 @@ def _check_export(recipe: Recipe, base: BaseModelRow) -> None:
     if export.gguf is not None and (family not in GGUF_FAMILIES or recipe.method.output != "tokens"):
         raise InvalidRequest(
             f"export.gguf: GGUF files are verified only for language models of the families "
-            f"{', '.join(GGUF_FAMILIES)}. {base.name} is of the family {family}, and '{recipe.method.type}' trains for "
-            f"{recipe.method.output}: leave export.gguf out",
+            f"{', '.join(GGUF_FAMILIES)}. {base.name} is of the family {family}, and a model of the method "
+            f"'{recipe.method.type}' outputs {recipe.method.output}: leave export.gguf out",
             param="export.gguf",
             code="unsupported_combination",
         )

@@ -193,7 +193,7 @@ def restore(source: Path, settings: Settings, report: Report) -> Contents:
     try:
         _restore_files(source, contents, partial, report)
         (partial / OBJECTS).rename(folder / OBJECTS)
-        (partial / DATABASE).rename(folder / DATABASE)  # last: without it there is no service
+        (partial / DATABASE).rename(folder / DATABASE)  # last: a folder with a database counts as complete
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return contents

@@ -99,7 +99,7 @@ def _converted(context: Context, source: str, revision: str | None, report: Repo
 
 def _run(command: list[str], folder: Path, timeout_s: float, source: str, report: Report) -> None:
     """Run the command, which writes into the folder. Raise NotConvertible if the command fails or times out; after a
-    failure, its last line of output is the message."""
+    failure, the message is the last line that the command wrote."""
     output, deadline = folder / "log.txt", time.monotonic() + timeout_s
     with (
         output.open("wb") as log,

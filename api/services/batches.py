@@ -98,7 +98,8 @@ def _check_file(context: Context, session: Session, caller: Caller, file_id: str
         )
     if file.bytes > longest:
         raise InvalidRequest(
-            f"{file_id} has {file.bytes} bytes, and the input of a batch may have {longest}: divide it",
+            f"{file_id} has {file.bytes} bytes, and the input of a batch may have {longest}: split it into several "
+            "files",
             param=param,
             code="file_too_large",
         )

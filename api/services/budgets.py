@@ -1,8 +1,8 @@
 """Limits on each project: unfinished jobs, stored files, stored responses, judges' tokens and the rate of requests.
 
-Sums are computed under the project's lock, so that concurrent requests cannot exceed a limit together. If waiting does
-not help, because the caller has to delete something, the error has `x-should-retry: false`, which keeps OpenAI's
-clients from retrying. If waiting is enough, `retry-after` gives the seconds.
+Jobs and stored bytes are summed under the project's lock, so that concurrent requests cannot exceed a limit together.
+If a retry cannot succeed, for example until the caller deletes something, the error has `x-should-retry: false`, which
+keeps OpenAI's clients from retrying. If waiting is enough, `retry-after` gives the seconds.
 """
 
 import math
@@ -19,7 +19,7 @@ from api.services import quotas
 
 DO_NOT_RETRY = {"x-should-retry": "false"}
 BURST_S = 3
-"""An idle project may send the requests of this many seconds at once."""
+"""A project that was idle may send as many requests at once as its rate allows in this many seconds."""
 
 
 def require_jobs(context: Context, session: Session, project_id: str, more: int = 1) -> None:
@@ -95,8 +95,8 @@ class RequestRate:
         self._per_second, self._sender, self._burst_s = per_second, sender, burst_s
         self._burst = max(1.0, per_second * burst_s)
         self._left: dict[str, tuple[float, float]] = {}
-        """{sender: (number of requests that it may send now, time of that count)}. Full buckets are dropped now and
-        then."""
+        """{sender: (number of requests that it may send at once, time at which the number was computed)}. Full buckets
+        are dropped now and then."""
         self._lock = threading.Lock()
 
     def take(self, sender_id: str, now: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Checks of the components of a deployment, made on this machine: its own, and those that it connects to."""
+"""Checks of a deployment from this machine: of the machine's own components, and of services that it connects to."""
 
 import fcntl
 import shutil
@@ -27,7 +27,8 @@ from api.settings import Settings
 
 LOW_DISK_BYTES, NO_DISK_BYTES = 10 * 10**9, 10**9
 CLOCK_S = (5, 300)
-"""Differences between two clocks in seconds. A larger one than the first is a warning, than the second a problem."""
+"""Limits of the difference between two clocks, in seconds. A larger difference is a warning above the first limit, a
+problem above the second."""
 TRAINER_LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 """The driver's folder, which has an entry for each GPU."""
@@ -65,7 +66,8 @@ def check_clock(difference_s: float, other: str) -> Check:
 
 
 def running_up(settings: Settings) -> str | None:
-    """Return the process id of the `attune up` that runs on the data folder ("unknown" if it left none), or None."""
+    """Return the process id of the `attune up` that uses the data folder, or "unknown" if it did not write its id.
+    Return None if no `attune up` uses the folder."""
     try:
         with (settings.data_dir / "up.lock").open() as lock:
             try:
@@ -132,8 +134,8 @@ def _check_storage(settings: Settings) -> Check:
         return Check("storage", "problem", f"{url} is full", "Free space, or run `attune storage collect --remove`.")
     except StorageUnavailable as error:
         cause = " ".join(str(error.__cause__ or error).split())[:300]
-        return Check("storage", "problem", f"{url} takes no objects: {cause}", remedy)
-    return Check("storage", "ok", f"{url} takes and deletes objects")
+        return Check("storage", "problem", f"no object can be stored in {url}: {cause}", remedy)
+    return Check("storage", "ok", f"{url}: objects can be stored and deleted")
 
 
 def _check_marker(settings: Settings) -> Iterator[Check]:
@@ -156,7 +158,7 @@ def _check_broker(settings: Settings) -> Check:
                 "broker", "problem", "none is set, and no `attune up` runs on this folder",
                 "Start `attune up`, or set ATTUNE_BROKER_URL to a redis:// address.",
             )  # fmt: skip
-        return Check("broker", "ok", f"the one of `attune up` (process {process})")
+        return Check("broker", "ok", f"started by `attune up` (process {process})")
     address = settings.broker_url.get_secret_value().rpartition("@")[2].removeprefix("redis://")
     try:
         require_broker(settings.broker_url)
@@ -169,7 +171,7 @@ def _check_broker(settings: Settings) -> Check:
 
 
 def _check_disk(settings: Settings) -> Check:
-    """Check the fullest of the disks that hold the data, the objects and the workers' files."""
+    """Check the disks that hold the data, the objects and the workers' files: the one with the least free space."""
     folders = [settings.data_dir, settings.work]
     if "://" not in settings.storage:
         folders.append(Path(settings.storage))
@@ -190,7 +192,10 @@ def check_libraries() -> Check:
     if missing:
         remedy = "Install Attune with the libraries of workers: pip install '.[worker]' in its folder."
         return Check(
-            "trainer", "warning", f"{', '.join(missing)} not installed: nothing can train or be converted here", remedy
+            "trainer",
+            "warning",
+            f"{', '.join(missing)} not installed: no training and no conversion of base models on this machine",
+            remedy,
         )
     return Check("trainer", "ok", f"{', '.join(TRAINER_LIBRARIES)} installed")
 

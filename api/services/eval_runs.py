@@ -110,7 +110,8 @@ def _check_file(context: Context, session: Session, caller: Caller, file_id: str
         )
     if file.bytes > longest:
         raise InvalidRequest(
-            f"{param}: {file_id} has {file.bytes} bytes, and the rows of a run may have {longest}: divide it",
+            f"{param}: {file_id} has {file.bytes} bytes, and the rows of a run may have {longest}: split "
+            "it into several files",
             param=param,
             code="file_too_large",
         )

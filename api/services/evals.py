@@ -71,7 +71,7 @@ def _require_names(criteria: Sequence[Criterion]) -> None:
     for number, name in enumerate(names):
         if name in names[:number]:
             param = f"testing_criteria.{number}.name"
-            raise BadCriterion(f"{param}: '{name[:64]}' is also that of another criterion: each is unique", param=param)
+            raise BadCriterion(f"{param}: another criterion is named '{name[:64]}', too: names are unique", param=param)
 
 
 def _require_sample(data_source: CustomDataSource, criteria: Sequence[Criterion]) -> None:
@@ -83,7 +83,7 @@ def _require_sample(data_source: CustomDataSource, criteria: Sequence[Criterion]
             if "sample" in namespaces(template):
                 param = f"testing_criteria.{number}.{path}"
                 raise BadCriterion(
-                    f"{param} names sample, which needs data_source_config.include_sample_schema: true", param=param
+                    f"{param} refers to `sample`: set data_source_config.include_sample_schema to true", param=param
                 )
 
 

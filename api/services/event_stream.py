@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 BATCH = 500
 THREADS = 8
-"""Number of threads that all streams share. Other requests have threads of their own, however many streams are open."""
+"""Number of threads that all streams share. However many streams are open, they use no threads of other requests."""
 
 
 @dataclass(eq=False)
@@ -112,7 +112,8 @@ class EventWatcher:
 
 
 def begin(context: Context, caller: Caller, job_id: str, last_event_id: str | None) -> int | None:
-    """Return the sequence number of the event after which a stream continues; None if an ended job has no later event.
+    """Return the sequence number of the event after which a stream continues; None if the job has ended and no event
+    follows.
 
     Raise NoSuchJob, and InvalidRequest if `last_event_id` is not the id of an event of this job.
     """
@@ -140,6 +141,7 @@ async def follow(watcher: EventWatcher, job_id: str, after: int, keep_alive_s: f
         elif ended:
             return
         else:
-            # A stream reads only after an event. That suffices, because the end of a job is an event, too.
+            # The stream reads again only when there is a new event. It does not miss the end of the job, which is
+            # an event, too.
             while not await watcher.wait_for_event(job_id, after, keep_alive_s):
                 yield []

@@ -57,7 +57,7 @@ def report(context: Context, caller: Caller, file_id: str) -> Report:
 def group_findings(scan: JsonObject) -> list[Group]:
     """Return the scan's findings grouped by code: errors before warnings, and more frequent ones first.
 
-    Scans of earlier releases have no excerpts.
+    Reports of scans by earlier releases have no excerpts: the examples then have no text.
     """
     excerpts = {excerpt["line"]: excerpt for excerpt in scan.get("excerpts", [])}
     counts = scan.get("finding_counts", {})
@@ -74,5 +74,5 @@ def _group(code: str, found: Sequence[JsonObject], count: int, excerpts: dict[in
         excerpt: dict[str, Any] = excerpts.get(finding["line"], {})
         examples.append(Example(finding["line"], finding["message"], excerpt.get("text"), excerpt.get("cut", False)))
     lines = sorted({finding["line"] for finding in found if finding["line"] is not None})
-    # Of a hundred listed findings, only errors can lack one of their kind: they displace warnings, not one another.
+    # A report lists at most a hundred findings, so there may be none with this code. The severity is then not known.
     return Group(code, found[0]["severity"] if found else "error", count, lines, examples)

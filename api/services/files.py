@@ -116,7 +116,7 @@ async def limit_bytes(chunks: AsyncIterator[bytes], limit: int, *, what: str, pa
 
 def check_purpose(purpose: str) -> None:
     if purpose not in PURPOSES:
-        raise InvalidRequest(f"'{purpose[:32]}' is not one of {list(PURPOSES)} - 'purpose'", param="purpose")
+        raise InvalidRequest(f"purpose: '{purpose[:32]}' is not one of {list(PURPOSES)}", param="purpose")
 
 
 def _insert(context: Context, caller: Caller, received: Received, request: FileRequest) -> File:
@@ -232,9 +232,7 @@ def delete(context: Context, caller: Caller, file_id: str) -> None:
             *eval_runs.using_file(session, caller.project_id, file_id),
         ]
         if users:
-            raise FileInUse(
-                f"{file_id} is in use by {', '.join(users[:5])}: cancel that, or wait for its end", param="id"
-            )
+            raise FileInUse(f"{file_id} is in use: cancel {', '.join(users[:5])}, or wait for their end", param="id")
         files.remove(session, file)
     if file.storage_key is not None:
         context.storage.delete([file.storage_key])

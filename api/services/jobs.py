@@ -64,7 +64,7 @@ def get(context: Context, caller: Caller, job_id: str) -> Job:
 def recipe(context: Context, caller: Caller, job_id: str) -> JsonObject:
     """Return the body of a request that creates the same job again: its recipe, with its seed.
 
-    Options have their current names, even in a job of an earlier release.
+    Options have the names of this release, even if an earlier release created the job.
     """
     job = get(context, caller, job_id)
     recipe = Recipe.model_validate({**job.recipe, "seed": job.seed}).model_dump(mode="json")
@@ -170,7 +170,7 @@ def published_model(context: Context, caller: Caller, job_id: str) -> str:
     was deleted, NoSuchJob."""
     job = get(context, caller, job_id)
     if job.fine_tuned_model is None:
-        raise WrongState(f"{job_id} is {job.status}: it has published no adapter")
+        raise WrongState(f"{job_id} is {job.status}: it has published no model")
     with context.database.read() as session:
         if models.get(session, caller.project_id, job.fine_tuned_model) is None:
             raise NoSuchModel(job.fine_tuned_model)

@@ -79,8 +79,8 @@ def require(context: Context, session: Session, caller: Caller, grader: GraderBa
 def require_model(
     context: Context, session: Session, caller: Caller, named: NamedModel, param: str, pending: Pending = NO_PENDING
 ) -> bool:
-    """Return whether the model is a reward model, not a chat model. Raise InvalidRequest if it cannot serve the
-    grader."""
+    """Return True for a reward model, False for a chat model. Raise InvalidRequest if the grader cannot use the
+    model."""
     if named.name in context.settings.judges:
         return False
     if (base := base_models.get(session, named.name)) is not None:
@@ -112,7 +112,7 @@ def _require_output(named: NamedModel, output: str, param: str) -> None:
         raise InvalidJudge(f"{named.name} is a classifier: name a chat model or a reward model", param=param)
     if output == "tokens" and named.effort:
         raise InvalidJudge(
-            f"{named.name} is a model of this server, which has no reasoning_effort: leave it out", param=param
+            f"{named.name} is a model of this server and takes no reasoning_effort: leave it out", param=param
         )
 
 
@@ -217,11 +217,11 @@ async def _reply(context: Context, caller: Caller, question: Question) -> Reply:
 
 
 async def _sampled(context: Context, caller: Caller, question: Question) -> Reply:
-    """Return the answer of a model of this server. Its samplers serve the requests of clients first. Raise Unanswered
-    if there is no answer."""
+    """Return the answer of a model of this server. The samplers answer the requests of clients before this one. Raise
+    Unanswered if there is no answer."""
     sampling, name = question.sampling, question.model
     if sampling.reasoning_effort is not None:
-        raise _unanswered(f"{name} is a model of this server, which has no reasoning_effort", retry=False)
+        raise _unanswered(f"{name} is a model of this server and takes no reasoning_effort", retry=False)
     request = SamplingRequest.model_validate(
         {
             "messages": conversation(question),
@@ -242,7 +242,7 @@ async def _sampled(context: Context, caller: Caller, question: Question) -> Repl
                     completion_tokens += report["tokens"]
             return Reply(text, name, answer.prompt_tokens, completion_tokens)
     except (Unavailable, Busy, SamplerFailed) as error:
-        failed = isinstance(error, SamplerFailed)  # its message names the request, and differs for each
+        failed = isinstance(error, SamplerFailed)  # its message has the request's id: each would be different
         why = "the sampler failed" if failed else error.message
         raise _unanswered(f"{name} could not be asked: {why}", retry=True, away=not failed) from None
     except ServiceError as error:

@@ -21,11 +21,11 @@ log = structlog.get_logger(__name__)
 
 LOCAL_KEY = "local admin"
 MAX_KEYS = 100
-"""Number of live keys at which a project can create no further key over HTTP."""
+"""A project with this many live keys cannot create another key over HTTP."""
 
 
 RECORD_S = 300.0
-"""Seconds after a recorded use of a key until another use is recorded."""
+"""Minimum seconds between two recorded uses of a key."""
 
 
 class NoSuchKey(NotFound):
@@ -67,7 +67,7 @@ def create_own(context: Context, caller: Caller, *, name: str, scope: str, expir
 
 def _require_rights(caller: Caller, scope: str) -> None:
     if SCOPES.index(scope) > SCOPES.index(caller.scope):
-        raise Forbidden(f"This key has scope '{caller.scope}': use a key of scope '{scope}' for a key of that scope")
+        raise Forbidden(f"A key of scope '{caller.scope}' cannot create or revoke a key of the higher scope '{scope}'")
 
 
 def _require_lifetime(session: Session, own: Key, expires_in_s: int | None) -> None:

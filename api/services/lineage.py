@@ -102,7 +102,7 @@ def find(session: Session, project_id: str, name: str, pending: Pending = NO_PEN
 
 
 def hold(session: Session, project_id: str, origin: Origin) -> None:
-    """Prevent the removal of an origin until this transaction ends. An earlier session found the origin.
+    """Prevent the removal of an origin, which an earlier session found, until this transaction ends.
 
     Raise InvalidRequest if the origin was removed in the meantime, or if the project may no longer use it.
     """
@@ -141,7 +141,7 @@ def producing_job(session: Session, project_id: str, name: str, pending: Pending
 
 
 def inherit_technique(recipe: AnyRecipe, origin: Origin) -> AnyRecipe:
-    """Return the recipe; if it continues an adapter, with the adapter's technique.
+    """Return the recipe. If it continues an adapter, the returned recipe has the adapter's technique.
 
     Raise CannotContinue if the recipe contradicts the origin's technique or method.
     """
@@ -164,8 +164,8 @@ def _require_same_output(recipe: Recipe, origin: Origin, trained_by: Method) -> 
     problem = recipe.method.problem
     if origin.labels is not None and problem not in (AUTO, origin.labels.problem):
         raise CannotContinue(
-            f"{origin.name} was trained on labels of the kind {origin.labels.problem}, not {problem}: leave "
-            "problem out",
+            f"{origin.name} was trained with problem '{origin.labels.problem}', which cannot become '{problem}': leave "
+            "method.classification.problem out",
             param="method.classification.problem",
         )
 
@@ -194,7 +194,7 @@ def _continued_technique(recipe: Recipe, name: str, parent: Technique) -> Techni
             )
     if requested.changes_base:
         raise CannotContinue(
-            f"{name} is already trained, so its adapter is not initialised again: leave technique.init out",
+            f"{name} is already trained, so its adapter is not initialized again: leave technique.init out",
             param="technique.init",
         )
     return parent.model_copy(update=fields)

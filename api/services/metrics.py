@@ -24,8 +24,8 @@ def batches(context: Context, caller: Caller, job_id: str) -> Iterator[Sequence[
 def reduced(context: Context, caller: Caller, job_id: str, max_points: int) -> tuple[Sequence[JsonObject], int]:
     """Return the metrics of at most `max_points` steps, and the number of all steps. Raise NoSuchJob.
 
-    If the job has more steps, memory holds the metrics of one batch of steps at a time, and eight bytes for each number
-    of the other steps.
+    If the job has more steps than that, memory holds the complete metrics of one batch of steps at a time. Of all other
+    steps it holds only the numbers, eight bytes for each.
     """
     jobs.require(context, caller, job_id)
     columns, numbers = Columns(), array("q")
@@ -70,7 +70,8 @@ class Columns:
         """Return the indices of at most `limit` (two or more) points, in ascending order.
 
         The first and the last are always chosen. If there is room, so are the lowest and the highest point of every
-        series, `train_loss` first, and then the lowest and the highest `train_loss` of equal stretches of steps.
+        series, beginning with `train_loss`. The rest of the points are the lowest and the highest `train_loss` in each
+        of several equally long stretches of steps.
         """
         if self._length <= limit:
             return list(range(self._length))

@@ -41,7 +41,7 @@ class Monitor(Collector):
         return await anyio.to_thread.run_sync(encode, self._registry, limiter=self._threads), content_type
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing, so that the registry does not check the metrics' names, for which it would have to scrape
+        """Return nothing: the names of the metrics are known only after a scrape, and the registry works without
         them."""
         return ()
 
@@ -64,7 +64,7 @@ def _families(session: Session, processes: Sequence[SeenProcess]) -> Iterator[Me
     yield _gauge("attune_stored_bytes", "Stored objects, by kind.", "kind", monitoring.bytes_by_kind(session))
     yield _gauge(
         "attune_webhook_deliveries",
-        "Deliveries to webhooks that are kept, by outcome.",
+        "Stored deliveries to webhooks, by outcome.",
         "status",
         dict.fromkeys(("pending", "delivered", "failed"), 0) | monitoring.deliveries_by_status(session),
     )
@@ -75,7 +75,7 @@ def _queue(session: Session) -> Iterator[Metric]:
     counts = {stage: count for stage, (count, _) in backlog.items()}
     ages = {stage: age for stage, (_, age) in backlog.items()}
     yield _gauge("attune_queue_jobs", "Jobs that wait for a slot, and files that wait for a scan.", "stage", counts)
-    yield _gauge("attune_queue_oldest_seconds", "Age of the oldest of them.", "stage", ages)
+    yield _gauge("attune_queue_oldest_seconds", "Age of the oldest waiting job or file.", "stage", ages)
 
 
 def _jobs(session: Session) -> Iterator[Metric]:
@@ -91,7 +91,7 @@ def _jobs(session: Session) -> Iterator[Metric]:
 def workers(session: Session, processes: Sequence[SeenProcess]) -> Iterator[Metric]:
     """Yield the metrics of the workers of jobs and of other processes.
 
-    The stages of other processes are absent until one has started.
+    The stage of another process, such as a sampler, is absent until such a process has started.
     """
     known = monitoring.beats(session)
     running = [process for process in processes if not process.stopped and process.age_s < monitoring.SILENT_S]
@@ -113,7 +113,7 @@ def workers(session: Session, processes: Sequence[SeenProcess]) -> Iterator[Metr
         "attune_workers_paused", "Live workers that take no work because of a fault.", "stage", of_jobs | paused
     )
     yield _gauge("attune_slots", "Jobs or requests that the live workers can work on at once.", "stage", slots)
-    yield _gauge("attune_slots_busy", "Jobs or requests that they work on.", "stage", busy)
+    yield _gauge("attune_slots_busy", "Jobs or requests that the live workers work on.", "stage", busy)
     ages = GaugeMetricFamily(
         "attune_worker_beat_age_seconds",
         "Time since the last beat of each worker that did not shut down.",
@@ -139,10 +139,10 @@ def _training(session: Session) -> Iterator[Metric]:
     yield _gauge("attune_training_tokens_per_second", "Sum of the running jobs' newest speeds.", name, speeds)
     total = monitoring.total_usage(session)
     yield CounterMetricFamily(
-        "attune_trained_tokens", "Tokens of ended attempts.", value=float(total["trained_tokens"])
+        "attune_trained_tokens", "Tokens trained by ended attempts.", value=float(total["trained_tokens"])
     )
     devices = {device: total[f"{device}_seconds"] for device in ("cpu", "gpu")}
-    yield _counter("attune_device_seconds", "Time of ended attempts.", "device", devices)
+    yield _counter("attune_device_seconds", "Device time of ended attempts.", "device", devices)
     sampled = {kind: total[f"{kind}_tokens"] for kind in ("prompt", "completion")}
     yield _counter("attune_sampled_tokens", "Tokens of completions.", "kind", sampled)
 
@@ -155,7 +155,7 @@ def _gauge(name: str, help: str, label: str, values: Mapping[str, float]) -> Met
 
 
 def _counter(name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
-    """Return a counter. Its samples have the name with the suffix `_total`."""
+    """Return a counter. The library adds the suffix `_total` to the name of its samples."""
     family = CounterMetricFamily(name, help, labels=[label])
     for label_value, value in values.items():
         family.add_metric([label_value], float(value))

@@ -17,7 +17,7 @@ MIN_AGE_S = 3600.0
 
 
 class NotThisDatabase(InvalidRequest):
-    """No row names any of the objects: the storage probably belongs to another database."""
+    """No row of the database refers to a stored object: the storage probably belongs to another database."""
 
 
 @dataclass
@@ -50,8 +50,8 @@ def collect_garbage(context: Context, *, older_than_s: float, most: int, remove:
     if remove and count:
         if not any(entry.named for entry in reports):
             raise NotThisDatabase(
-                "This database names no object of this storage. Nothing was removed: check that the database and the "
-                "storage belong together"
+                "No row of this database refers to an object in this storage. Nothing was removed: check that the "
+                "database and the storage belong together"
             )
         for kind, keys in orphan_keys:
             _remove(context, kind, keys, older_than_s)

@@ -59,7 +59,7 @@ class PipelineView:
 def create(context: Context, caller: Caller, body: Body) -> PipelineView:
     """Create the jobs of all stages in one transaction, then notify workers of each.
 
-    Raise InvalidRequest if a stage cannot run, TooManyRequests if the project may not have as many jobs.
+    Raise InvalidRequest if a stage cannot run, TooManyRequests if the project would have too many jobs.
     """
     bases: dict[str, BaseModelRow] = {}
     stages: list[tuple[StageRecipe, Origin | None]] = []
@@ -104,18 +104,19 @@ async def require_scripts(context: Context, caller: Caller, body: Body) -> None:
 def _check_layers(
     context: Context, caller: Caller, stage: StageRecipe, bases: dict[str, BaseModelRow]
 ) -> tuple[StageRecipe, Origin | None]:
-    """Return the stage with the technique that it inherits, and its origin: None if the stage begins from an earlier
-    stage, whose model has no row yet. Raise InvalidRequest for layers that the stage cannot train.
+    """Return the stage with the technique that it inherits, and its origin. The origin is None if the stage begins from
+    an earlier stage, whose model has no row yet. Raise InvalidRequest for layers that the stage cannot train.
 
-
-    `bases`: the base models of the earlier stages that publish whole models. If this stage publishes one, it is added.
+    `bases`: {name of an earlier stage that publishes a whole model: its base model}. If this stage publishes a whole
+    model, it is added.
     """
     origin: Origin | None = None
     if stage.model.startswith(REFERENCE):
         layers.require_patterns(stage)
         base = bases.get(stage.model.removeprefix(REFERENCE))
         if base is None:
-            # The stage continues an adapter, which keeps its layers; or it names no stage, which is refused later.
+            # Either the earlier stage trains an adapter, and this stage keeps its layers, or no earlier stage has this
+            # name, and this stage is refused later.
             return stage, None
         layers.require_of_base(stage, base)
     else:
@@ -176,7 +177,8 @@ def _insert_stage(
         pending[use.model].id: Stage.TRAIN for use in recipe.method.named_models if use.model in pending
     }
     if parent is not None:
-        # A classifier's labels are known, and can be compared, only once its rows are prepared.
+        # While a job that continues a classifier is prepared, its labels are compared with the classifier's. These are
+        # known only once the classifier's rows are prepared.
         labels = recipe.method.output == "labels" and parent.recipe["method"]["type"] == recipe.method.type
         dependencies_of_job[parent.id] = Stage.PREPARE if labels else Stage.TRAIN
     session.add_all(
@@ -201,8 +203,9 @@ def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
     """Cancel every stage that has not ended. Raise NoSuchPipeline, and WrongState if all have ended."""
     with context.database.write() as session:
         pipeline = _require(session, caller, pipeline_id)
-        # Locks go from the first stage to the last, as when a failing stage locks its dependants. Cancelling goes
-        # from the last to the first, so that no stage fails because of another.
+        # Stages are locked from the first to the last, as when a stage fails with its dependents, so that there are no
+        # deadlocks. They are cancelled from the last to the first, because a stage fails if one that it needs is
+        # cancelled before it.
         rows = [jobs.lock(session, stage["job_id"], caller.project_id) for stage in pipeline.stages]
         unfinished = [job for job in rows if job is not None and job.status not in FINAL]
         if not unfinished:

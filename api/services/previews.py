@@ -1,7 +1,7 @@
 """Rows as a job would read them. A preview shows them, an estimate counts them.
 
-A child process reads the rows (api.infra.preview_process). This module writes the child's request and fetches its
-files.
+A child process reads the rows (api.infra.preview_process). This module writes the child's request and fetches the files
+that the child reads.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import max_row_tokens
 
 PARQUET = b"PAR1"
-"""The first bytes of a Parquet file. The index of such a file is at its end, so that it can only be read whole."""
+"""The first bytes of a Parquet file. The index of such a file is at its end, so the file can only be read whole."""
 
 
 class RowsRefused(InvalidRequest):
@@ -57,8 +57,8 @@ class PreviewQuery:
 def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQuery:
     """Look up the models and files that the recipe names, and validate the recipe as creating a job would.
 
-    Raise InvalidRequest for a missing model, and for a missing file if nothing else is wrong, so that clients can check
-    a recipe before they upload its files.
+    Raise InvalidRequest for a missing model. A missing file raises it only if nothing else is wrong, so that clients
+    can check a recipe before they upload its files.
     """
     refused: InvalidRequest | None = None
     with context.database.read() as session:

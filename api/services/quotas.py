@@ -1,7 +1,7 @@
 """Budgets that the operator sets for a project: trained tokens and device seconds of a month, and stored bytes.
 
-Once a budget is used up, new jobs are refused; new files, too, if it is the budget of stored bytes. Jobs that were
-accepted before run to their end.
+Once a budget is used up, new jobs are refused. Once the budget of stored bytes is used up, new files are refused, too.
+Jobs that were accepted before run to their end.
 """
 
 from dataclasses import dataclass

@@ -28,8 +28,8 @@ log = structlog.get_logger(__name__)
 
 RETRY = {"retry-after": "5"}
 MAX_BATCH_WORKERS = 16
-"""Number of batch workers for whose requests one project has room in the queue. This bounds the requests that killed
-workers leave in the queue."""
+"""A project may have as many background requests in the queue as this number of batch workers send at once. The limit
+bounds the requests that killed workers leave behind."""
 
 
 class CannotAnswer(InvalidRequest):
@@ -136,12 +136,11 @@ async def sample(
     user: str | None = None,
     background: bool = False,
 ) -> AsyncIterator[Answer]:
-    """Send a request, and yield its answer once a sampler has begun. At the end of the block, withdraw the request and
-    record its usage.
+    """Send a request, and yield its answer once a sampler has begun to answer. At the end of the block, withdraw the
+    request and record its usage.
 
-    `background`: the request waits until no request of a client waits, and does not count towards the limit of the
-    project's waiting requests.
-
+    `background`: the request waits until no request of a client waits. It counts towards a limit of its own, not
+    towards the project's limit of waiting requests.
 
     Raise NoSuchModel, CannotAnswer, TooManyTokens, Busy, NoSamplerAvailable, SamplerLost, TooSlow, SamplerFailed,
     InvalidRequest.
@@ -187,7 +186,7 @@ async def _submit(producer: Producer, job: SampleJob, context: Context) -> None:
 async def _withdraw(producer: Producer, job: SampleJob) -> None:
     try:
         await producer.withdraw(job)
-    except redis.RedisError as error:  # the request expires in Redis
+    except redis.RedisError as error:  # harmless: the request expires in Redis
         log.warning("not_withdrawn", answer_id=job.id, error=type(error).__name__)
 
 
@@ -200,7 +199,7 @@ async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> Asyn
                     return
                 if report["type"] == "refused":
                     raise InvalidRequest(report["message"], param=report["param"], code=report["code"])
-                if report["type"] == "cancelled":  # at its deadline: nothing else cancels it while this request waits
+                if report["type"] == "cancelled":  # its deadline has passed: it is withdrawn only later
                     raise TimeoutError
                 if report["type"] == "lost":
                     raise SamplerLost
@@ -223,8 +222,8 @@ async def _after_start(
 
 
 def _record_usage(context: Context, account: Account, tokens: AnswerTokens) -> None:
-    """Add the answer's tokens to the usage ledger. During an outage of the database they are lost, but not the
-    answer."""
+    """Add the answer's tokens to the usage ledger. If the database cannot be written, the tokens are not counted, and
+    the answer is still given."""
     if not tokens.prompt:
         return
     try:
@@ -254,8 +253,8 @@ def _content(context: Context, caller: Caller, model_id: str, request: SamplingR
 
 
 def _model(context: Context, caller: Caller, model_id: str) -> SampledModel:
-    """Return the files of the model: those of its base and of its adapter. A fully fine-tuned model takes the place of
-    the base. Raise NoSuchModel, CannotAnswer."""
+    """Return the files of the model: those of its base and of its adapter. For a fully fine-tuned model, its own files
+    replace those of the base. Raise NoSuchModel, CannotAnswer."""
     with context.database.read() as session:
         if base := base_models.get(session, model_id):
             if base.facts.get("kind", "causal_lm") != "causal_lm":
@@ -266,7 +265,7 @@ def _model(context: Context, caller: Caller, model_id: str) -> SampledModel:
         if model is None:
             raise NoSuchModel(model_id)
         recipe = ResolvedRecipe.model_validate(session.get_one(Job, model.job_id).resolved)
-        trained = trained_artifacts(model.artifacts)  # an adapter's merged copy would give the same answers
+        trained = trained_artifacts(model.artifacts)  # no merged copy: the adapter gives the same answers
         whole = recipe.technique.whole_model
         base_files = _files(trained) if whole else _weights(session, caller, recipe.model)
     if recipe.method.output != "tokens":

@@ -1,4 +1,4 @@
-"""Sign-in to the dashboard: an API key is exchanged for a session, which ends with the key at the latest."""
+"""Sign-in to the dashboard: an API key is exchanged for a session, which ends when the key does, if not before."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class SignedIn:
 
 
 def sign_in(context: Context, plain_key: str) -> tuple[str, SignedIn]:
-    """Create a session for a key. Return the session's token, and the key and project that it stands for.
+    """Create a session for a key. Return the session's token, and a description of the key and its project.
 
     Raise Unauthorized if the key is not valid.
     """

@@ -1,7 +1,8 @@
 """The marker that ties a database to its object storage.
 
-A worker whose storage is not that of the API would find no files, and every job would use up its retries there. So an
-object in the storage, the marker, holds an id that the database knows, and each process compares the two at its start.
+A worker whose storage is not that of the API would find no files, and every job that it claims would use up its
+retries. So an object in the storage, the marker, holds the same id as the database, and each process compares the two
+ids when it starts.
 """
 
 import secrets
@@ -20,8 +21,8 @@ class WrongStorage(Exception):
     def __init__(self, found: bool) -> None:
         what = "belongs to another database" if found else f"lacks the object '{MARKER}' of this database's storage"
         super().__init__(
-            f"The object storage {what}: set ATTUNE_STORAGE_URL (or --data-dir) to that of the other processes. If it "
-            "is the right one, moved or restored, run `attune storage claim`."
+            f"The object storage {what}: set ATTUNE_STORAGE_URL (or --data-dir) to that of the other processes. If "
+            "this is the right storage, which was moved or restored, run `attune storage claim`."
         )
 
 

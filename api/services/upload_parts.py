@@ -35,7 +35,7 @@ async def add(
     `receive` passes the part's chunks to its argument. Raise NoSuchUpload, UploadEnded, WrongParts, TooLarge,
     InvalidRequest, TooManyRequests.
     """
-    # Before the first byte, so that nobody sends 64 MiB to an upload that has ended.
+    # Checked before the first byte is read, so that no client sends 64 MiB to an upload that has ended.
     await run_sync(_check_pending, context, caller, upload_id)
     received: ReceivedPart | None = None
 
@@ -64,7 +64,7 @@ async def add(
 def _check_pending(context: Context, caller: Caller, upload_id: str) -> None:
     with context.database.write() as session:
         upload = uploads.locked(session, caller, upload_id)
-    # After the transaction, so that an upload found expired is marked so.
+    # Raised after the transaction, so that the new status of an upload that is found expired is committed.
     if upload.status != PENDING:
         raise uploads.UploadEnded(upload)
 

@@ -193,13 +193,13 @@ def _in_order(session: Session, upload: Upload, part_ids: Sequence[str]) -> list
 
 
 async def _joined(context: Context, parts: Sequence[UploadPart], digest: str | None) -> AsyncIterator[bytes]:
-    """Yield the bytes of all parts. If their MD5 is not `digest`, raise WrongMd5 at the end, so that no object
-    appears."""
+    """Yield the bytes of all parts. If their MD5 is not `digest`, raise WrongMd5 at the end, so that no object is
+    stored."""
     whole = hashlib.md5(usedforsecurity=False)
     for part in parts:
         async for chunk in context.storage.stream(part.storage_key):
             if digest is not None:
-                await run_sync(whole.update, chunk)  # some milliseconds each
+                await run_sync(whole.update, chunk)  # takes milliseconds, too long for the event loop
             yield chunk
     if digest is not None and whole.hexdigest() != digest:
         raise WrongMd5(f"The md5 of the parts is {whole.hexdigest()}, not {digest}: the upload is still pending")

@@ -23,7 +23,8 @@ MAX_LINES = 10_000
 
 @dataclass
 class UsageLine:
-    """The usage from `start_time` to before `end_time`. Key and model are None unless the usage is grouped by them."""
+    """The usage from `start_time` up to, but not including, `end_time`. Key and model are None unless the usage is
+    grouped by them."""
 
     start_time: int
     """Unix time, the beginning of a day (UTC)."""
@@ -42,10 +43,10 @@ class UsageLine:
 def summed(
     context: Context, caller: Caller, start_time: int | None, end_time: int | None, group_by: Sequence[Dimension]
 ) -> list[UsageLine]:
-    """Return the usage of the days from `start_time` to `end_time`, by default this month so far: one line for each
-    group.
+    """Return the usage of the days from `start_time` to `end_time`, one line for each group. The default is this month
+    so far.
 
-    Raise InvalidRequest if the time is empty or too long, or has too many lines.
+    Raise InvalidRequest if the period is empty or too long, or if its usage has too many lines.
     """
     dimensions = [f"{name}_id" if name == "key" else name for name in dict.fromkeys(group_by) if name != "day"]
     with context.database.read() as session:
@@ -54,7 +55,8 @@ def summed(
         names = keys.names(session, caller.project_id) if "key_id" in dimensions else {}
     if len(rows) > MAX_LINES:
         raise InvalidRequest(
-            f"The usage of this time has more than {MAX_LINES:,} lines: choose a shorter one, or group by less",
+            f"The usage of this period has more than {MAX_LINES:,} lines: choose a shorter period, or fewer fields in "
+            "group_by",
             param="start_time",
         )
     lines: dict[tuple[object, ...], UsageLine] = {}
@@ -82,7 +84,7 @@ def _days(now: float, start_time: int | None, end_time: int | None) -> tuple[int
         raise InvalidRequest("end_time is not after start_time", param="end_time")
     if end - start > MAX_DAYS * DAY_S:
         raise InvalidRequest(
-            f"The time from start_time to end_time is longer than {MAX_DAYS} days: choose a shorter one",
+            f"The period from start_time to end_time is longer than {MAX_DAYS} days: choose a shorter one",
             param="start_time",
         )
     return start, end

@@ -31,11 +31,11 @@ VERBS = {Stage.PREPARE: "prepares files", Stage.TRAIN: "trains"}
 @dataclass(frozen=True)
 class QueueView:
     position: int | None
-    """Position in the queue; 1 is the next job to start. None while something other than jobs before it holds it
-    back."""
+    """Position in the queue; 1 is the next job to start. None while something other than the jobs before it keeps it
+    from starting."""
     reason: str
     start: Span | None = None
-    """When its training will probably begin."""
+    """Time at which the training of the job will probably begin."""
     finish: Span | None = None
 
 
@@ -106,8 +106,8 @@ class Board:
         self._factors = SAFE if any(worker.measured for worker in self._of(Stage.TRAIN)) else GUESSED
 
     def knows(self, job: Job) -> bool:
-        """Return whether the reading has the job in its present stage. A job of a lost worker counts as known: it was
-        there long before any reading that is still used."""
+        """Return whether the reading has the job in its present stage. A job that a lost worker holds counts as known:
+        its lease is older than any reading that is still used."""
         known = self._reading.waiting.get(job.id)
         return job.owner is not None or (known is not None and known.stage.waiting == job.status)
 
@@ -141,7 +141,7 @@ class Board:
         return None
 
     def _obstacle(self, job: WaitingJob) -> str | None:
-        """Return the reason, other than jobs before it, that holds the job back; None if there is none."""
+        """Return the reason, other than the jobs before it, that keeps the job from starting; None if there is none."""
         if problem := self.no_worker(job.stage):
             return problem
         if job.needs is not None:
@@ -228,8 +228,10 @@ class Board:
         return now + Span.duration(left, SAFE)
 
     def _start_after(self, prepared: Planned) -> Span | None:
-        """Return when a job that is not prepared yet will begin to train: at the latest after all jobs that wait to
-        train now. None if no worker trains."""
+        """Return when a job that is not prepared yet will begin to train; None if no worker trains.
+
+        The latest time is after all jobs that wait to train now, or unknown if other jobs are prepared before this one.
+        """
         free = [span for span, _ in self._slots(Stage.TRAIN)]
         if not free:
             return None

@@ -78,7 +78,7 @@ def update(
     url: str | None,
     event_types: Sequence[str] | None,
 ) -> Webhook:
-    """Change those of the endpoint's fields that are given, that is, not None."""
+    """Change the endpoint's fields. None leaves a field as it is."""
     if url is not None:
         check_url(url, context.settings.private_webhook_hosts)
     fields = {"name": name, "url": url, "event_types": None if event_types is None else list(event_types)}
