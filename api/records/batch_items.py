@@ -81,7 +81,8 @@ def finish(session: Session, claim: BatchItemClaim, result: ItemResult) -> bool:
 
 
 def results(session: Session, batch_id: str, *, succeeded: bool, after: int, limit: int) -> Sequence[BatchItem]:
-    """Return the next items after the line `after`, in order: with `succeeded`, the answered ones; else all others."""
+    """Return the next items after the line `after`, in order. With `succeeded`, these are the answered items, otherwise
+    all others."""
     kind = BatchItem.succeeded.is_(True) if succeeded else BatchItem.succeeded.is_not(True)
     query = select(BatchItem).where(BatchItem.work_id == batch_id, BatchItem.line > after, kind)
     return session.scalars(query.order_by(BatchItem.line).limit(limit)).all()

@@ -106,7 +106,7 @@ def transition(session: Session, batch: Batch, to: BatchStatus, *, due_at: float
 
 
 def delete_ended(session: Session, keep_s: float, limit: int = 500) -> None:
-    """Delete up to `limit` batches that ended more than `keep_s` seconds ago. Their items are gone already."""
+    """Delete up to `limit` batches that ended more than `keep_s` seconds ago. Their items were deleted then."""
     ended_at = func.coalesce(Batch.completed_at, Batch.failed_at, Batch.expired_at, Batch.cancelled_at)
     old = select(Batch.id).where(Batch.status.in_(BATCH_FINAL), ended_at < db_now() - keep_s).limit(limit)
     LISTING.delete(session, Batch.id.in_(old))

@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 from api.records.base import db_now
 
 BUSY_TIMEOUT_S = 15
-# The API answers on 40 threads. The connection that was used last has the warmest cache and the statements prepared.
+# The API answers on 40 threads. LIFO reuses the connection that was used last: its cache is warm, and its statements
+# are prepared.
 POOL = {"pool_size": 20, "max_overflow": 30, "pool_use_lifo": True}
 POSTGRESQL = {
     "connect_timeout": 5,
@@ -40,7 +41,8 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
-        # A query alone needs no transaction. On PostgreSQL this saves two of three round trips. SQLite needs no option.
+        # A single query needs no transaction: on PostgreSQL, autocommit saves two of three round trips. Connections to
+        # SQLite are in autocommit mode anyway.
         options = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._reader = self.engine.execution_options(**options)
 
@@ -72,7 +74,7 @@ class Database:
             yield session
 
     def copy_to(self, path: Path) -> None:
-        """Write a copy of the database that shows one moment, even if others write meanwhile. SQLite only."""
+        """Write a consistent copy of the database, even while others write to the database. SQLite only."""
         with self.engine.connect() as connection, closing(sqlite3.connect(path)) as target:
             source = connection.connection.driver_connection
             assert isinstance(source, sqlite3.Connection), self.engine.dialect.name
@@ -93,7 +95,7 @@ class Database:
 
 
 def is_outage(error: SQLAlchemyError) -> bool:
-    """Return whether the database caused the error, so that the same statement may succeed later.
+    """Return whether the state of the database caused the error: the same statement may then succeed later.
 
     The database may be unreachable, busy, full, read-only, damaged or out of connections.
     """
@@ -104,7 +106,8 @@ def is_outage(error: SQLAlchemyError) -> bool:
     if error.connection_invalidated or error.orig is None:
         return True
     if isinstance(error.orig, sqlite3.Error):
-        # The lowest byte of the extended code is the primary code. A wrong statement is an OperationalError, too.
+        # The type of the error does not suffice: a wrong statement is an OperationalError, too. The lowest byte of the
+        # extended code is the primary code.
         code: int | None = getattr(error.orig, "sqlite_errorcode", None)
         return code is not None and code & 0xFF in _SQLITE_FAULTS
     return isinstance(error.orig, _POSTGRESQL_FAULTS) and not _exceeds_limits(error.orig)
@@ -192,10 +195,10 @@ def _parse_json(text: str | bytes) -> object:
 
 
 def _replace_closed(engine: Engine) -> None:
-    """Replace all pooled connections as soon as one is checked out that the server has closed.
+    """If the server has closed a connection that is checked out, replace all pooled connections.
 
     The server sends nothing on an idle connection until it closes the connection. So only a connection with data to
-    read has to be tested with a query. SQLAlchemy's `pool_pre_ping` sends that query at each checkout.
+    read has to be tested with a query, whereas SQLAlchemy's `pool_pre_ping` sends that query at each checkout.
     """
 
     def replace_closed(connection: psycopg.Connection, *_: object) -> None:

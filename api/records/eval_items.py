@@ -30,7 +30,7 @@ class EvalItem(Item, Base):
 
     @property
     def id(self) -> str:
-        """The public id, which contains the run and the number."""
+        """The public id, which contains the run's id and the item's number."""
         return f"{_prefix(self.work_id)}{self.line}"
 
 

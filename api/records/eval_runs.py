@@ -37,7 +37,7 @@ class EvalRun(Work, Base):
     input_file: Mapped[str | None] = mapped_column(String(64), index=True)
     """The file with the rows; None if the request contained the rows."""
     model: Mapped[str | None] = mapped_column(String(256))
-    """The model that answers the rows; None if no model does, and the rows are graded as they are."""
+    """The model that answers the rows; None if the rows are graded as they are, without a model's answers."""
     error: Mapped[JsonObject | None]
     """{"code", "message"} of a failed run."""
     total: Mapped[int] = mapped_column(Integer, default=0)

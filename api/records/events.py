@@ -84,9 +84,9 @@ def add_event(
 def of_job(job_id: str, after: int) -> ColumnElement[bool]:
     """Return the condition that an event belongs to the job and comes after this sequence number.
 
-    Sort the result by (job_id, seq), not by seq alone. For seq alone, PostgreSQL may read the primary key, which has
-    the events of all jobs, and does so for a job with many events: a page of an old job then reads all newer events.
-    Only the index on (job_id, seq) has the range of this condition in that order.
+    Sort the result by (job_id, seq), not by seq alone. To sort by seq alone, PostgreSQL may read the primary key, which
+    has the events of all jobs. For a job with many events it does, and a page of an old job then reads all newer events
+    of other jobs. Only the index on (job_id, seq) has the matching events in the order (job_id, seq).
     """
     position = tuple_(Event.job_id, Event.seq)
     return and_(position > tuple_(job_id, after), position <= tuple_(job_id, MAX_SEQ))

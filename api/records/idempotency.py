@@ -61,7 +61,7 @@ def claim(
 def take_over(session: Session, project_id: str, key: str, *, request: str, owner: str, lease_s: float) -> bool:
     """Give the claim of a dead owner to a new owner with the same request.
 
-    Return False if the old owner is alive or has responded, or if another one was faster.
+    Return False if the old owner is alive or has responded, or if another owner was faster.
     """
     updated = session.execute(
         update(IdempotentRequest)

@@ -19,7 +19,8 @@ class Installation(Base):
 
 
 def storage_id(session: Session) -> str | None:
-    """Return the id of the object storage that belongs to this database; None before `attune migrate` has chosen it."""
+    """Return the id of the object storage that belongs to this database; None before `attune migrate` or `attune up`
+    has chosen it."""
     return session.scalar(select(Installation.storage_id))
 
 

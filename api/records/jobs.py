@@ -79,7 +79,7 @@ class Job(Base):
     progress: Mapped[JobProgress] = mapped_column(default=dict)
     error: Mapped[JobError | None]
     arrays: Mapped[dict[str, str]] = mapped_column(default=dict)
-    """{"train": key, "validation": key}: the keys of its arrays in api.records.arrays."""
+    """{"train": key, "validation": key}: the keys of the job's arrays in api.records.arrays."""
     estimate: Mapped[StoredEstimate | None]
     """Memory and time of the training: the prediction, and after the training also the measurement."""
     evaluation: Mapped[JsonObject | None]
@@ -96,9 +96,10 @@ class Job(Base):
     """Time of the last notification of workers about this waiting job."""
     pause_requested: Mapped[bool] = mapped_column(default=False)
     faults: Mapped[JsonObject] = mapped_column(default=dict)
-    """Counts of ended attempts by FailureReason, since the state of step `reached` was stored (-1: during preparation).
-    `excused` counts the attempts that ended for a cause other than the job. Also the consecutive deaths of the trainer
-    at one step, and the worker to avoid (api.records.faults)."""
+    """Faults since the job last made progress (api.records.faults): the number of ended attempts for each
+    FailureReason, and under `excused` the number of faults that the job did not cause. `reached` is the step of the
+    saved state since which these are counted, -1 during preparation. `died_at_step` and `deaths` are the step at which
+    the trainer died, and how often in a row. `avoid` is the worker that the next attempt avoids."""
     state: Mapped[SavedState | None]
     """The last valid saved state: {step, prefix, before: the previous state}. Set once all files of the state are
     stored."""
@@ -303,8 +304,8 @@ def _require_one(changed: int, job_id: str) -> None:
 
 
 def advance_state(session: Session, job_id: str, at_fence: int, state: SavedState) -> str | None:
-    """Set the job's newest saved state, and keep the previous one. Return the prefix of the state before these, which
-    is now unused, if there is one.
+    """Set the job's newest saved state, and keep the previous one. Return the prefix of the state before the previous
+    one, which is no longer used; None if there is no such state.
 
     Raises StaleFence if the attempt lost the job.
     """
@@ -333,7 +334,7 @@ def clear_state(session: Session, job_id: str) -> None:
 
 
 def usage(session: Session, since_s: float) -> dict[str, float]:
-    """Return the work (`Job.work`) of each project's jobs that started in the last `since_s` seconds or still run."""
+    """Return {project: total work (`Job.work`) of its jobs that started in the last `since_s` seconds or still run}."""
     rows = session.execute(
         select(Job.project_id, func.sum(case((Job.work.is_(None), 0.0), else_=Job.work)))
         .where(or_(Job.started_at > db_now() - since_s, Job.status == JobStatus.RUNNING))

@@ -38,7 +38,7 @@ def add(
     prompt_tokens: int,
     completion_tokens: int,
 ) -> None:
-    """Store a judgement. If there is one on the same question already, that one stays."""
+    """Store a judgement. If the question already has one, the stored judgement is kept."""
     statement = insert(session, StoredJudgement).values(
         project_id=project_id,
         digest=digest,

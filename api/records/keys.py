@@ -73,7 +73,7 @@ LIVE: Sequence[ColumnElement[bool]] = (
 def find_valid(connection: Connection | Session, plain: str) -> Row[str, str, str, float | None] | None:
     """Return the project, id, scope and IDLE_S of the live key with this plain text; None if there is none.
 
-    The lookup by hash leaks no timing about partly correct keys.
+    The key is found by its hash, so the time that this takes does not show whether a wrong key is partly correct.
     """
     return connection.execute(_VALID, {"sha256": hash_of(plain)}).one_or_none()
 

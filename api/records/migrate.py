@@ -1,4 +1,5 @@
-"""Migration of the schema. Only the commands that migrate import this module; the API never loads Alembic."""
+"""Migration of the schema, and checks of its version. Only commands import this module: the app and the worker do not
+load Alembic."""
 
 from pathlib import Path
 

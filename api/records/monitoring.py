@@ -48,8 +48,8 @@ def failures_by_code(session: Session) -> dict[str, int]:
 
 
 def beats(session: Session) -> list[tuple[Worker, bool, float]]:
-    """Return the workers that did not shut down in order. With each come whether it is live, and the seconds since its
-    last report (`Worker.seen_at`).
+    """Return the workers that did not shut down cleanly, each with whether it is live and the seconds since its last
+    report (`Worker.seen_at`).
 
     Workers that have been silent for SILENT_S are left out.
     """

@@ -21,7 +21,7 @@ Keys = Collection[str]
 
 
 def referenced(session: Session, kind: str, keys: Keys) -> set[str]:
-    """Return those of the keys that a row refers to. All keys are of this kind."""
+    """Return the given keys that a row refers to. All of them have to be of this kind."""
     return FINDERS[kind](session, keys)
 
 
@@ -103,5 +103,5 @@ FINDERS: Mapping[str, Callable[[Session, Keys], set[str]]] = {
     "models": _models,
     "base": _bases,
 }
-"""The function for each kind that returns those of the given keys which a row refers to. Objects of other kinds are
-never taken for orphans (api.services.orphans)."""
+"""For each kind of object, the function that returns which of the given keys a row refers to. Objects of other kinds
+are never taken for orphans (api.services.orphans)."""

@@ -99,8 +99,9 @@ def paginate(
     """Return a page of the query's rows: those after the owner's row with the id `after`, even if the query does not
     select that row.
 
-    `start`: the position where the first page begins. It replaces a bound in the query: if a statement has two bounds,
-    PostgreSQL may begin to read at the farther one. Raises UnknownCursor if `after` never was in the owner's list.
+    `start`: the position where the first page begins. It is not a condition of `query`, because later pages have a
+    bound of their own, and PostgreSQL may read from the farther of two bounds. Raises UnknownCursor if `after` never
+    was in the owner's list.
     """
     order = listing.order
     position = tuple_(*order)

@@ -72,7 +72,7 @@ def grant(session: Session, owner_id: str, checkpoint: str, project_id: str) -> 
     statement = insert(session, Permission).values(id=new_id("cp_"), created_at=db_now(), **values)
     upsert = statement.on_conflict_do_update(
         index_elements=[Permission.checkpoint, Permission.project_id],
-        set_={"owner_id": owner_id},  # no change, but an update returns the row
+        set_={"owner_id": owner_id},  # the same value: only an inserted or updated row is returned
     )
     return session.scalars(upsert.returning(Permission)).one()
 

@@ -18,9 +18,11 @@ class Project(Base):
     name: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[float] = mapped_column(UnixTime)
     monthly_trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
-    """This and the next two columns are budgets of the project (api.services.budgets). None: no limit."""
+    """Budget (api.services.quotas): tokens that the project's jobs may train on in a month; None for no limit."""
     monthly_device_seconds: Mapped[int | None] = mapped_column(BigInteger)
+    """Budget: device seconds that the project's jobs may use in a month; None for no limit."""
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Budget: bytes of stored objects that the project may have; None for no limit."""
 
     @property
     def has_budget(self) -> bool:

@@ -4,8 +4,8 @@ docs/internals/queue.md explains leases and fences.
 
 Fairness: the next job to train comes from the project with the least usage; within a project, priority decides, then
 age. Usage is the work (floating-point operations, estimated before training) of the jobs that the project started in
-the last day. It is not measured in seconds, because these are known only afterwards and vary with the machine. Measured
-in work, equal jobs of projects with equal usage start in turn. Preparation is short and goes by turns
+the last day. It is not measured in seconds, because these are known only afterwards and vary with the machine. So
+projects that submit equal jobs take turns. Preparation is short: at its slots, projects take turns whatever their usage
 (api.records.turns).
 """
 

@@ -17,8 +17,8 @@ from api.records.files import File
 from api.spec.fields import JsonObject
 
 MAX_SCANS = 5
-"""Number of scans of a file that did not finish, after which the file is not scanned again. Excused scans
-(`File.scan_excused`) do not count."""
+"""After this many scans that did not finish, a file is not scanned again. Excused scans (`File.scan_excused`) do not
+count."""
 SCANNED_PURPOSE = "fine-tune"
 
 
@@ -42,8 +42,7 @@ _BEGUN = File.scan_fence - File.scan_excused
 def claim(session: Session, lease_s: float, *, stalled: bool = False) -> ScanClaim | None:
     """Claim the oldest waiting file of the project whose turn it is (api.records.turns). Return None if no file waits.
 
-
-    `stalled`: the whole system was interrupted recently, so that an expired lease does not count against its file.
+    `stalled`: the whole system was interrupted recently, so an expired lease does not count against its file.
     """
     project_id = _next_project(session)
     query = (

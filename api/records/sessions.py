@@ -1,6 +1,6 @@
 """Sessions of the dashboard. A session stands in for an API key in one browser, and ends with the key at the latest.
 
-The browser holds a random token. As for a key, a row holds only the SHA-256 of the token.
+The browser holds a random token. The row of a session, like that of a key, holds only the SHA-256 of the token.
 """
 
 import secrets

@@ -61,7 +61,8 @@ def add(session: Session, account: Account, **amounts: float) -> None:
 
 
 def record_stored(session: Session, account: Account, stored_bytes: int) -> None:
-    """Record the stored bytes if no measurement of the day was larger. Several workers may record the same one."""
+    """Record the stored bytes if no measurement of the day was larger. Several workers may record the same
+    measurement."""
     largest = case((Usage.stored_bytes > stored_bytes, Usage.stored_bytes), else_=stored_bytes)
     _upsert(session, account, {"stored_bytes": stored_bytes}, {"stored_bytes": largest})
 

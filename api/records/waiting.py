@@ -1,4 +1,4 @@
-"""Reads the queue: everything that decides when waiting jobs start, with a few queries for all jobs together."""
+"""Reads everything that decides when waiting jobs start, with a few queries for all jobs together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,8 @@ A worker may take a row from the time `due_at`. A claim moves that time into the
 row's fence, a number that every later write of the worker must match. If the worker dies, another worker takes the row
 at that time; a late write of the first worker is refused. A finished row has no `due_at`.
 
-The next work, and the next item, come from the project whose turn it is (api.records.turns): there the work that has
-been due longest, and the item of the oldest work.
+The next work and the next item come from the project whose turn it is (api.records.turns). Of this project, the
+next work is the one that has been due longest, and the next item belongs to the oldest work that has due items.
 """
 
 from collections.abc import Collection
@@ -86,9 +86,9 @@ class ItemClaim(Generic[W, I]):
 @dataclass(frozen=True)
 class WorkQueue(Generic[W, I]):
     turn: turns.What
-    """Turns of the projects' items."""
+    """Name of the turns (api.records.turns) that projects take with their items."""
     whole_turn: turns.What
-    """Turns of the projects' work as a whole."""
+    """Name of the turns that projects take with their work as a whole."""
     work: type[W]
     item: type[I]
     in_progress: str
@@ -186,7 +186,7 @@ class WorkQueue(Generic[W, I]):
     def renew_items(
         self, session: Session, keys: Collection[tuple[str, int, int]], lease_s: float
     ) -> set[tuple[str, int, int]]:
-        """Extend the leases of the claims with these keys, as far as their work is in progress.
+        """Extend the leases of the claims with these keys if their work is in progress.
 
         Return the keys of the extended claims. The other claims are lost.
         """

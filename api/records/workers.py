@@ -32,7 +32,7 @@ class Worker(Base):
     seen_at: Mapped[float] = mapped_column(UnixTime)
     """Time of its last sweep."""
     stopped_at: Mapped[float | None] = mapped_column(UnixTime)
-    """Time at which it shut down in order; None while it runs, and after a crash."""
+    """Time at which it shut down cleanly; None while it runs, and after a crash."""
     scanning: Mapped[bool] = mapped_column(default=False, server_default=false())
     """Whether it was scanning an uploaded file at its last sweep."""
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
@@ -56,7 +56,7 @@ def register(session: Session, *, owner: str, stage: Stage, slots: int = 1, gpus
 
 
 def record_stop(session: Session, owner: str) -> None:
-    """Record that the worker shut down in order, so that nothing waits for it."""
+    """Record that the worker shut down cleanly, so that it no longer counts as live."""
     session.execute(update(Worker).where(Worker.owner == owner).values(stopped_at=db_now()))
 
 
@@ -71,7 +71,8 @@ def seen(session: Session, within_s: float) -> Sequence[tuple[Worker, bool]]:
 
 
 def delete_unseen(session: Session, keep_s: float) -> None:
-    """Delete workers last seen more than `keep_s` seconds ago. Each new work folder makes a new row."""
+    """Delete workers last seen more than `keep_s` seconds ago. Rows would pile up otherwise, because a worker with a
+    new work folder gets a new row."""
     session.execute(delete(Worker).where(Worker.seen_at < db_now() - keep_s))
 
 
