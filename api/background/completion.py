@@ -60,7 +60,7 @@ async def complete(
 ) -> tuple[JsonObject, Usage]:
     """Return the completion object and its usage. `faults`: number of earlier attempts that ended with a fault.
 
-    Raise Postponed after an error that a later attempt may not meet, and ServiceError after other errors.
+    Raise Postponed if a later attempt may succeed, and ServiceError after other errors.
     """
     request = body.sampling_request(context.settings.sample_max_tokens)
     writer = endpoint.writer(answer_id, body.model, with_logprobs=request.top_logprobs is not None)

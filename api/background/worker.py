@@ -60,7 +60,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
 
     @abstractmethod
     def internal_error(self, claim: ItemClaim[W, I]) -> R:
-        """Return the result of an item that this server cannot answer because of a fault of its own."""
+        """Return the result of an item that an internal error of this server prevents from being answered."""
 
     @abstractmethod
     async def advance(self, claim: WorkClaim[W]) -> None:
@@ -133,8 +133,8 @@ class ItemWorker(ABC, Generic[W, I, R]):
             await self._store(claim, end)
 
     def _end_after(self, error: Exception, claim: ItemClaim[W, I]) -> R | Postponed:
-        """Return how an attempt ends after this error: with a fault of the item, or, if the database or the storage is
-        not available, with an outage."""
+        """Return how an attempt ends after this error. An outage of the database or the storage postpones the item. Any
+        other error is a fault: it postpones the item, too, until there are MAX_FAULTS, and then gives its result."""
         if isinstance(error, StorageUnavailable) or (isinstance(error, SQLAlchemyError) and is_outage(error)):
             log.warning(f"{self.name}_item_waits", error=type(error).__name__)
             return Postponed(attempts.OUTAGE_WAIT_S, outage=True)
@@ -165,7 +165,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
                 log.info(f"{self.name}_result_stale")
 
     async def _renew_repeatedly(self) -> None:
-        """Extend the leases of the items that are being answered, and stop those that were lost.
+        """Extend the leases of the items that are being answered, and stop answering items whose claim was lost.
 
         The lease of an item whose result could not be written expires, so that a worker answers it again.
         """
@@ -220,7 +220,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
 
 
 def serve(settings: Settings, stage: str, worker: Callable[[Context], ItemWorker[W, I, R]]) -> None:
-    """Run the worker until SIGTERM or SIGINT. Items that are still being answered then are given back to the queue."""
+    """Run the worker until SIGTERM or SIGINT. Items that are not answered by then are given back to the queue."""
 
     async def main() -> None:
         running = worker(Context.open(settings))

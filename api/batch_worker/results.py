@@ -19,7 +19,7 @@ from api.spec.fields import JsonObject
 from api.spec.ids import new_id
 
 PAGE = 8
-"""Results that are in memory at a time. Each may have MAX_RESULT_BYTES (api.batch_worker.item)."""
+"""Number of results that are in memory at a time. Each may have MAX_RESULT_BYTES bytes (api.batch_worker.item)."""
 PURPOSE = "batch_output"
 
 UNANSWERED = {

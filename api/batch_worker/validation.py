@@ -53,13 +53,13 @@ class InputReader:
     _names: set[str] = field(default_factory=set)
 
     def items(self, chunks: Iterable[bytes]) -> Iterator[list[NewItem]]:
-        """Yield the items in chunks. If lines have errors, raise Invalid with them at the end, or at MAX_ERRORS
-        errors."""
+        """Yield the items in chunks. If lines have errors, raise Invalid with all errors at the end of the file, or as
+        soon as there are MAX_ERRORS."""
         found: list[NewItem] = []
         for number, start, content in self._lines(chunks):
             self.count += 1
             if self.count > self.max_lines:
-                message = f"The file has more than {self.max_lines} requests, the most of one batch: divide it"
+                message = f"The file has more than {self.max_lines} requests, the most of one batch: use several files"
                 raise Invalid(*self._errors, LineError("too_many_requests", message, line=number))
             if (item := self._item(number, start, content)) is not None:
                 found.append(item)
@@ -90,7 +90,7 @@ class InputReader:
             message = f"url: {line.url} is not the batch's endpoint, {self.endpoint}"
             self._errors.append(LineError("mismatched_url", message, "url", number))
         if line.custom_id in self._names:
-            message = f"custom_id: '{line.custom_id[:64]}' is also that of an earlier line: each must be unique"
+            message = f"custom_id: '{line.custom_id[:64]}' is also used by an earlier line: each must be unique"
             self._errors.append(LineError("duplicate_custom_id", message, "custom_id", number))
         self._names.add(line.custom_id)
         self.models.add(str(line.body.get("model"))[:256])

@@ -38,7 +38,7 @@ class Outcome:
     kind: Literal["passed", "failed", "errored"]
     score: float = 0.0
     error: JsonObject | None = None
-    """{"code", "message"}, with the reason for which the criterion cannot grade the answer."""
+    """{"code", "message"}, the reason why the criterion cannot grade the answer; None if it can."""
     sample: JsonObject | None = None
     """The question to a judge and the judge's answer; None for criteria without a judge."""
     uses: tuple[Use, ...] = ()

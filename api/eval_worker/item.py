@@ -23,7 +23,8 @@ from api.spec.ids import new_id
 CRITERIA = TypeAdapter[list[Criterion]](list[Criterion])
 SOURCE = TypeAdapter[RunSource](RunSource)
 NO_ROWS = {"type": "file_id", "id": "none"}
-"""Takes the place of a run's rows, up to 1 MiB, whose validation for each item would block the event loop."""
+"""Replaces the rows in a run's source before the source is validated for an item: validating up to 1 MiB of rows for
+each item would block the event loop."""
 NO_ERROR = {"code": "", "message": ""}
 
 
@@ -41,7 +42,7 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: Mapping[str, str] | None = None
-    """{"code", "message"}, with the reason for which there is no answer; None if there is one."""
+    """{"code", "message"}, the reason why there is no answer; None if there is one."""
 
     def _message(self) -> JsonObject:
         message = {"role": "assistant", "content": self.text}
@@ -131,7 +132,7 @@ def _text(content: object) -> str:
 
 
 def internal_error(claim: EvalItemClaim) -> Graded:
-    """Return the result of an item that this server cannot grade because of a fault of its own."""
+    """Return the result of an item that an internal error of this server prevents from being graded."""
     message = f"An unexpected error occurred on the server: its log names {claim.item.id}"
     answer = Answer(error={"code": "internal_error", "message": message})
     return Graded(ItemStatus.ERRORED, _all_errored(claim), {"results": [], "sample": answer.sample()})

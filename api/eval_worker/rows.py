@@ -1,4 +1,5 @@
-"""Begin and removal of a run: its rows become items, or the run fails. A deleted run is removed with its items."""
+"""Start and removal of runs. At the start, a run's rows become items, or the run fails. Deleted runs are removed with
+their items."""
 
 import json
 from collections.abc import Iterator
@@ -87,7 +88,8 @@ class RowSource:
 
 
 def _renew_for_check(context: Context, session: Session, claim: WorkClaim[EvalRun]) -> None:
-    """Extend the lease by the longest time of the child process that checks the rows, too: nothing renews meanwhile."""
+    """Extend the lease until after the time limit of the child process that checks the rows, because nothing renews the
+    lease while it runs."""
     QUEUE.renew(session, claim, context.settings.lease_s + context.previews.longest_s)
 
 
@@ -122,7 +124,7 @@ def _require_room(context: Context, claim: WorkClaim[EvalRun], count: int) -> No
     """Raise RowsInvalid if the run, or the runs of its project, have too many items."""
     limit, all_limit = context.settings.max_eval_items, context.settings.max_project_eval_items
     if count > limit:
-        raise RowsInvalid("too_many_rows", f"The run has {count} rows, and a run may have {limit}: divide it")
+        raise RowsInvalid("too_many_rows", f"The run has {count} rows, and a run may have {limit}: use several runs")
     with context.database.read() as session:
         others = eval_runs.items(session, claim.work.project_id)
     if others + count > all_limit:
