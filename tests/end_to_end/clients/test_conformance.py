@@ -198,7 +198,8 @@ def test_evals_grade_every_item_by_every_kind_of_grader(seen: dict[str, Any]) ->
         assert judged == {"labelled", "scored"}, errors  # the tiny model is asked, but has no room for the question
         assert not any(error for name, error in errors.items() if name not in judged)
     assert evaluated["item"] == evaluated["items"][0]
-    assert evaluated["updated"] == evaluated["retrieved"] == {**evaluated["made"], "name": "second"}
+    assert evaluated["updated"] == evaluated["retrieved"]
+    assert (evaluated["made"]["name"], evaluated["updated"]["name"]) == ("first", "second")
     assert evaluated["made"]["id"] in evaluated["listed"]
     assert run["id"] in evaluated["runs"]
     assert evaluated["cancelled"] == "canceled"
