@@ -68,7 +68,7 @@ class Job(Base):
     """Estimated floating-point operations of the training. They count as the project's usage (api.records.queue)."""
 
     expected_s: Mapped[float | None] = mapped_column(Double)
-    """Predicted seconds of the training on the fastest live worker; set by the preparation."""
+    """Predicted seconds of the training on the fastest known worker; set by the preparation."""
 
     model_id: Mapped[str] = mapped_column(String(256))
     """Id of the model that the job will publish."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, String, Text, and_, delete, exists, false, func, select, update
+from sqlalchemy import BigInteger, Integer, String, Text, and_, delete, exists, false, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -14,6 +14,8 @@ from api.spec.lifecycle import Stage
 
 SEEN_S = 120
 """A worker counts as live for this many seconds after its last sweep (worker.supervisor.sweep)."""
+KNOWN_S = 24 * 3600
+"""A job may wait for a worker that was seen in the last KNOWN_S seconds, even if the worker has stopped."""
 
 
 class Worker(Base):
@@ -82,6 +84,12 @@ def training(session: Session) -> Sequence[Worker]:
     return session.scalars(query).all()
 
 
+def training_lately(session: Session) -> Sequence[Worker]:
+    """Return the workers that train and were seen in the last KNOWN_S seconds, also those that restart now."""
+    query = select(Worker).where(Worker.seen_at > db_now() - KNOWN_S, Worker.stage == Stage.TRAIN)
+    return session.scalars(query.order_by(Worker.owner)).all()
+
+
 def machine(worker: Worker) -> Machine:
     """Return the hardware that one job of this worker gets. A worker with GPUs trains on its GPUs even if the job needs
     none."""
@@ -103,8 +111,3 @@ def set_observations(session: Session, owner: str, observed: Observations) -> No
 
 def observations(session: Session, owner: str) -> Observations | None:
     return session.scalar(select(Worker.observed).where(Worker.owner == owner))
-
-
-def max_gpus(session: Session) -> int:
-    """Return the largest number of GPUs that one live worker has."""
-    return session.scalar(select(func.max(Worker.gpus)).where(live())) or 0

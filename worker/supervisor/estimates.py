@@ -1,6 +1,7 @@
 """Estimates of a job: whether a worker has enough memory for it, and the measured speed of finished jobs for later
 estimates."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -56,16 +57,16 @@ class Workloads:
 
 
 def require_room(
-    live: list[Worker], base: BaseModelRow, resolved: ResolvedRecipe, workloads: Workloads, *, gpu: bool
+    known: Sequence[Worker], base: BaseModelRow, resolved: ResolvedRecipe, workloads: Workloads, *, gpu: bool
 ) -> float | None:
-    """Return the predicted seconds on the fastest live worker with enough memory for the job; None without live
+    """Return the predicted seconds on the fastest known worker with enough memory for the job; None without known
     workers.
 
-    Raise AttemptFailed if no live worker has enough memory or supports the requested precision, or if the technique
+    Raise AttemptFailed if no known worker has enough memory or supports the requested precision, or if the technique
     finds no layer to train. A worker whose memory is unknown counts as large enough. `gpu`: only workers with a GPU
     count.
     """
-    machines = [workers.machine(worker) for worker in live if not gpu or worker.gpus]
+    machines = [workers.machine(worker) for worker in known if not gpu or worker.gpus]
     try:
         if not gpu:
             require_whole_blocks(resolved.technique, base.facts)

@@ -1,5 +1,6 @@
 """One attempt at preparing a job: convert its rows to arrays, and replace each "auto" in its recipe."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
@@ -7,6 +8,8 @@ import structlog
 from api.infra.storage import ObjectCorrupt, ObjectMissing
 from api.records import arrays, events, files, jobs, queue, workers
 from api.records.arrays import Arrays
+from api.records.workers import Worker
+from api.spec.fields import AUTO
 from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import (
@@ -240,12 +243,9 @@ def _queue_for_training(
     train = prepared["train"].report
     tokens = train["tokens"] / max(1, train["array_rows"]) * resolved.batch_size * resolved.total_steps
     with database.read() as session:
-        available, live = workers.max_gpus(session), list(workers.training(session))
-    requested = attempt.recipe.resources.gpus
-    gpus = min(1, available) if requested == "auto" else requested
-    if gpus > available:
-        raise AttemptFailed(FailureReason.INVALID_RECIPE, "No worker of this server has a GPU", param="resources.gpus")
-    expected_s = require_room(live, base, resolved, workloads, gpu=gpus > 0)
+        live, known = workers.training(session), workers.training_lately(session)
+    gpus = _needed_gpus(attempt.recipe, live, known)
+    expected_s = require_room(known, base, resolved, workloads, gpu=gpus > 0)
     fields = resolved.model_dump(mode="json")
     with database.write() as session:
         for message in [*notes, *(line for name, stored in prepared.items() for line in _findings(name, stored))]:
@@ -266,6 +266,20 @@ def _queue_for_training(
         )
         queue.end_attempt(session, attempt.claim, "prepared")
     attempt.node.context.doorbell.ring(Stage.TRAIN, job.id)
+
+
+def _needed_gpus(recipe: Recipe, live: Sequence[Worker], known: Sequence[Worker]) -> int:
+    """Return the number of GPUs that the job needs. Raise AttemptFailed if workers are known and none has as many.
+
+    "auto" depends on the live workers only, because any worker takes a job that needs no GPU. A job that requests a GPU
+    waits for a known worker that restarts, or for the first worker of a new server.
+    """
+    requested = recipe.resources.gpus
+    if requested == AUTO:
+        return min(1, max((worker.gpus for worker in live), default=0))
+    if known and requested > max(worker.gpus for worker in known):
+        raise AttemptFailed(FailureReason.INVALID_RECIPE, "No worker of this server has a GPU", param="resources.gpus")
+    return requested
 
 
 def _findings(name: str, stored: Arrays) -> list[str]:

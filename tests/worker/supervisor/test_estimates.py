@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from api.records import workers
+from api.records.base import db_now
 from api.spec.lifecycle import JobStatus, Stage
 from tests.worker.supervisor.conftest import Workshop
 from worker.supervisor.loop import work_until_idle
@@ -50,3 +51,17 @@ def test_predicted_stands_beside_actual_and_teaches_the_next_prediction(
     assert observed is not None
     (seen,) = observed["jobs"]
     assert seen["flops"] == predicted["flops"]
+
+
+@pytest.mark.parametrize("settings", ["embedded"], indirect=True)
+@pytest.mark.parametrize("known", [True, False], ids=["a worker restarts", "no worker is known"])
+def test_a_job_for_a_gpu_waits_for_a_worker_that_is_away(workshop: Workshop, known: bool) -> None:
+    with workshop.context.database.write() as session:
+        if known:
+            memory = {"memory_bytes": 8 << 30, "gpu_memory_bytes": 8 << 30}
+            workers.register(session, owner="gpu", stage=Stage.TRAIN, gpus=1, stopped_at=db_now(), **memory)
+            workers.register(session, owner="cpu", stage=Stage.TRAIN, memory_bytes=64 << 20)
+    job_id = workshop.submit(resources={"gpus": 1})
+    work_until_idle(workshop.prepare)
+    job = workshop.job(job_id)
+    assert (job.status, job.gpus) == (JobStatus.QUEUED, 1), job.error
