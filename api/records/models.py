@@ -93,6 +93,12 @@ def get_checkpoint(session: Session, project_id: str, model_id: str) -> Checkpoi
     ).one_or_none()
 
 
+def get_checkpoint_to_use(session: Session, project_id: str, model_id: str) -> Checkpoint | None:
+    """Return the checkpoint, locked against removal until this transaction ends."""
+    query = select(Checkpoint).where(Checkpoint.model_id == model_id, Checkpoint.project_id == project_id)
+    return session.scalars(query.with_for_update(read=True)).one_or_none()
+
+
 def find_in_any_project(session: Session, model_id: str) -> Model | Checkpoint | None:
     """Return a model or checkpoint of any project, for callers that have checked the permission."""
     return (
@@ -163,6 +169,12 @@ def old_checkpoints(session: Session, keep_s: float) -> Sequence[str]:
 def checkpoint_to_remove(session: Session, checkpoint_id: str) -> Checkpoint | None:
     """Return the checkpoint, locked against new uses until this transaction ends."""
     return session.scalars(select(Checkpoint).where(Checkpoint.id == checkpoint_id).with_for_update()).one_or_none()
+
+
+def checkpoints_to_remove(session: Session, job_id: str) -> Sequence[Checkpoint]:
+    """Return the checkpoints of a job, locked against new uses until this transaction ends."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)
+    return session.scalars(query.with_for_update()).all()
 
 
 def checkpoint_page(session: Session, job_id: str, *, after: str | None, limit: int) -> Page[Checkpoint]:

@@ -136,7 +136,7 @@ def producing_job(session: Session, project_id: str, name: str, pending: Pending
     if name in pending:
         return pending[name]
     owner_id = permissions.owner_for(session, project_id, name)
-    model = models.get_to_use(session, owner_id, name) or models.get_checkpoint(session, owner_id, name)
+    model = models.get_to_use(session, owner_id, name) or models.get_checkpoint_to_use(session, owner_id, name)
     return None if model is None else jobs.get(session, owner_id, model.job_id)
 
 

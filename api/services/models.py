@@ -145,8 +145,8 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
         model = models.get_to_remove(session, caller.project_id, model_id)
         if model is None:
             raise NoSuchModel(model_id)
+        checkpoints = models.checkpoints_to_remove(session, model.job_id)
         _require_unused(session, caller, model_id)
-        checkpoints = models.checkpoints_of(session, model.job_id)
         for archive in files.archives_of(session, model_id):
             files.remove(session, archive)
         models.remove_checkpoints(session, checkpoints)

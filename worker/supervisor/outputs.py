@@ -32,6 +32,7 @@ from worker.shared.reports import CheckpointReport, DoneReport, Metrics
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.estimates import Measured
 from worker.supervisor.results_table import results_csv
+from worker.supervisor.retention import remove_unnamed
 
 CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
 """Prefixes of the names of the metrics that a checkpoint shows. It shows only numbers, as OpenAI's clients expect."""
@@ -92,7 +93,7 @@ def store_state(attempt: AttemptContext, step: int, folder: Path) -> None:
 
 def store_checkpoint(attempt: AttemptContext, report: CheckpointReport, folder: Path) -> None:
     """Store a checkpoint, unless an earlier attempt stored it. Delete the surplus checkpoints (`_surplus`) that no
-    unfinished job uses."""
+    job, adapter or permission names."""
     job, fence, context, step = attempt.job, attempt.claim.fence, attempt.node.context, report.step
     with context.database.read() as session:
         if any(known.step == step for known in models.checkpoints_of(session, job.id)):
@@ -115,13 +116,9 @@ def store_checkpoint(attempt: AttemptContext, report: CheckpointReport, folder: 
         )
         session.flush()
         events.add_event(session, job.id, f"Checkpoint created at step {step}: {model_id}")
-        surplus = [
-            checkpoint
-            for checkpoint in _surplus(models.checkpoints_of(session, job.id))
-            if not models.referenced_by(session, checkpoint.model_id)
-        ]
-        models.remove_checkpoints(session, surplus)
-    context.storage.delete([artifact["key"] for checkpoint in surplus for artifact in checkpoint.artifacts])
+        surplus = _surplus(models.checkpoints_of(session, job.id))
+        removed = [gone for checkpoint in surplus if (gone := remove_unnamed(session, checkpoint.id))]
+    context.storage.delete([artifact["key"] for checkpoint in removed for artifact in checkpoint.artifacts])
 
 
 def _shown(metrics: Metrics) -> Metrics:

@@ -138,12 +138,21 @@ def remove_old_checkpoints(context: Context, keep_s: float) -> None:
         ids = models.old_checkpoints(session, keep_s)
     for checkpoint_id in ids:
         with context.database.write() as session:
-            checkpoint = models.checkpoint_to_remove(session, checkpoint_id)
-            if checkpoint is None or _is_named(session, checkpoint):
-                continue
-            models.remove_checkpoints(session, [checkpoint])
+            checkpoint = remove_unnamed(session, checkpoint_id)
+        if checkpoint is None:
+            continue
         context.storage.delete([artifact["key"] for artifact in checkpoint.artifacts])
         log.info("old_checkpoint_removed", model=checkpoint.model_id)
+
+
+def remove_unnamed(session: Session, checkpoint_id: str) -> Checkpoint | None:
+    """Remove the row of a checkpoint unless an unfinished job, an adapter or a permission names it. Return the
+    checkpoint, whose objects the caller deletes after the commit; None if it is kept."""
+    checkpoint = models.checkpoint_to_remove(session, checkpoint_id)
+    if checkpoint is None or _is_named(session, checkpoint):
+        return None
+    models.remove_checkpoints(session, [checkpoint])
+    return checkpoint
 
 
 def _is_named(session: Session, checkpoint: Checkpoint) -> bool:

@@ -1,20 +1,28 @@
 """What is said of a model when it is published, and the evals that begin then."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from api.context import Context
-from api.records import evals, events
+from api.records import evals, events, models, permissions
 from api.records.base import db_now
 from api.records.eval_runs import EvalRun
 from api.records.evals import Eval
 from api.records.jobs import Job
 from api.records.models import Checkpoint
-from tests.factories import a_job, a_project, an_eval
-from worker.shared.reports import DoneReport
-from worker.supervisor.outputs import begin_evals, best_step_message
+from api.records.queue import Claim
+from api.spec.lifecycle import JobStatus, Stage
+from tests.factories import a_job, a_model, a_project, an_eval, the_job
+from worker.shared.reports import CheckpointReport, DoneReport
+from worker.supervisor.attempt import AttemptContext
+from worker.supervisor.lease import Heartbeat
+from worker.supervisor.outputs import begin_evals, best_step_message, store_checkpoint
 
 SETTINGS = "embedded"
 
@@ -85,3 +93,36 @@ def test_a_published_model_is_evaluated_by_the_evals_that_are_left(context: Cont
     }
     assert told[-1] == f"Evaluation of {job.model_id} started: {run.id}", "the oldest"
     assert told[0] == f"The eval {deleted} was deleted, so it is not run"
+
+
+def an_attempt(context: Context, job_id: str, folder: Path, fence: int = 0) -> AttemptContext:
+    job = the_job(context.database, job_id)
+    node: Any = SimpleNamespace(context=context)
+    claim = Claim(job_id, job.project_id, Stage.TRAIN, fence)
+    return AttemptContext(node, claim, job, folder, Heartbeat(context, claim))
+
+
+@pytest.mark.parametrize("use", ["none", "adapter", "permission"])
+def test_a_running_job_keeps_checkpoints_that_something_names(context: Context, tmp_path: Path, use: str) -> None:
+    project, other = a_project(context.database), a_project(context.database, "other")
+    job_id = a_job(context.database, project, JobStatus.RUNNING)
+    model_id = the_job(context.database, job_id).model_id
+    shared = {"project_id": project, "metrics": {}, "artifacts": [], "created_at": db_now()}
+    with context.database.write() as session:
+        for step in range(1, 5):
+            checkpoint = f"{model_id}:ckpt-step-{step}"
+            session.add(Checkpoint(id=f"ftckpt_{step}", job_id=job_id, model_id=checkpoint, step=step, **shared))
+    surplus = f"{model_id}:ckpt-step-2"  # step 1 counts as the best
+    if use == "adapter":
+        adapter = a_model(context, project)
+        with context.database.write() as session:
+            session.execute(update(Job).where(Job.fine_tuned_model == adapter).values(base_weights=surplus))
+    if use == "permission":
+        with context.database.write() as session:
+            permissions.grant(session, project, surplus, other)
+    (tmp_path / "manifest.json").write_text(json.dumps({"job": job_id, "files": []}))
+    report = CheckpointReport(step=5, path=".", metrics={})
+    store_checkpoint(an_attempt(context, job_id, tmp_path), report, tmp_path)
+    with context.database.read() as session:
+        steps = [checkpoint.step for checkpoint in models.checkpoints_of(session, job_id)]
+    assert steps == ([1, 3, 4, 5] if use == "none" else [1, 2, 3, 4, 5])
