@@ -18,20 +18,19 @@ from worker.engine.errors import TrainingError
 def atomic_folder(final: Path, provenance: Provenance | None = None) -> Iterator[Path]:
     """Yield a folder to fill. At the end, sync its files, list them in manifest.json, and move it to `final`.
 
+    After an error the unfinished folder stays, under a hidden name: the supervisor, which deletes the run folder, first
+    measures whether the job itself has filled the disk.
+
     `provenance`: written into the manifest of a published folder; None for a saved state.
     """
     staged = final.with_name(f".{final.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    try:
-        yield staged
-        write_manifest(staged, provenance)
-        shutil.rmtree(final, ignore_errors=True)
-        staged.rename(final)
-        _fsync(final.parent)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
+    yield staged
+    write_manifest(staged, provenance)
+    shutil.rmtree(final, ignore_errors=True)
+    staged.rename(final)
+    _fsync(final.parent)
 
 
 def write_manifest(folder: Path, provenance: Provenance | None = None) -> None:

@@ -68,7 +68,8 @@ def _write_into(folder: Path) -> None:
 def fills_disk(folder: Path) -> bool:
     """Return whether this folder holds more than half of its disk's capacity."""
     try:
-        used = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
-        return used > shutil.disk_usage(folder).total / 2
+        found = [path.lstat() for path in folder.rglob("*") if path.is_file()]
+        sizes = {(each.st_dev, each.st_ino): each.st_size for each in found}  # hard links share their bytes
+        return sum(sizes.values()) > shutil.disk_usage(folder).total / 2
     except OSError:
         return False

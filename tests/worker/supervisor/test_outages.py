@@ -172,6 +172,7 @@ def test_a_disk_that_others_filled_costs_no_retry(
 def test_a_disk_that_the_job_itself_fills_is_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "state").write_bytes(bytes(10_000))
+    (tmp_path / "out" / "same").hardlink_to(tmp_path / "out" / "state")
 
     class Disk:
         total = 15_000
