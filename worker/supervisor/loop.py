@@ -91,8 +91,9 @@ def run_attempt(node: Node, claim: Claim, slot: Slot) -> None:
 
 
 def _run_stage(node: Node, claim: Claim, slot: Slot) -> None:
-    folder = node.run_folder(f"{claim.job_id}-{claim.fence}")
+    folder = node.folder / f"{claim.job_id}-{claim.fence}"
     try:
+        folder.mkdir()
         with node.context.database.read() as session:
             job = session.get_one(Job, claim.job_id)
         with Heartbeat(node.context, claim) as beat, LogUploader(node, claim, folder / "log.txt"):

@@ -93,11 +93,6 @@ class Node:
         log_file = folder / "log.txt"
         return Child(program, str(folder), gpu=gpu, log_file=log_file, threads=self.threads, server=self.fork_server)
 
-    def run_folder(self, name: str) -> Path:
-        folder = self.folder / name
-        folder.mkdir()
-        return folder
-
 
 def claim_work_dir(work: Path, stage: str) -> tuple[str, Path, IO[bytes]]:
     """Lock the first folder of this stage that no other process has locked, and empty it.

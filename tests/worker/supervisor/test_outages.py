@@ -169,6 +169,22 @@ def test_a_disk_that_others_filled_costs_no_retry(
     assert shop.job(job_id).status == JobStatus.QUEUED
 
 
+@EMBEDDED
+def test_a_disk_without_room_for_a_run_folder_costs_no_retry(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where another program has used the last inode: the number of free bytes shows nothing."""
+    job_id, mkdir = shop.submit(), Path.mkdir
+
+    def full(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name.startswith(job_id):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    shop.work()
+    assert (shop.job(job_id).status, counts(shop.job(job_id))) == (JobStatus.VALIDATING_FILES, {"excused": 1})
+    assert not shop.prepare.pause.may_work(), "the next job would meet the same"
+
+
 def test_a_disk_that_the_job_itself_fills_is_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "state").write_bytes(bytes(10_000))
