@@ -69,10 +69,11 @@ def claim_next(node: Node, slot: Slot) -> Claim | None:
 
 def run_attempt(node: Node, claim: Claim, slot: Slot) -> None:
     """Make one attempt at the claimed job, and record its end even if it raises an error."""
-    with structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence):
+    bound = structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence)
+    with bound, Heartbeat(node.context, claim) as beat:  # until the end is recorded, however long a slow disk takes
         log.info("attempt_started", stage=claim.stage)
         try:
-            _run_stage(node, claim, slot)
+            _run_stage(node, claim, slot, beat)
             log.info("attempt_ended", stage=claim.stage)
             node.pause.record_success()
         except StaleFence:
@@ -90,13 +91,13 @@ def run_attempt(node: Node, claim: Claim, slot: Slot) -> None:
                 _fail(node, claim, _as_failure(error))
 
 
-def _run_stage(node: Node, claim: Claim, slot: Slot) -> None:
+def _run_stage(node: Node, claim: Claim, slot: Slot, beat: Heartbeat) -> None:
     folder = node.folder / f"{claim.job_id}-{claim.fence}"
     try:
         folder.mkdir()
         with node.context.database.read() as session:
             job = session.get_one(Job, claim.job_id)
-        with Heartbeat(node.context, claim) as beat, LogUploader(node, claim, folder / "log.txt"):
+        with LogUploader(node, claim, folder / "log.txt"):
             attempt = AttemptContext(node, claim, job, folder, beat)
             if claim.stage is Stage.PREPARE:
                 prepare(attempt)
@@ -152,8 +153,9 @@ def _requeue(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> No
     """Put the job back into the queue. This costs none of its retries."""
 
     def end(session: Session) -> bool:
+        job = jobs.lock_for_attempt(session, claim.job_id, claim.fence)  # a cancel, too, locks the job first
         queue.end_attempt(session, claim, "stopped")
-        requeue(session, jobs.lock_for_attempt(session, claim.job_id, claim.fence), message, wait_s=wait_s)
+        requeue(session, job, message, wait_s=wait_s)
         return True
 
     if write_with_retry(node, end):

@@ -76,9 +76,9 @@ def scan_next(node: Node) -> bool:
         _requeue(node, claim, excused=False)
     except (SQLAlchemyError, StorageUnavailable, OSError) as error:
         log.warning("scan_failed", file_id=claim.file_id, error=type(error).__name__)
+        _requeue(node, claim, excused=True)  # before the check, which a slow storage delays beyond the lease
         if not isinstance(error, SQLAlchemyError):
             node.pause.begin(node.find_problem() or f"A file could not be scanned: {type(error).__name__}")
-        _requeue(node, claim, excused=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return True

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.infra.storage import Storage, StorageFull, StorageUnavailable, StoredObject
-from api.records import faults, jobs, scans
+from api.records import faults, jobs, queue, scans
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.queue import Attempt
@@ -26,6 +26,7 @@ from worker.engine.errors import as_training_error
 from worker.supervisor import loop
 from worker.supervisor.faults import AttemptFailed, retry_or_fail
 from worker.supervisor.pause import PAUSES_S, SUSPICIOUS_JOBS, Pause
+from worker.supervisor.prepare_child import Interrupted
 from worker.supervisor.sweep import Sweeper
 from worker.supervisor.work_folder import fills_disk
 
@@ -278,6 +279,40 @@ def _raise(error: Exception) -> Callable[..., None]:
         raise error
 
     return act
+
+
+@EMBEDDED
+def test_the_lease_is_renewed_until_the_end_is_recorded(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of a slow storage may take longer than the lease."""
+    job_id, beating = shop.submit(), list[bool]()
+
+    def check(thorough: bool = True) -> None:
+        beating.append(f"heartbeat-{job_id}" in {thread.name for thread in threading.enumerate()})
+
+    monkeypatch.setattr(loop, "prepare", _raise(AttemptFailed(FailureReason.INTERNAL)))
+    monkeypatch.setattr(shop.prepare, "find_problem", check)
+    loop.work_once(shop.prepare, shop.prepare.slots.first)
+    assert (beating, counts(shop.job(job_id))) == ([True], {"internal": 1})
+
+
+@EMBEDDED
+def test_a_requeue_locks_the_job_before_its_attempt(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cancel does: in opposite orders, each would wait for the other."""
+    shop.submit()
+    order: list[str] = []
+    for module, name in ((jobs, "lock_for_attempt"), (queue, "end_attempt")):
+        monkeypatch.setattr(module, name, _recorded(order, getattr(module, name)))
+    monkeypatch.setattr(loop, "prepare", _raise(Interrupted()))
+    loop.work_once(shop.prepare, shop.prepare.slots.first)
+    assert order == ["lock_for_attempt", "end_attempt"]
+
+
+def _recorded(order: list[str], act: Callable[..., Any]) -> Callable[..., Any]:
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        order.append(act.__name__)
+        return act(*arguments, **options)
+
+    return recorded
 
 
 def test_jobs_that_fail_one_after_the_other_make_the_worker_pause(clock: Clock) -> None:
