@@ -156,6 +156,7 @@ def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured:
         **_result_file(job),
     )
     with context.database.write() as session:
+        estimate = jobs.lock_for_attempt(session, job.id, fence).estimate  # first: another attempt may have published
         session.add(
             Model(
                 id=job.model_id,
@@ -173,7 +174,6 @@ def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured:
         events.add_event(session, job.id, f"New fine-tuned model created: {job.model_id}")
         if (message := best_step_message(job, report)) is not None:
             events.add_event(session, job.id, message)
-        estimate = jobs.lock_for_attempt(session, job.id, fence).estimate
         jobs.transition(
             session,
             job.id,

@@ -14,15 +14,16 @@ from api.records import evals, events, models, permissions
 from api.records.base import db_now
 from api.records.eval_runs import EvalRun
 from api.records.evals import Eval
-from api.records.jobs import Job
-from api.records.models import Checkpoint
+from api.records.jobs import Job, StaleFence
+from api.records.models import Checkpoint, Model
 from api.records.queue import Claim
 from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_job, a_model, a_project, an_eval, the_job
 from worker.shared.reports import CheckpointReport, DoneReport
 from worker.supervisor.attempt import AttemptContext
+from worker.supervisor.estimates import Measured
 from worker.supervisor.lease import Heartbeat
-from worker.supervisor.outputs import begin_evals, best_step_message, store_checkpoint
+from worker.supervisor.outputs import begin_evals, best_step_message, publish, store_checkpoint
 
 SETTINGS = "embedded"
 
@@ -126,3 +127,15 @@ def test_a_running_job_keeps_checkpoints_that_something_names(context: Context, 
     with context.database.read() as session:
         steps = [checkpoint.step for checkpoint in models.checkpoints_of(session, job_id)]
     assert steps == ([1, 3, 4, 5] if use == "none" else [1, 2, 3, 4, 5])
+
+
+def test_an_attempt_that_lost_its_job_learns_so_though_another_has_published(context: Context, tmp_path: Path) -> None:
+    """Its worker would count as broken if the insert of the same model failed instead."""
+    model_id = a_model(context, a_project(context.database))
+    with context.database.read() as session:
+        published = session.get_one(Model, model_id)
+    (tmp_path / "manifest.json").write_text(json.dumps({"job": published.job_id, "files": []}))
+    attempt = an_attempt(context, published.job_id, tmp_path, fence=-1)
+    report = DoneReport(step=1, path=".", trained_tokens=1)
+    with pytest.raises(StaleFence):
+        publish(attempt, report, tmp_path, Measured(seconds=1.0, training_s=1.0))
