@@ -8,7 +8,6 @@ import faulthandler
 import signal
 import sys
 import traceback
-from functools import partial
 from pathlib import Path
 
 import worker.engine.openmp  # noqa: F401  (sets environment variables that torch reads when it loads)
@@ -28,6 +27,7 @@ from worker.engine.heap import trim_heap
 from worker.engine.loop import Loop, has_diverged
 from worker.engine.model.facts import facts_of_base
 from worker.engine.model.load import load_trainable
+from worker.engine.model.trainable import TrainableModel
 from worker.engine.optimizer import adamw
 from worker.engine.peak_memory import PeakMemory
 from worker.engine.publish.fresh_process import fork_scorer
@@ -66,14 +66,12 @@ def train(run: Path, pipe: Pipe) -> None:
 
     # Model: the base with the technique's weights on top. `start` holds the adapter that the job continues.
     start = run / "start"
-    load = partial(
-        load_trainable,
-        run / "base",
-        attempt_recipe,
-        device,
-        start=start if start.exists() else None,
-        opening=data.train.tokens,
-    )
+
+    def load() -> TrainableModel:
+        with pipe.working():  # a large base, or PiSSA's decomposition of each matrix, takes longer than any step
+            parent = start if start.exists() else None
+            return load_trainable(run / "base", attempt_recipe, device, start=parent, opening=data.train.tokens)
+
     model = load()
     trim_heap()  # the base may have been converted from another type, and the freed copies fragment the heap
     model.keep_alive = pipe.alive
@@ -81,7 +79,9 @@ def train(run: Path, pipe: Pipe) -> None:
     # Method. A resumed training, too, prepares with the weights of step 0: they are the reference of DPO and KTO, and
     # the base model of the comparison. `run_steps` then loads the saved state's weights.
     peaks.begin("training")
-    objective = METHODS[recipe.method.type](MethodContext(attempt_recipe, run, model, pipe.report, Judgements(pipe)))
+    context = MethodContext(attempt_recipe, run, model, pipe.report, Judgements(pipe))
+    with pipe.working():  # the method may load a reward model
+        objective = METHODS[recipe.method.type](context)
     data = data.prepare(objective, pipe.warn, load_references(run / "resume"))
     if not recipe.technique.whole_model:  # a copy would be as large as the model: the comparison loads it again
         model.snapshot_reference()
@@ -96,7 +96,8 @@ def train(run: Path, pipe: Pipe) -> None:
     # Save.
     peaks.begin("exporting")
     progress, summary = callbacks.progress, callbacks.summary(evaluation)
-    child_bytes = publish(run, recipe, data, objective, summary, pipe, step=step, first_loss=progress.first_loss)
+    with pipe.working():
+        child_bytes = publish(run, recipe, data, objective, summary, pipe, step=step, first_loss=progress.first_loss)
     peaks.end()
     if child_bytes:
         peaks.add_child("publishing", child_bytes)
@@ -123,7 +124,8 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objectiv
     """Train the recipe's remaining steps. Raise Stopped after a pause or stop command, and TrainingError if the loss
     diverges."""
     optimizer = adamw(objective.model.masters, recipe)
-    callbacks = Callbacks(run, recipe, data, objective, optimizer, pipe)
+    with pipe.working():  # it hashes and loads the saved state
+        callbacks = Callbacks(run, recipe, data, objective, optimizer, pipe)
     progress = callbacks.progress
     loop = Loop(recipe, objective.model, objective, optimizer, data.train, progress, pipe.warn)
     pipe.report(PhaseReport(phase="training"))

@@ -1,7 +1,8 @@
 """The trainer in this process, with a pipe that remembers its reports and can ask it to stop."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ class Recorder:
         self, *, stop_after: int | None = None, on_report: Callable[[dict[str, Any]], None] | None = None
     ) -> None:
         self.reports: list[dict[str, Any]] = []
+        self.blocks = 0
+        """How many blocks that send signs of life the trainer is in."""
         self._stop_after, self._on_report = stop_after, on_report
 
     @property
@@ -25,6 +28,12 @@ class Recorder:
 
     def alive(self) -> None:
         """Nobody waits for a sign of life here."""
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        self.blocks += 1
+        yield
+        self.blocks -= 1
 
     def warn(self, message: str) -> None:
         self.report(WarningReport(message=message))

@@ -114,25 +114,26 @@ class Callbacks:
         step = self.progress.step
         if self._saved_step == step:
             return
-        self._states.wait()
-        self.progress.method = dict(self._objective.state)
-        optimizer = optimizer_tensors(self._optimizer, self._model.masters)
-        finish = begin_state(
-            self._out / "states",
-            self.progress,
-            dict(self._model.masters),
-            optimizer,
-            recipe_digest(self._run),
-            best=self._best,
-            references=self._references,
-        )
+        with self._pipe.working():
+            self._states.wait()
+            self.progress.method = dict(self._objective.state)
+            finish = begin_state(
+                self._out / "states",
+                self.progress,
+                dict(self._model.masters),
+                optimizer_tensors(self._optimizer, self._model.masters),
+                recipe_digest(self._run),
+                best=self._best,
+                references=self._references,
+            )
         self._saved_step, self._saved_at_s, self._state_is_due = step, time.monotonic(), False
         self._states.start(partial(self._report_state, step, finish))
 
     def finish_saving(self) -> None:
         """Wait until states and checkpoints are on the disk and reported."""
-        self._states.wait()
-        self._checkpoints.wait()
+        with self._pipe.working():
+            self._states.wait()
+            self._checkpoints.wait()
 
     def _must_save_state(self) -> bool:
         """Return whether to save a state after this step. If `save_every` is a number, a state is saved after each
@@ -244,9 +245,9 @@ class Callbacks:
     def _save_checkpoint(self, metrics: Metrics) -> None:
         progress = self.progress
         self._pipe.report(PhaseReport(phase="saving"))
-        self._checkpoints.wait()
         final = self._out / "checkpoints" / f"step-{progress.step:06d}"
-        with ExitStack() as stack:
+        with self._pipe.working(), ExitStack() as stack:
+            self._checkpoints.wait()
             folder = stack.enter_context(atomic_folder(final, provenance(self._run, self._recipe, progress.step)))
             export(self._model, folder, self._run / "base", self._recipe, self.summary())
             filled = stack.pop_all()

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
 from typing import TypeAlias
@@ -20,6 +21,8 @@ STDIN, STDOUT = 0, 1
 
 ALIVE_S = 5.0
 """Least seconds between two signs of life."""
+WORKING_S = 2 * 3600.0
+"""Most seconds for which `Pipe.working` sends signs of life."""
 PROGRESS_S = 1.0
 """Least seconds between two progress reports."""
 ORPHAN_S = 60.0
@@ -65,6 +68,27 @@ class Pipe:
         if time.monotonic() - self._alive_at > ALIVE_S:
             self._alive_at = time.monotonic()
             self.report(AliveReport())
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Send signs of life during a block that reports nothing for minutes, such as the loading of a large model.
+
+        They end after WORKING_S, so that a block that hangs is noticed.
+        """
+        ended = threading.Event()
+        deadline = time.monotonic() + WORKING_S
+
+        def send() -> None:
+            while not ended.wait(ALIVE_S) and time.monotonic() < deadline:
+                self.alive()
+
+        thread = threading.Thread(target=send, name="signs of life", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def commands(self) -> Iterator[Command]:
         """Yield commands until the parent closes stdin or dies."""

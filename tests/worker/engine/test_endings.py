@@ -16,15 +16,17 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from tests.tiny_models import make_model
 from tests.worker.parity import ours
-from tests.worker.recorder import adapter, train_here
+from tests.worker.recorder import Recorder, adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine import failpoint
 from worker.engine.data import Data
 from worker.engine.errors import TrainingError, as_training_error
 from worker.engine.model.batches import MicroBatch
+from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish import export, outputs, parity
 from worker.shared import memory_overrides
+from worker.train import train
 
 
 def _run(folder: Path, base: Path, *, steps: int = 6, **options: Any) -> Path:
@@ -264,3 +266,18 @@ def test_two_runs_of_the_same_recipe_publish_the_same_bytes(tiny_llama: Path, tm
     assert adapter(runs[0]) == adapter(runs[1])
     config = [(run / "out" / "model" / "adapter_config.json").read_bytes() for run in runs]
     assert config[0] == config[1]
+
+
+def test_signs_of_life_are_sent_while_a_model_is_loaded_and_published(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks: dict[str, int] = {}
+    recorder = Recorder(on_report=lambda report: blocks.update({report.get("phase", report["type"]): recorder.blocks}))
+
+    def load(*arguments: Any, **options: Any) -> TrainableModel:
+        blocks["load"] = recorder.blocks
+        return load_trainable(*arguments, **options)
+
+    monkeypatch.setattr("worker.train.load_trainable", load)
+    train(_run(tmp_path / "run", tiny_llama, steps=1), recorder)  # type: ignore[arg-type]
+    assert [blocks[name] for name in ("load", "metrics", "exporting", "verifying")] == [1, 0, 1, 1]

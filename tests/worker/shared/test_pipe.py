@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.worker.run_folders import finish, make_run, random_rows, start
+from worker.shared.pipe import Pipe
 
 
 @pytest.fixture
@@ -60,3 +62,14 @@ def test_run_by_hand_it_reports_on_standard_output(tiny_llama: Path, tmp_path: P
     )
     lines = [line for line in finished.stdout.decode().splitlines() if line.startswith("{")]
     assert json.loads(lines[-1])["type"] == "done"
+
+
+def test_long_work_without_reports_sends_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_fd, write_fd = os.pipe()
+    monkeypatch.setenv("ATTUNE_REPORT_FD", str(write_fd))
+    monkeypatch.setattr("worker.shared.pipe.ALIVE_S", 0.001)
+    pipe = Pipe()
+    with os.fdopen(read_fd, "rb") as reports, os.fdopen(write_fd, "wb"), pipe.working():
+        told = [json.loads(reports.readline()) for _ in range(2)]
+    assert told == [{"type": "alive"}] * 2
+    assert not [thread for thread in threading.enumerate() if thread.name == "signs of life"]
