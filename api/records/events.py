@@ -73,7 +73,7 @@ def add_event(
             job_id=job_id,
             created_at=db_now(),
             level=level,
-            message=message,
+            message=message.replace("\0", "\N{REPLACEMENT CHARACTER}"),  # NUL, which PostgreSQL cannot store
             type=type,
             data=data,
         )

@@ -38,3 +38,13 @@ def test_page_and_stream_of_a_job_read_no_event_of_another(database: Database, f
     read = [int(hit[1]) for line in plans for hit in re.finditer(r"^        Buffers: shared hit=(\d+)", line)]
     assert max(read, default=0) < 20, plans
     assert not any("Removed by Filter" in line or "Sort" in line or "TEMP B-TREE" in line for line in plans), plans
+
+
+def test_a_message_with_nul_is_stored(database: Database) -> None:
+    """As a model may sample it; PostgreSQL refuses NUL in a text."""
+    job_id = a_job(database, a_project(database))
+    with database.write() as session:
+        events.add_event(session, job_id, "Step 1 sample: a\0b")
+    with database.read() as session:
+        [stored] = events.page(session, job_id, after=None, limit=1).data
+    assert stored.message == "Step 1 sample: a\N{REPLACEMENT CHARACTER}b"

@@ -15,7 +15,6 @@ from worker.shared.arrays import Rows
 from worker.shared.reports import RolloutSample, SamplesReport, WarningReport
 
 REPORTED_SAMPLES = 2
-MAX_REPORTED_CHARS = 600
 SAMPLE_REPORTS = 10
 """Number of steps in a training that report samples."""
 
@@ -78,8 +77,8 @@ class RolloutObjective(Objective):
             return
         samples = [
             RolloutSample(
-                prompt=self._tokenizer.decode(answers.prompts[row].tolist())[-MAX_REPORTED_CHARS:],
-                answer=answers.texts[row][:MAX_REPORTED_CHARS],
+                prompt=display_text(self._tokenizer.decode(answers.prompts[row].tolist()), from_end=True),
+                answer=display_text(answers.texts[row]),
                 reward=float(rewards_R[row]),
             )
             for row in range(min(REPORTED_SAMPLES, len(answers.texts)))
