@@ -7,7 +7,6 @@ runs behind the wall: without database, storage or secrets (docs/internals/wall.
 import faulthandler
 import signal
 import sys
-import traceback
 from pathlib import Path
 
 import worker.engine.openmp  # noqa: F401  (sets environment variables that torch reads when it loads)
@@ -22,7 +21,7 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.callbacks import Callbacks
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
-from worker.engine.errors import Stopped, TrainingError, as_training_error
+from worker.engine.errors import Stopped, TrainingError, as_training_error, print_traceback
 from worker.engine.heap import trim_heap
 from worker.engine.loop import Loop, has_diverged
 from worker.engine.model.facts import facts_of_base
@@ -162,7 +161,7 @@ def main(*arguments: str) -> int:
     except Stopped as stopped:
         pipe.report(StoppedReport(step=stopped.step))
     except Exception as error:  # the log gets the traceback, the user a sentence
-        traceback.print_exc()
+        print_traceback(error)
         failure = as_training_error(error)
         pipe.report(ErrorReport(reason=failure.reason, message=failure.message))
         return 1

@@ -6,7 +6,6 @@ fails the job: a warning gives the reason.
 
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from api.spec.evaluation import ComparisonLimits, Evaluation, SampleAnswer
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.data import Data, draw_rows
-from worker.engine.errors import TrainingError
+from worker.engine.errors import TrainingError, print_traceback
 from worker.engine.generation.sample_answers import GeneratedAnswer
 from worker.engine.heap import trim_heap
 from worker.engine.model.trainable import TrainableModel
@@ -142,7 +141,7 @@ class Comparison:
         except Interrupted:
             why = f"it took longer than {COMPARISON_TIMEOUT_S:.0f} s"
         except Exception as error:
-            traceback.print_exc()
+            print_traceback(error)
             why = "of an internal error, whose details are in the job's log"
             if isinstance(error, TrainingError) and error.reason is FailureReason.OUT_OF_MEMORY:
                 why = "memory ran out"

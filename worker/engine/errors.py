@@ -2,6 +2,8 @@
 
 import errno
 import os
+import traceback
+from contextlib import suppress
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +19,12 @@ class TrainingError(Exception):
         self.reason = reason
         self.message = message or FAILURES[reason].sentence
         super().__init__(f"{reason.value}: {self.message}")
+
+
+def print_traceback(error: BaseException) -> None:
+    """Write the error's traceback to the log. A full disk loses the traceback, but not the report that follows it."""
+    with suppress(OSError):
+        traceback.print_exception(error)
 
 
 class Stopped(Exception):

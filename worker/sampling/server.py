@@ -7,7 +7,6 @@ others.
 
 import gc
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 
 from api.spec.sampling import SamplerJob
-from worker.engine.errors import TrainingError, as_training_error, is_out_of_memory
+from worker.engine.errors import TrainingError, as_training_error, is_out_of_memory, print_traceback
 from worker.sampling.answer import Report, answers_of
 from worker.sampling.bases import BatchKey, LoadedBase, ModelSource
 from worker.sampling.batch import Batch, Row
@@ -329,7 +328,7 @@ class SamplingServer:
         elif isinstance(error, RequestRefused):
             self._close(request, RefusedReport(id=id_, message=error.message, param=error.param, code=error.code))
         else:
-            traceback.print_exception(error)
+            print_traceback(error)
             failure = as_training_error(error)
             message = failure.message if isinstance(error, TrainingError) else None
             self._close(request, FailedReport(id=id_, reason=failure.reason.value, message=message))
@@ -344,7 +343,7 @@ class SamplingServer:
         the requests of the rows fail."""
         rows = self._rows
         if is_out_of_memory(error) and len(rows) > 1:
-            traceback.print_exception(error)
+            print_traceback(error)
             self._places, self._steps = len(rows) // 2, 0
             self._requeue(rows)
         else:

@@ -1,5 +1,6 @@
 """How a training may end badly, and that nothing is published then."""
 
+import io
 import itertools
 import json
 import re
@@ -20,7 +21,7 @@ from tests.worker.recorder import Recorder, adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine import failpoint
 from worker.engine.data import Data
-from worker.engine.errors import TrainingError, as_training_error
+from worker.engine.errors import TrainingError, as_training_error, print_traceback
 from worker.engine.model.batches import MicroBatch
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
@@ -281,3 +282,12 @@ def test_signs_of_life_are_sent_while_a_model_is_loaded_and_published(
     monkeypatch.setattr("worker.train.load_trainable", load)
     train(_run(tmp_path / "run", tiny_llama, steps=1), recorder)  # type: ignore[arg-type]
     assert [blocks[name] for name in ("load", "metrics", "exporting", "verifying")] == [1, 0, 1, 1]
+
+
+def test_a_full_disk_loses_the_traceback_and_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    print_traceback(ValueError("the cause"))

@@ -1,7 +1,6 @@
 """A model's outputs on a few rows of its data, computed in three ways: by the trainer's own forward pass, by
 transformers from the weights in memory, and from the exported files."""
 
-import traceback
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from api.spec.scoring import (
     Tolerance,
 )
 from api.spec.techniques import Full
-from worker.engine.errors import as_training_error
+from worker.engine.errors import as_training_error, print_traceback
 from worker.engine.heap import trim_heap
 from worker.engine.model.batches import Layout, micro_batches
 from worker.engine.model.load import load_published, plain_attention
@@ -108,7 +107,7 @@ def reply_to(request: ScoringRequest) -> ScoringResult | ScoringFailure:
         with PeakSampler(device) as highest:
             scored = score(request)
     except Exception as error:  # the log gets the whole exception, the caller only its reason
-        traceback.print_exc()
+        print_traceback(error)
         failure = as_training_error(error)
         return ScoringFailure(reason=failure.reason, message=failure.message)
     outputs = [[values.tolist() for values in rows] for rows in scored]
