@@ -65,6 +65,7 @@ def fetch_arrays(attempt: AttemptContext) -> None:
     rebuild = replace(attempt, folder=folder / "prepare")
     rebuild.folder.mkdir()
     rebuilt = _prepared_arrays(rebuild, parent_labels(attempt))
+    (folder / "data").mkdir(exist_ok=True)  # missing if no row of the arrays was there to fetch
     for name, stored in rebuilt.items():
         before = known[name]
         if before is not None and stored.sha256 != before.sha256:

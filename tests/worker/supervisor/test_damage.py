@@ -10,8 +10,10 @@ from api.records.files import File
 from api.spec.lifecycle import JobStatus
 from tests.conftest import PRODUCTION
 from tests.end_to_end.jobs import rows
-from tests.worker.supervisor.conftest import Workshop
-from worker.supervisor.loop import work_until_idle
+from tests.worker.supervisor.conftest import Workshop, attempt_at
+from worker.supervisor.loop import claim_next, work_until_idle
+from worker.supervisor.prepare import fetch_arrays
+from worker.supervisor.slots import Slot
 
 SETTINGS = PRODUCTION
 
@@ -83,6 +85,18 @@ def test_damaged_base_model_is_named(workshop: Workshop) -> None:
     workshop.work()
     told = " ".join(workshop.told(job_id)) + str(workshop.job(job_id).error)
     assert "The base model tiny is damaged or missing in this server's storage" in told
+
+
+def test_arrays_without_a_row_are_made_again(workshop: Workshop, tmp_path: Path) -> None:
+    """As where they were deleted as old, while the job that uses them was prepared."""
+    job_id = workshop.submit()
+    work_until_idle(workshop.prepare)
+    with workshop.context.database.write() as session:
+        session.delete(session.get_one(Arrays, workshop.job(job_id).arrays["train"]))
+    claim = claim_next(workshop.train, Slot())
+    assert claim is not None
+    fetch_arrays(attempt_at(workshop.train, claim, workshop.job(job_id), tmp_path))
+    assert (tmp_path / "data" / "train.safetensors").exists()
 
 
 def copy_of_base(workshop: Workshop) -> Path:
