@@ -91,9 +91,9 @@ class ForkServer:
         """Start the same child as `start_fresh`, but faster."""
         files = descriptors or {}
         request = ForkRequest(program, list(arguments), dict(environment), list(files))
+        server = self._running()
         ours, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         read_stdin, write_stdin = os.pipe()
-        server = self._running()
         try:
             server.send(request, [reports.fileno(), read_stdin, output.fileno(), *files.values()])
             reports.close()
@@ -153,13 +153,17 @@ class _Server:
         self._requests.close()
 
 
-@cache
 def fork_server(*modules: str, threads: int | None = None) -> ForkServer:
     """Return the fork server that this process has for these modules.
 
     The first call starts the server, which ends with this process.
     """
-    return ForkServer(*modules, threads=threads)
+    with _STARTING:  # two threads would start two servers
+        return _fork_server(*modules, threads=threads)
+
+
+_STARTING = threading.Lock()
+_fork_server = cache(ForkServer)
 
 
 class ForkedProcess:

@@ -38,17 +38,22 @@ class Child:
     ) -> None:
         """Start the program `module`: fork it by `server`, or start a new Python process if `server` is None.
         `reports`: the reports that the child may send."""
-        read_fd, write_fd = os.pipe()
         start = start_fresh if server is None else server.start
         with log_file.open("ab") as output:
-            self._process = start(
-                module,
-                *arguments,
-                environment=child_environment(gpu, threads),
-                output=output,
-                descriptors={REPORT_FD: write_fd},
-            )
-        os.close(write_fd)
+            read_fd, write_fd = os.pipe()
+            try:
+                self._process = start(
+                    module,
+                    *arguments,
+                    environment=child_environment(gpu, threads),
+                    output=output,
+                    descriptors={REPORT_FD: write_fd},
+                )
+            except BaseException:
+                os.close(read_fd)
+                raise
+            finally:
+                os.close(write_fd)
         self.log_file = log_file
         self.silent_s = 0.0
         """Seconds since the child's last report in which this process listened. Time in which this process was busy or

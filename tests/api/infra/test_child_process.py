@@ -1,19 +1,24 @@
 """Children of a fork server behave as those that are started anew."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import psutil
 import pytest
 
+from api.infra import child_process
 from api.infra.child_environment import child_environment
 from api.infra.child_process import ForkServer, Process, start_fresh
 from tests.end_to_end.jobs import wait_until
 from tests.services.attune import words_of
+from worker.supervisor.child import Child
 
 CHILD = "tests.api.infra.forked"
 
@@ -145,3 +150,30 @@ def test_the_server_ends_after_its_last_child(server: ForkServer, tmp_path: Path
         other._server.process.wait(0.2)
     os.killpg(child.pid, signal.SIGKILL)
     assert other._server.process.wait(30) == 0
+
+
+def test_two_threads_that_start_at_once_share_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+
+    def start(*modules: str, threads: int | None = None) -> None:
+        started.append(modules)
+        threading.Event().wait(0.05)  # for the other thread to come, too
+
+    monkeypatch.setattr(child_process, "_fork_server", cache(start))
+    threads = [threading.Thread(target=child_process.fork_server, args=("a",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert started == [("a",)]
+
+
+def test_a_child_that_cannot_start_leaves_no_open_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("worker.supervisor.child.start_fresh", fail)
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="temporarily"):
+        Child("worker.train", log_file=tmp_path / "log.txt")
+    assert sorted(os.listdir("/proc/self/fd")) == before
