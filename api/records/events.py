@@ -25,7 +25,7 @@ from api.spec.fields import JsonObject
 from api.spec.ids import new_id
 
 BATCH = 1000
-"""Number of metrics events that are in memory at a time."""
+"""Number of events that one statement reads or deletes, at most."""
 MAX_SEQ = 2**63 - 1
 
 
@@ -116,7 +116,9 @@ def page(session: Session, job_id: str, *, messages_only: bool = False, after: s
 
 
 def delete_of(session: Session, job_ids: Sequence[str]) -> None:
-    session.execute(delete(Event).where(Event.job_id.in_(job_ids)))
+    """Delete up to BATCH events of these jobs."""
+    some = select(Event.seq).where(Event.job_id.in_(job_ids)).limit(BATCH)
+    session.execute(delete(Event).where(Event.seq.in_(some)))
 
 
 def metrics_after(session: Session, job_id: str, seq: int) -> Sequence[Event]:

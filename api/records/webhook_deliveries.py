@@ -119,9 +119,10 @@ def record_attempt(session: Session, delivery_id: str, *, attempt: int, status: 
     session.execute(update(Delivery).where(Delivery.id == delivery_id, Delivery.attempts == attempt).values(**values))
 
 
-def delete_ended(session: Session, keep_s: float) -> None:
-    """Delete deliveries that ended more than `keep_s` seconds ago."""
-    LISTING.delete(session, Delivery.ended_at <= db_now() - keep_s)
+def delete_ended(session: Session, keep_s: float, limit: int = 1000) -> None:
+    """Delete up to `limit` deliveries that ended more than `keep_s` seconds ago."""
+    old = select(Delivery.id).where(Delivery.ended_at <= db_now() - keep_s).limit(limit)
+    LISTING.delete(session, Delivery.id.in_(old))
 
 
 def remove_of(session: Session, webhook: Webhook) -> None:

@@ -65,9 +65,9 @@ def delete_old(context: Context) -> None:
         remove_old_logs(context, settings.keep_logs_days * DAY_S)
     if settings.keep_judgements_days:
         remove_old_judgements(context, settings.keep_judgements_days * DAY_S)
+    if settings.keep_events_days:
+        remove_old_events(context, settings.keep_events_days * DAY_S)
     with context.database.write() as session:
-        if settings.keep_events_days:
-            events.delete_of(session, jobs.ended_with_events(session, settings.keep_events_days * DAY_S))
         if settings.keep_batches_days:
             batches.delete_ended(session, settings.keep_batches_days * DAY_S)
         if settings.keep_eval_runs_days:
@@ -171,6 +171,18 @@ def remove_old_logs(context: Context, keep_s: float) -> None:
         context.storage.delete_prefix(f"logs/{job_id}")
         with context.database.write() as session:
             queue.clear_logs(session, job_id)
+
+
+def remove_old_events(context: Context, keep_s: float) -> None:
+    """Delete the events of jobs that ended more than `keep_s` ago, a batch in each transaction: a job may have a
+    million."""
+    while True:
+        with context.database.read() as session:
+            ended = jobs.ended_with_events(session, keep_s)
+        if not ended:
+            return
+        with context.database.write() as session:
+            events.delete_of(session, ended)
 
 
 def remove_old_judgements(context: Context, keep_s: float) -> None:

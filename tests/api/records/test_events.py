@@ -48,3 +48,13 @@ def test_a_message_with_nul_is_stored(database: Database) -> None:
     with database.read() as session:
         [stored] = events.page(session, job_id, after=None, limit=1).data
     assert stored.message == "Step 1 sample: a\N{REPLACEMENT CHARACTER}b"
+
+
+def test_one_statement_deletes_few_events(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other writers to SQLite wait meanwhile, and a job may have a million."""
+    monkeypatch.setattr(events, "BATCH", 2)
+    job_id = a_job(database, a_project(database))
+    add_events(database, job_id, 5)
+    with database.write() as session:
+        events.delete_of(session, [job_id])
+        assert len(events.page(session, job_id, after=None, limit=9).data) == 3

@@ -142,11 +142,14 @@ def test_old_checkpoints_go_unless_something_names_them(context: Context, use: s
     assert use == "none" or all(map(context.storage.exists, kept))
 
 
-def test_old_events_of_ended_jobs_go(context: Context) -> None:
+def test_old_events_of_ended_jobs_go(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "BATCH", 2)
     project = a_project(context.database)
     old, new = an_ended_job(context, project, 3), an_ended_job(context, project, 1)
     running = a_job(context.database, project, JobStatus.RUNNING)
     with context.database.write() as session:
+        for number in range(4):
+            events.add_event(session, old, f"Message {number}")
         events.add_event(session, running, "Old, but its job runs")
     age(context, Event, "created_at", 10)
     delete_old(keep(context, events=2))
