@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -38,7 +37,7 @@ from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE, AttemptFailed, requeu
 from worker.supervisor.judging import JudgeDesk
 from worker.supervisor.outputs import publish, store_checkpoint, store_state
 from worker.supervisor.progress import Progress
-from worker.supervisor.uploads import Uploads
+from worker.supervisor.uploads import Uploads, WaitingState
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +64,7 @@ class TrainerMonitor:
         """Time and memory of the training. None unless it has succeeded."""
         self._progress = Progress(attempt, predicted)
         self._uploads = Uploads(attempt.job.id, attempt.beat.lost)
+        self._state = WaitingState(attempt.folder / "uploading")
         self._judges = JudgeDesk(attempt, trainer)
         self._started_at = time.monotonic()
         self._phases: dict[str, float] = {}
@@ -73,8 +73,6 @@ class TrainerMonitor:
         """The newest step of this attempt. An earlier attempt may have reported later steps."""
         self._stepped_at: float | None = None
         self._step_seconds: list[float] = []
-        self._unstored: Callable[[], None] | None = None
-        """A function that stores the newest saved state. None unless storing that state has failed before."""
         self._stop_sent_at: float | None = None
 
     def run(self) -> None:
@@ -135,9 +133,11 @@ class TrainerMonitor:
             case QuestionReport():
                 self._judges.ask(report.question)
             case StateReport():
-                self._uploads.add(lambda: self._store(report, partial(store_state, self._attempt, report.step)))
+                self._state.put(report.step, self._attempt.folder / report.path)
+                self._uploads.add(lambda: self._store(self._store_state))
             case CheckpointReport():
-                self._uploads.add(lambda: self._store(report, partial(store_checkpoint, self._attempt, report)))
+                folder = self._attempt.folder / report.path
+                self._uploads.add(lambda: self._store(partial(store_checkpoint, self._attempt, report, folder)))
             case DoneReport():
                 self._finish_uploads()
                 self._finish(report, now)
@@ -145,8 +145,7 @@ class TrainerMonitor:
             case StoppedReport():
                 self._finish_uploads()
                 self._retrying(lambda: self._progress.flush(force=True))
-                if self._unstored is not None:
-                    self._retrying(self._unstored)
+                self._retrying(self._store_state)
                 self._retrying(lambda: self._requeue(STOPPED))
                 return True
             case ErrorReport():
@@ -184,25 +183,23 @@ class TrainerMonitor:
             device=report.device,
         )
 
-    def _store(self, report: StateReport | CheckpointReport, store: Callable[[Path], None]) -> None:
-        """Store a state or a checkpoint; called in the thread of `Uploads`. If that fails, training continues, and a
-        state is stored when training stops."""
-        folder, is_state = self._attempt.folder / report.path, isinstance(report, StateReport)
+    def _store_state(self) -> None:
+        self._state.store(partial(store_state, self._attempt))
+
+    def _store(self, store: Callable[[], None]) -> None:
+        """Store a state or a checkpoint; called in the thread of `Uploads`. If that fails, training continues. The next
+        upload of a state, or the end of the training, stores the newest one."""
         try:
             # The metrics first, because an attempt that resumes from this state does not report its steps again.
             self._progress.flush(force=True)
-            store(folder)
-            if is_state:
-                self._unstored = None
+            store()
         except (StorageUnavailable, SQLAlchemyError) as error:
             if isinstance(error, SQLAlchemyError) and not is_outage(error):
                 raise
-            log.warning("not_stored", job_id=self._job.id, path=report.path, error=type(error).__name__)
-            if is_state:
-                self._unstored = lambda: store(folder)
+            log.warning("not_stored", job_id=self._job.id, error=type(error).__name__)
         except FileNotFoundError:
-            # The trainer keeps only its newest states; it replaced this one while those before were stored.
-            log.info("replaced", job_id=self._job.id, path=report.path)
+            # The trainer keeps only its newest checkpoints; it replaced this one while those before were stored.
+            log.info("checkpoint_replaced", job_id=self._job.id)
 
     def _retrying(self, act: Callable[[], None]) -> None:
         """Call `act`. During outages, retry it until the attempt no longer owns the job or PUBLISH_PATIENCE_S have

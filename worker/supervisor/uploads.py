@@ -1,11 +1,18 @@
-"""The thread that stores states and checkpoints, while the trainer's reports are handled."""
+"""The storing of states and checkpoints in a thread, while the trainer's reports are handled."""
 
+import os
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import structlog
+
+log = structlog.get_logger(__name__)
 
 LOOK_S = 0.5
 """Seconds between checks of whether the attempt still owns the job."""
@@ -46,3 +53,69 @@ class Uploads:
             self.finish()
         finally:
             self._executor.shutdown(cancel_futures=True)
+
+
+class WaitingState:
+    """The newest saved state that is not stored yet. Its files are linked into a folder of their own, because the
+    trainer deletes its older states while uploads are slow."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._waiting: tuple[int, Path] | None = None
+        """Step and folder."""
+
+    def put(self, step: int, state: Path) -> None:
+        """Replace the state that waits, if one does. A state that the trainer has deleted already is skipped."""
+        try:
+            linked = _link_files(state, self._folder / state.name)
+        except FileNotFoundError:
+            log.info("state_replaced", step=step)
+            return
+        with self._lock:
+            before, self._waiting = self._waiting, (step, linked)
+        if before is not None:
+            self._delete(before[1])
+
+    def store(self, store: Callable[[int, Path], None]) -> None:
+        """Call `store` with the step and the folder of the state that waits, if one does. If `store` fails, the state
+        waits again, unless a newer one does."""
+        with self._lock:
+            taken, self._waiting = self._waiting, None
+        if taken is None:
+            return
+        try:
+            store(*taken)
+        except FileNotFoundError:
+            log.info("state_replaced", step=taken[0])
+        except BaseException:
+            if not self._put_back(taken):
+                self._delete(taken[1])
+            raise
+        self._delete(taken[1])
+
+    def _put_back(self, state: tuple[int, Path]) -> bool:
+        """Let the state wait again. Return False if a newer one waits."""
+        with self._lock:
+            newest = self._waiting is None
+            if newest:
+                self._waiting = state
+        return newest
+
+    def _delete(self, state: Path) -> None:
+        if state.is_relative_to(self._folder):  # else it is the trainer's own
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def _link_files(state: Path, folder: Path) -> Path:
+    """Return a new folder with hard links to the state's files, or the state's folder if the disk has no hard links."""
+    try:
+        folder.mkdir(parents=True)
+        for file in state.iterdir():
+            os.link(file, folder / file.name)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, FileNotFoundError):
+            raise
+        return state
+    return folder
