@@ -1,10 +1,9 @@
 """The inputs of an attempt: base models, artifacts and saved states, fetched from storage."""
 
-import fcntl
 import json
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import structlog
@@ -16,6 +15,7 @@ from api.records.jobs import Job
 from api.spec.artifacts import Artifact, SavedState
 from api.spec.file_hash import file_sha256
 from worker.supervisor.damage import raise_on_damage
+from worker.supervisor.model_cache import locked, make_room
 from worker.supervisor.node import Node
 
 log = structlog.get_logger(__name__)
@@ -60,32 +60,36 @@ def fetch_once(storage: Storage, artifacts: list[Artifact], folder: Path) -> Pat
     """Fetch the artifacts into the folder unless it already contains them. Other processes that need the folder wait
     meanwhile."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         if not _is_complete(folder, artifacts):
             _discard(folder)
-            partial = folder.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            fetch_artifacts(storage, artifacts, partial)
-            partial.rename(folder)
+            _fetch_whole(storage, artifacts, folder)
+        os.utime(folder)  # the time of its last use
     return folder
+
+
+def _fetch_whole(storage: Storage, artifacts: list[Artifact], folder: Path) -> None:
+    """Make room for the artifacts and fetch them into the folder, or leave nothing behind."""
+    make_room(folder.parent, sum(artifact["bytes"] for artifact in artifacts))
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        fetch_artifacts(storage, artifacts, partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.rename(folder)
 
 
 def discard_if_damaged(artifacts: list[Artifact], folder: Path) -> bool:
     """Hash every file of a cached folder. If a file differs from its artifact, delete the folder and return True."""
-    with _locked(folder):
+    with locked(folder):
         damaged = not _is_complete(folder, artifacts) or any(
             file_sha256(folder / artifact["name"]) != artifact["sha256"] for artifact in artifacts
         )
         if damaged:
             _discard(folder)
     return damaged
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder.parent / f"{folder.name}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _is_complete(folder: Path, artifacts: list[Artifact]) -> bool:

@@ -23,6 +23,7 @@ from api.spec.lifecycle import FailureReason, Stage
 from worker.shared.hardware import worker_resources
 from worker.supervisor import retention
 from worker.supervisor.faults import AttemptFailed, retry_or_fail
+from worker.supervisor.model_cache import make_room
 from worker.supervisor.node import Node
 from worker.supervisor.scan import fail_abandoned_scans
 
@@ -126,6 +127,7 @@ def housekeep(node: Node) -> None:
     retained_at: float | None = None
     while not node.stopping.is_set():
         try:
+            make_room(node.cache / "base")
             fail_abandoned_scans(node)
             retention.delete_expired(node.context)
             if retained_at is None or time.monotonic() - retained_at >= retention.INTERVAL_S:

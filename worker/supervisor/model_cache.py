@@ -1,0 +1,74 @@
+"""Eviction from the cache of models, `cache/base/` in the work folder: base models, whole models, reward models.
+
+All processes with the same work folder share the cache. A model's folder is named after the digest of its files, and
+its modification time is the time of its last use. Models to which a run folder links stay, however old.
+"""
+
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+RECENT_S = 3600
+"""A model that was used in the last RECENT_S seconds stays: the process that fetched it may not have linked it yet."""
+KEEP_S = 30 * 24 * 3600
+"""Seconds after its last use for which a model is kept while the disk has room. A deleted model's weights go then."""
+RESERVE = 20
+"""One part in RESERVE of the disk stays free for run folders."""
+LINKS = ("*/*/base", "*/*/judges/*/*")
+"""Links to cached models or their files, below the work folder."""
+
+
+def make_room(cache: Path, needed_bytes: int = 0) -> None:
+    """Delete models that were not used for KEEP_S; then the least recently used ones until the disk has this many free
+    bytes beside its reserve. Fetches that were broken off are deleted likewise."""
+    used_at = {folder: _used_at(folder) for folder in cache.glob("*") if folder.is_dir()}
+    now = time.time()
+    for folder in sorted(used_at, key=used_at.__getitem__):
+        age_s = now - used_at[folder]
+        if age_s > KEEP_S or (age_s > RECENT_S and _lacks_room(cache, needed_bytes)):
+            _delete_unless_used(folder)
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Lock a model's folder against other processes. Yield False if another one has locked it and `wait` is not set."""
+    with (folder.parent / f"{folder.stem}.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _lacks_room(cache: Path, needed_bytes: int) -> bool:
+    disk = shutil.disk_usage(cache)
+    return disk.free < needed_bytes + disk.total // RESERVE
+
+
+def _used_at(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:  # another process has deleted or renamed it
+        return time.time()
+
+
+def _delete_unless_used(folder: Path) -> None:
+    with locked(folder, wait=False) as unused:
+        if unused and folder.stem not in _linked(folder.parent) and time.time() - _used_at(folder) > RECENT_S:
+            log.info("cached_model_deleted", folder=folder.name)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _linked(cache: Path) -> set[str]:
+    """Return the names of the models to which the run folders of any worker link."""
+    links = (link for pattern in LINKS for link in cache.parents[1].glob(pattern) if link.is_symlink())
+    targets = [link.resolve() for link in links]
+    return {target.relative_to(cache).parts[0] for target in targets if target.is_relative_to(cache)}
