@@ -77,6 +77,11 @@ def due(session: Session, tracker: str, owner: str) -> Sequence[str]:
     return session.scalars(select(ExportTask.id).where(*_due(tracker, owner)).order_by(ExportTask.due_at)).all()
 
 
+def held(session: Session, tracker: str, owner: str) -> set[str]:
+    """Return the ids of the tasks that no other deliverer has leased since this one did."""
+    return set(session.scalars(select(ExportTask.id).where(ExportTask.tracker == tracker, ExportTask.owner == owner)))
+
+
 def lease(session: Session, tracking_id: str, tracker: str, owner: str, lease_s: float) -> ExportTask | None:
     """Lease the task to this deliverer. Return None if another deliverer was faster."""
     tracking = session.scalars(

@@ -54,15 +54,21 @@ class MetricsExporter:
 
     def export_due(self) -> None:
         """Export the new metrics of each job whose next export is due."""
+        owner = self._deliverer.owner
         with self._database.read() as session:
-            due = trackings.due(session, self._name, self._deliverer.owner)
+            due, held = trackings.due(session, self._name, owner), trackings.held(session, self._name, owner)
+        for tracking_id in self._open.keys() - held:
+            self._close_run(tracking_id)
         for tracking_id in due:
             if self._deliverer.stopping.is_set():
                 return
             with self._database.write() as session:
-                tracking = trackings.lease(session, tracking_id, self._name, self._deliverer.owner, LEASE_S)
+                held = trackings.held(session, self._name, owner)
+                tracking = trackings.lease(session, tracking_id, self._name, owner, LEASE_S)
             if tracking is None:
                 continue
+            if tracking_id not in held:  # another deliverer may have added steps to a run that is open here
+                self._close_run(tracking_id)
             try:
                 self._export(tracking)
             except Exception as error:  # of any kind: trackers' libraries raise what they like

@@ -1,8 +1,11 @@
 from pathlib import Path
 
+from sqlalchemy import update
 from tensorboardX.proto.event_pb2 import Event
 
+from api.records.trackings import ExportTask
 from tests.worker.delivery.trackers.conftest import OpenStudio
+from worker.delivery.deliverer import Deliverer
 
 
 def read_back(folder: Path) -> dict[tuple[str, int], list[float]]:
@@ -42,6 +45,26 @@ def test_a_worker_that_is_killed_leaves_nothing_twice(open_studio: OpenStudio, t
     studio.recorder("tensorboard").export_due()
     assert {key: len(values) for key, values in read_back(tmp_path / "board" / studio.job_id).items()} == {
         ("train_loss", step): 1 for step in (1, 2, 3)
+    }
+
+
+def test_a_run_that_another_deliverer_had_meanwhile_is_opened_anew(open_studio: OpenStudio, tmp_path: Path) -> None:
+    studio = open_studio(tensorboard_dir=tmp_path / "board")
+    studio.trained(1, 2)
+    slow = studio.recorder("tensorboard")
+    slow.export_due()
+    with studio.context.database.write() as session:
+        session.execute(update(ExportTask).values(lease_until=0.0))
+    studio.trained(3)
+    studio.deliverer = Deliverer.open(studio.context)
+    other = studio.recorder("tensorboard")
+    other.export_due()
+    other.close()
+    studio.trained(4)
+    studio.ends()
+    slow.export_due()
+    assert {key: len(values) for key, values in read_back(tmp_path / "board" / studio.job_id).items()} == {
+        ("train_loss", step): 1 for step in (1, 2, 3, 4)
     }
 
 
