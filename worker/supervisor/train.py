@@ -118,4 +118,6 @@ def _fetch_state(attempt: AttemptContext) -> None:
         level = "warn"
     with context.database.write() as session:
         jobs.lock_for_attempt(session, job.id, attempt.claim.fence)
+        if 0 < step < newest:  # else the next state would be kept with the damaged one, and this one deleted
+            jobs.update_fenced(session, job.id, attempt.claim.fence, state=job.state["before"])
         events.add_event(session, job.id, message, level=level)

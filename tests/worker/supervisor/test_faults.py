@@ -155,6 +155,10 @@ def test_event_names_the_state_that_is_resumed(workshop: Workshop, monkeypatch: 
     told = workshop.told(job_id)
     assert f"The state saved at step {newest} is damaged: fine-tuning job resumes from step {before}" in told
     assert f"Fine-tuning job resumes from step {newest}" not in told
+    last = workshop.job(job_id).state
+    assert last is not None
+    assert last["before"] is not None
+    assert state["prefix"] not in (last["prefix"], last["before"]["prefix"]), "the damaged state counts no more"
 
 
 def let_wait_pass(workshop: Workshop, job_id: str) -> None:
