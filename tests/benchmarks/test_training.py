@@ -2,8 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from benchmarks.training.runs import Failed, run_ours, run_peer
 from benchmarks.training.workloads import WORKLOADS
 from worker.convert import convert
 from worker.shared.arrays import load_rows
+
+Prepare = Callable[[str, tuple[int, ...]], Prepared]
 
 
 def measured(*, ours: list[float], theirs: list[float], losses: tuple[float, float] = (2.0, 2.0)) -> table.Measured:
@@ -76,9 +78,9 @@ def test_a_peer_without_figures_is_listed_with_the_reason(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["skewed", "dpo"])
-def test_peers_get_our_tokens_and_the_chat_templates(name: str, tmp_path: Path) -> None:
+def test_peers_get_our_tokens_and_the_chat_templates(name: str, prepared_rows: Prepare) -> None:
     """They equal what transformers renders, so that no contestant trains on other text."""
-    prepared = _prepared(tmp_path, name, WORKLOADS[name].lengths[:4])
+    prepared = prepared_rows(name, WORKLOADS[name].lengths[:4])
     arrays = load_rows(prepared.folder / "data" / "train.safetensors")
     uploaded = read_rows(prepared.folder / "train.jsonl")
     tokenizer = AutoTokenizer.from_pretrained(prepared.base)
@@ -103,14 +105,16 @@ def _conversations(row: dict[str, Any]) -> list[Any]:
     return [row["prompt"] + row[side] for side in ("chosen", "rejected")]
 
 
-def test_rows_of_equal_length_have_the_same_number_of_tokens(tmp_path: Path) -> None:
-    prepared = _prepared(tmp_path, "equal", (112,) * 4)
+def test_rows_of_equal_length_have_the_same_number_of_tokens(prepared_rows: Prepare) -> None:
+    prepared = prepared_rows("equal", (112,) * 4)
     assert prepared.train.lengths.tolist() == [130] * 4
 
 
-def test_both_kinds_of_runs_report_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_kinds_of_runs_report_the_same_steps(
+    prepared_rows: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ours and transformers' Trainer, on a small model: the same tokens, and everything that the table needs."""
-    prepared = _prepared(tmp_path, "skewed", (8, 30) * 4)
+    prepared = prepared_rows("skewed", (8, 30) * 4)
     monkeypatch.setattr(Peer, "python", lambda _: Path(sys.executable))
 
     ours = run_ours(prepared, tmp_path / "ours", 1, 1)
@@ -123,21 +127,29 @@ def test_both_kinds_of_runs_report_the_same_steps(tmp_path: Path, monkeypatch: p
         assert (run.model / "adapter_model.safetensors").exists()
 
 
-def test_a_peer_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = _prepared(tmp_path, "equal", (8,) * 4)
+def test_a_peer_that_fails_says_why(prepared_rows: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepared_rows("equal", (8,) * 4)
     monkeypatch.setattr(Peer, "python", lambda _: Path(sys.executable))
     with pytest.raises(Failed, match=r"exit code 1: .*no_such_program"):
         run_peer(replace(PEERS["Trainer"], program="no_such_program"), prepared, tmp_path / "theirs", 1, 1)
 
 
-def _prepared(folder: Path, name: str, lengths: tuple[int, ...]) -> Prepared:
-    """Return the workload with these rows, in steps of two, on a small random model with SmolLM2's tokenizer."""
-    workload = replace(WORKLOADS[name], lengths=lengths, batch_size=2, make_base=partial(_small_model, folder))
-    return prepare_rows(workload, folder / "rows")
+@pytest.fixture
+def prepared_rows(small_model: Path, tmp_path: Path) -> Prepare:
+    """A function that prepares a workload with these rows, in steps of two."""
+
+    def prepare(name: str, lengths: tuple[int, ...]) -> Prepared:
+        workload = replace(WORKLOADS[name], lengths=lengths, batch_size=2, make_base=lambda: small_model)
+        return prepare_rows(workload, tmp_path / "rows")
+
+    return prepare
 
 
-def _small_model(folder: Path) -> Path:
-    base, source, converted = bases.smollm(), folder / "small-source", folder / "small"
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model with SmolLM2's tokenizer."""
+    base, folder = bases.smollm(), tmp_path_factory.mktemp("models")
+    source, converted = folder / "small-source", folder / "small"
     shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = AutoConfig.from_pretrained(base, **shape, num_key_value_heads=1, head_dim=32)
     AutoModelForCausalLM.from_config(config).save_pretrained(source)
