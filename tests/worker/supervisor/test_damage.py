@@ -95,8 +95,10 @@ def test_arrays_without_a_row_are_made_again(workshop: Workshop, tmp_path: Path)
         session.delete(session.get_one(Arrays, workshop.job(job_id).arrays["train"]))
     claim = claim_next(workshop.train, Slot())
     assert claim is not None
-    fetch_arrays(attempt_at(workshop.train, claim, workshop.job(job_id), tmp_path))
-    assert (tmp_path / "data" / "train.safetensors").exists()
+    run = tmp_path / "run"
+    run.mkdir()
+    fetch_arrays(attempt_at(workshop.train, claim, workshop.job(job_id), run))
+    assert (run / "data" / "train.safetensors").exists()
 
 
 def copy_of_base(workshop: Workshop) -> Path:
