@@ -232,7 +232,7 @@ def test_options_of_single_labels_are_refused_where_the_rows_have_others(
 
 def test_a_classifier_is_not_made_to_learn_another_kind_of_label(workshop: Workshop, classifier: str) -> None:
     method = {"type": "classification", "classification": {"problem": "regression"}}
-    with pytest.raises(CannotContinue, match="single_label, not regression") as refused:
+    with pytest.raises(CannotContinue, match="'single_label', which cannot become 'regression'") as refused:
         workshop.submit(model=classifier, method=method)
     assert refused.value.param == "method.classification.problem"
 
