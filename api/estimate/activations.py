@@ -8,14 +8,14 @@ from api.spec.resolve import ResolvedRecipe
 
 COMPOSED_GELU = frozenset({"gpt2", "phi"})
 GELU_COPIES = 4
-"""Additional copies of the widest values of a layer in COMPOSED_GELU families: their GELU is composed of many small
-operations."""
+"""Number of additional copies of a layer's widest activations in the families of COMPOSED_GELU, whose GELU is composed
+of many small operations."""
 ENCODER_SHARE = 0.75
-"""Factor by which encoders keep less than the technique's activation factors say: their norms and activation functions
-are single operations, and their feed-forward parts have no gate."""
+"""Share of the technique's activation factors that holds for encoders. They keep less, because their norms and
+activation functions are single operations, and their feed-forward parts have no gate."""
 RECOMPUTED_LAYERS = 3.25
-"""Number of layers whose activations exist at the same time if activations are recomputed. Includes their gradients and
-the allocator's reserve."""
+"""Number of layers whose activations exist at the same time if activations are recomputed. The number also covers the
+gradients of these layers and the allocator's reserve."""
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ COMFORTABLE_SHARE = 0.85
 within 15 % (docs/benchmarks.md), and allocators fragment. A training that needs more gets a smaller micro-batch, or
 recomputes activations."""
 HALVINGS = 3
-"""How often the usual micro-batch is halved before activations are recomputed instead. A trainer whose memory runs out
-halves its micro-batch as often."""
+"""How often the usual micro-batch may be halved before activations are recomputed instead. A trainer that runs out of
+memory halves its micro-batch at most as often."""
 LESS = 0.75
-"""After an attempt that ran out of memory, the next one may be predicted to need this share of the machine's memory, or
-of the first prediction if that was lower."""
+"""Share of the memory that may be predicted for the attempt after one that ran out of memory. The share is taken of the
+machine's memory, or of the failed attempt's prediction if that is lower."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def with_less_memory(
     """Return the recipe for another attempt after one that ran out of memory; None if no choice needs less memory.
 
     The recipe has the largest micro-batch that is predicted to need at most three quarters of the memory, without
-    recomputation if possible. `recomputes`: the next attempt may recompute activations although the first did not.
+    recomputation if possible. `recomputes`: whether the next attempt may recompute activations even if the failed one
+    did not.
     """
     assert resolved.micro_batch_tokens != "auto", resolved
     assert resolved.gradient_checkpointing != "auto", resolved
@@ -139,7 +140,7 @@ class MicroBatchSizes:
     eighth: int
     """An eighth of the largest size that the rows fill."""
     smallest: int
-    """The length of the longest row, which is never divided."""
+    """The length of the longest row, because a row is never split."""
 
     @classmethod
     def of(cls, recipe: ResolvedRecipe, rows: Workload, largest: int) -> "MicroBatchSizes":
@@ -153,13 +154,14 @@ def _largest(
 ) -> MicroBatch:
     """Return the largest micro-batch that needs at most `limit` bytes, or the one that needs least if none does.
 
-    Without recomputation, only sizes from `sizes.eighth` up are tried, since smaller ones are much slower; then sizes
-    down to `sizes.smallest` with it. If only one choice of recomputation is allowed, all sizes are tried with that.
+    Without recomputation, sizes from `sizes.eighth` up are tried, because smaller ones are much slower. With
+    recomputation, sizes from `sizes.smallest` up are tried. If only one of the two is allowed, sizes from
+    `sizes.smallest` up are tried.
     """
     for recompute in recomputes:
         least = sizes.smallest if recompute == recomputes[-1] else sizes.eighth
         if needed(recompute, least) <= limit:
-            # Memory grows with the tokens, so that bisection finds the largest.
+            # Memory grows with the tokens, so bisection finds the largest size that fits.
             tried = range(least, sizes.largest + 1)
             found = bisect_right(tried, limit, key=partial(needed, recompute))
             return {"micro_batch_tokens": tried[found - 1], "gradient_checkpointing": recompute}

@@ -18,15 +18,15 @@ RUNTIME_CPU = 380 * 2**20
 RUNTIME_GPU = 700 * 2**20
 """Bytes of CUDA's context and of cuBLAS' workspace."""
 HEAP_SLACK = 155 * 2**20
-"""Bytes of free blocks that the C library's heap keeps, once the training is larger than that."""
+"""Bytes of free blocks that the C library's heap keeps, but no more than the activations and logits take."""
 LOGIT_COPIES, LOGIT_COPIES_CPU = 5.0, 3.5
-"""Copies of the logits of a chunk: the product, float32, log-softmax, and the gradients of the last two. On a CPU the
-heap reuses freed blocks for some of them."""
+"""Number of copies of a chunk's logits: the matrix product, its float32 form, the log-softmax, and the gradients of the
+last two. On a CPU, the heap reuses freed blocks for some of them."""
 CHUNK_LOGITS = 1 << 25
-"""Logits that the loss computes at a time (worker.engine.model.head): 32 M, 128 MB in float32."""
+"""Number of logits that the loss computes at a time (worker.engine.model.head): 32 M, 128 MB in float32."""
 READ_TOKENS, READ_LOGITS = 128, 3
-"""Tokens that worker.score_files puts through the model at a time (worker.engine.publish.outputs), and copies of their
-float32 logits."""
+"""READ_TOKENS: number of tokens that worker.score_files puts through the model at a time
+(worker.engine.publish.outputs). READ_LOGITS: number of copies of their float32 logits."""
 FOUR_BITS = 0.52
 """Bytes of a weight in four bits, including its share of the scales (Dettmers et al. 2023, arXiv:2305.14314)."""
 
@@ -40,14 +40,15 @@ class MemoryParts:
     gradients: int
     optimizer: int
     reference: int
-    """Copies of the trained weights: of those at step 0 and, for methods with a reference, also of the current ones."""
+    """Copies of the trained weights: the weights of step 0 and, for methods with a reference, the current weights,
+    which are set aside while the model has those of step 0."""
     activations: int
     logits: int
     rollout: int
     """Bytes beyond an update's activations that the sampling of answers needs."""
     publishing: int = 0
-    """Bytes beyond the training's peak that publishing needs: for the rest of the trainer, and for the process that
-    reads the files before they are published."""
+    """Bytes beyond the training's peak that publishing needs: for the libraries that the trainer still holds, and for
+    the process that reads the files before they are published."""
 
     @property
     def training(self) -> int:
@@ -69,7 +70,7 @@ def peak_memory(
         # Weights are read in the stored type, or expert by expert, and the heap keeps some of those blocks.
         read = base.parameters if _stored_bytes(facts) != value else base.experts
         weights += read * _stored_bytes(facts)
-    # Trained weights are float32: an adapter's own, or a copy of the base where that is in bfloat16.
+    # Trained weights are float32: those of an adapter, or a copy of the base if the base is in bfloat16.
     weights += 4 * trained if not technique.whole_model or value == 2 else 0
     tokens = largest_batch(recipe, train, plan.budget)
     overhead = 1.0 if plan.gpu else technique.allocator_overhead
@@ -94,8 +95,8 @@ def peak_memory(
 def _reference(recipe: ResolvedRecipe, trained: int, value: int) -> int:
     """Return the bytes of the copies of trained weights.
 
-    An adapter's first weights are kept for the comparison with the base model; a whole model is loaded again instead,
-    once the optimizer's state has been freed.
+    An adapter's initial weights are kept for the comparison with the base model. A whole model is loaded again for the
+    comparison instead, once the optimizer's state has been freed.
     """
     whole, copies = recipe.technique.whole_model, 2 if recipe.method.keeps_reference else 1
     if whole and copies == 1:
@@ -118,7 +119,7 @@ def _publishing(recipe: ResolvedRecipe, base: Base, facts: BaseModelFacts, train
         read += READ_LOGITS * 4 * READ_TOKENS * base.vocabulary
     if plan.gpu:
         return 2 * RUNTIME_GPU + int(read)
-    read += base.experts * stored  # single experts, until they are one tensor
+    read += base.experts * stored  # experts are read one by one, and then joined in one tensor
     merging = base.parameters * (4 if recipe.gguf is not None else stored) + adapter if merges else 0
     return RUNTIME_CPU + max(RUNTIME_CPU + int(read), merging)
 
@@ -128,8 +129,8 @@ def _quadratic(
 ) -> float:
     """Return the bytes that grow with the square of a row's length, in families whose rows are padded, not packed.
 
-    Fused attention keeps a mask for each layer in the computation's type. Without it, each head's softmax is kept in
-    float32 and in that type.
+    Fused attention keeps a mask for each layer in the computation's type. Without fused attention, the softmax of each
+    head is kept, too, both in float32 and in the computation's type.
     """
     if base.packed and recipe.technique.packable:
         return 0.0
@@ -162,7 +163,7 @@ def largest_batch(recipe: ResolvedRecipe, train: Workload, budget: int) -> float
     if rollout is not None:
         longest, mean = longest + rollout.max_tokens, mean + rollout.max_tokens
     step = recipe.batch_size * (rollout.num_generations if rollout else 1) * mean
-    whole = budget // max(1.0, mean) * mean  # a row is never divided
+    whole = budget // max(1.0, mean) * mean  # a row is never split
     return max(longest, min(whole, step))
 
 
@@ -180,7 +181,7 @@ def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, 
 
 
 def _rollout(recipe: ResolvedRecipe, facts: BaseModelFacts, base: Base, train: Workload, plan: ExecutionPlan) -> int:
-    """Return the bytes of a batch of answers, and of merged weights, while they are sampled."""
+    """Return the bytes that sampling needs: the keys and values of a batch of answers, and the merged weights."""
     options = recipe.method.rollout_options
     if options is None:
         return 0

@@ -1,7 +1,7 @@
-"""The memory of sampling answers in a training.
+"""The memory that sampling answers needs during a training.
 
 Answers are sampled between two updates, when nothing is kept for a backward pass. Sampling may take as many bytes as an
-update's activations do, so that it hardly adds to the peak.
+update's activations, so that it hardly adds to the peak.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ MERGED_SHARE = 0.5
 @dataclass(frozen=True)
 class SamplingPlan:
     budget_tokens: int
-    """Tokens of one pass over prompts: those of a micro-batch."""
+    """Maximum number of tokens of one pass over prompts, the same as in a micro-batch."""
     cache_tokens: int
-    """Tokens of a batch's prompts and answers, whose keys and values are kept."""
+    """Maximum number of tokens of a batch's prompts and answers, whose keys and values are kept."""
     merges: bool
     """Whether the adapter is merged into a copy of the weights that it adapts."""
 
@@ -35,7 +35,7 @@ def sampling_plan(recipe: ResolvedRecipe, facts: BaseModelFacts, plan: Execution
 
 
 def merged_bytes(recipe: ResolvedRecipe, base: Base, plan: ExecutionPlan) -> int:
-    """Return the bytes of the weights that the technique's adapters may be merged into; 0 if none can be."""
+    """Return the bytes of a copy of the weights that the adapter can be merged into; 0 if it cannot be merged."""
     if recipe.technique.quantizes or not recipe.technique.merges:
         return 0
     return (base.linear + base.experts) * plan.value_bytes

@@ -17,7 +17,7 @@ measured speed are mostly within 25 %."""
 GUESSED = (0.3, 4.0)
 """The same factors for predictions on a worker without measured speed."""
 UNKNOWN_S = 600.0
-"""Assumed seconds of a job whose time is not predicted. They decide only the order of later starts."""
+"""Assumed duration, in seconds, of a job whose duration is not predicted. It affects only the order of later starts."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Planned:
 
 @dataclass
 class _Project:
-    """A project with its waiting tasks. The next task is at the end of each list."""
+    """A project with its waiting tasks. `with_gpu` and `without` are the tasks that need a GPU and those that do not,
+    with the next task at the end. `ages` has all tasks, with the oldest at the end."""
 
     name: str
     turn: int

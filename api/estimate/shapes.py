@@ -10,7 +10,7 @@ from api.spec.target_modules import NoTargetModules
 from api.spec.techniques import TechniqueBase
 
 BLOCK = 64
-"""Weights that share a scale when they are quantized to four bits."""
+"""Number of weights that share a scale when they are quantized to four bits."""
 QUANTIZED = ("linear", "shared")
 """Kinds of matrices that are quantized."""
 
@@ -19,14 +19,14 @@ def shapes_of(facts: BaseModelFacts) -> tuple[Shapes, bool]:
     """Return (the shapes, whether they are exact)."""
     if facts.get("shapes"):
         shapes = facts["shapes"]
-        # In base models of releases that did not record experts, the layers are a small part of all weights.
+        # Releases that did not record experts listed layers with only a small part of all weights.
         return shapes, _weights(shapes) >= 0.5 * (shapes["parameters"] or 0)
     return _guessed(facts), False
 
 
 def _guessed(facts: BaseModelFacts) -> Shapes:
-    """Return the shapes of a decoder with gated feed-forward parts and untied attention heads that has this many
-    weights."""
+    """Return the shapes of a typical decoder with as many weights as the base model: with gated feed-forward parts, and
+    with keys and values as wide as the queries."""
     hidden, layers = facts.get("hidden_size", 0), facts.get("layers", 0)
     body = max(0, facts["parameters"] - facts.get("vocab_size", 0) * hidden)
     inner = max(1, (body - 4 * layers * hidden**2) // max(1, 3 * layers * hidden))
@@ -70,7 +70,7 @@ def matrices(shapes: Shapes) -> Iterator[Matrix]:
 
 
 def expanded(layers: Mapping[str, Layer]) -> Iterator[Matrix]:
-    """Yield every matrix. A name with {} stands for several matrices, with the numbers from 0 in its place."""
+    """Yield every matrix. A name with {} stands for several matrices; the numbers from 0 replace the {}."""
     for pattern, (kind, inputs, outputs, count, *experts) in layers.items():
         for number in range(count):
             yield Matrix(pattern.replace("{}", str(number)), kind, inputs, outputs, *experts)
@@ -96,8 +96,8 @@ def require_layers(technique: TechniqueBase, method: MethodBase, facts: BaseMode
 
 
 def require_whole_blocks(technique: TechniqueBase, facts: BaseModelFacts) -> None:
-    """Raise NoTargetModules if a worker without a GPU cannot quantize the layers: bitsandbytes returns wrong values on
-    a CPU where a block of weights continues in the next row.
+    """Raise NoTargetModules if a worker without a GPU cannot quantize the layers. On a CPU, bitsandbytes returns wrong
+    values for a layer in which a block of weights continues in the next row.
 
     For base models without exact shapes, the trainer makes this check once it has loaded the weights.
     """

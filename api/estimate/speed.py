@@ -1,5 +1,5 @@
-"""The seconds that work takes: two rates fitted to a worker's finished jobs, or a guess by device until there are
-some."""
+"""The seconds that work takes: two rates fitted to a worker's finished jobs or, until the worker has finished one,
+guessed from its device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ from api.estimate.stored import Observation, Observations
 from api.estimate.work import ComputeCost
 
 MAX_JOBS = 32
-"""Latest jobs of a worker that are remembered."""
+"""Number of a worker's latest jobs whose measurements are kept."""
 
 
 @dataclass(frozen=True)
 class Speed:
     flops_per_s: float
     pass_s: float
-    """Seconds of a micro-batch through one layer, independent of its size."""
+    """Seconds that each pass of a micro-batch through one layer takes, whatever its size, in addition to its
+    operations."""
     start_s: float
     start_per_parameter_s: float
     measured: bool
@@ -56,8 +57,8 @@ def with_job(observed: Observations | None, job: Observation) -> Observations:
 def _fit(jobs: Sequence[tuple[float, float, float]], guess: tuple[float, float]) -> tuple[float, float]:
     """Fit a x + b y = s to the jobs' (x, y, s), with a, b ≥ 0, by least squares of the relative errors. Return (a, b).
 
-    The guess, scaled to the same total, counts as a tenth of a job: it decides the ratio of a and b if one job, or
-    several similar ones, do not.
+    The guess, scaled to the same total, counts as a tenth of a job. It decides the ratio of a and b if the jobs do not,
+    because there is only one or they are all similar.
     """
     scale = sum(s for _, _, s in jobs) / max(sum(guess[0] * x + guess[1] * y for x, y, _ in jobs), 1e-12)
     a0, b0 = guess[0] * scale, guess[1] * scale

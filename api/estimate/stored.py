@@ -31,7 +31,7 @@ class StoredPrediction(TypedDict):
 
 
 class StoredMeasurement(TypedDict):
-    """worker.supervisor.estimates.Measured: the time and memory of a successful training."""
+    """JSON of a worker.supervisor.estimates.Measured: the time and memory of a successful training."""
 
     seconds: float
     training_s: float
@@ -65,6 +65,6 @@ class Observation(TypedDict):
 
 
 class Observations(TypedDict):
-    """`observed` of a worker: its last jobs."""
+    """`observed` of a worker: the measurements of its last jobs."""
 
     jobs: list[Observation]

@@ -12,11 +12,14 @@ from api.spec.evaluation import MAX_EXTRA_TOKENS, SHOWN_ROWS, ComparisonLimits
 from api.spec.resolve import ResolvedRecipe
 
 EVALUATED_ROWS = 256
-"""Validation rows of each evaluation, drawn with the job's seed. At the end of an epoch, all rows are evaluated."""
+"""Maximum number of validation rows of an evaluation, drawn with the job's seed. At the end of an epoch, all rows are
+evaluated."""
 EXPERT_FLOPS = 90
-"""Operations for each weight of adapted experts and each pass: the sum with its update is written and read again."""
+"""Operations for each weight of adapted experts in each pass. They stand for the time of writing the sum of a weight
+and its update, and reading it again."""
 PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
-"""Families whose examples are packed in one row, with logits of supervised tokens only (engine.model.families)."""
+"""Families whose examples are packed in one row, with logits of supervised tokens only (worker.engine.model.families).
+"""
 
 
 @dataclass(frozen=True)
@@ -207,8 +210,8 @@ def _forward(recipe: ResolvedRecipe, base: Base, rows: Workload) -> float:
 
 
 def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: float) -> float:
-    """Return the forward passes beyond the training's own, in epochs: the reference's, at most once for each row, and
-    the extra ones of each step."""
+    """Return the number of additional forward passes over all training rows: those for the reference, at most once for
+    each row, and the method's extra passes over the rows of each step."""
     method = recipe.method
     return method.reference_passes * min(1.0, share) + method.extra_passes * share
 
@@ -216,7 +219,8 @@ def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: 
 def _comparison(
     recipe: ResolvedRecipe, base: Base, train: Workload, validation: Workload | None, budget: int
 ) -> ComputeCost:
-    """Return the work of comparing the base with the tuned model: metrics of a few rows and sample answers of each."""
+    """Return the work of comparing the model before and after the training: metrics of a few rows, and sample answers
+    of both."""
     validates = validation is not None and validation.rows > 0
     rows = validation if validation is not None and validates else train
     rollout = recipe.method.rollout_options
