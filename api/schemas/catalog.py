@@ -90,7 +90,8 @@ class CatalogObject(BaseModel):
     base_models: list[BaseModelEntry]
     combinations: list[CombinationEntry]
     job: JsonObject
-    """The JSON Schema of a job's body without `method` and `technique`, whose schemas the entries have."""
+    """The JSON Schema of a job's body without `method` and `technique`: each method and technique above has a schema of
+    its own."""
 
     @classmethod
     def of(cls, choices: Choices) -> Self:
@@ -171,7 +172,7 @@ def _graders() -> list[Entry]:
 def _job() -> JsonObject:
     schema = Recipe.model_json_schema()
     properties = schema["properties"]
-    for name in ("method", "technique", "hyperparameters"):  # `hyperparameters` is an older form of the method's
+    for name in ("method", "technique", "hyperparameters"):  # `hyperparameters` is deprecated: methods have their own
         del properties[name]
     schema["$defs"] = _referenced(properties, schema["$defs"])
     return schema

@@ -1,7 +1,7 @@
 """The bodies of /v1/chat/completions and /v1/completions: OpenAI's fields.
 
-Clients also send fields that are not supported, with values that change nothing. Such values are accepted, and other
-values of these fields are refused.
+Clients also send fields that Attune does not support, often with values that would change nothing. Such values are
+accepted; all other values of these fields are refused.
 """
 
 import json
@@ -122,7 +122,7 @@ class SamplingBody(StrictModel):
 
     @property
     def with_usage(self) -> bool:
-        """Return whether a stream ends with a chunk of usage."""
+        """Whether a stream ends with a chunk that reports the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     def _common(self) -> dict[str, object]:
@@ -179,7 +179,7 @@ class ChatBody(SamplingBody):
         return self.safety_identifier or self.user
 
     def sampling_request(self, longest: int) -> SamplingRequest:
-        """Return the sampler's request. `longest`: the default number of tokens of an answer."""
+        """Return the sampler's request. `longest`: the maximum number of tokens of an answer if the body gives none."""
         return SamplingRequest(
             messages=self.messages,
             max_tokens=self.max_completion_tokens or self.max_tokens or longest,
@@ -201,14 +201,14 @@ class CompletionBody(SamplingBody):
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
-    """Whether each answer begins with its prompt. With `max_tokens` 0 there is nothing else."""
+    """Whether each answer begins with its prompt. If `max_tokens` is 0, the answer is the prompt alone."""
     suffix: Annotated[object, _only(None, because="models continue a text and cannot fill in a gap")] = None
     best_of: Annotated[object, _only(None, 1, because="request several answers with n, and choose one")] = None
 
     @model_validator(mode="after")
     def _few_enough(self) -> Self:
         if not self.prompts or len(self.prompts) * (self.n or 1) > MAX_CHOICES:
-            raise ValueError(f"the prompts, times n, must be 1 to {MAX_CHOICES}")
+            raise ValueError(f"the number of prompts times n must be from 1 to {MAX_CHOICES}")
         return self
 
     @model_validator(mode="after")

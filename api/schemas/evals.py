@@ -58,7 +58,8 @@ class EvalObject(BaseModel):
     updated_at: int
     name: str
     data_source_config: StoredJson
-    """Its `schema` is the JSON Schema of an object with `item` and `sample`."""
+    """The data source in OpenAI's form: `schema` is the JSON Schema of an object with `item` and, if answers are
+    graded, `sample`."""
     testing_criteria: list[Annotated[StoredJson, stored("Criterion")]]
     metadata: dict[str, str] | None
 
@@ -100,7 +101,7 @@ class DeletedRun(BaseModel):
 
 
 class EvalError(BaseModel):
-    """An error; both texts are empty if there is none, because openai-python's type requires the object."""
+    """An error. If there is none, both texts are empty: openai-python's types require the object."""
 
     code: str = ""
     message: str = ""
@@ -193,7 +194,7 @@ class Result(BaseModel):
     passed: bool
     score: float
     sample: StoredJson | None
-    """The question to a judge and the judge's answer; null for criteria without a judge."""
+    """The messages to a judge and the judge's answer; null for criteria without a judge."""
     error: EvalError | None
     """Why the criterion could not grade the item; null if it could."""
 

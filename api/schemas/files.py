@@ -51,7 +51,7 @@ def _as_json(text: str) -> str | int:
 
 
 class FileScan(BaseModel):
-    """The scan of a file soon after its upload, before any job uses it."""
+    """The scan of a file's rows, soon after the upload and before any job uses the file."""
 
     status: Literal["pending", "done", "failed"]
     format: str | None = None
@@ -96,8 +96,8 @@ class FindingGroup(BaseModel):
 
 
 class FileReport(BaseModel):
-    """The outcome of a file's scan, with its problems by kind. Tokens depend on a base model: an estimate counts
-    them, and a preview shows them."""
+    """The outcome of a file's scan, with the problems by kind. The report has no token counts, because they depend on a
+    base model: estimates count tokens, and previews show them."""
 
     object: Literal["file.report"] = "file.report"
     file_id: str

@@ -51,8 +51,8 @@ class Queue(BaseModel):
     """Why a job waits, and when it will probably run."""
 
     position: int | None
-    """Place in the order of waiting jobs; job 1 starts next. Null while something other than other jobs holds the job
-    back; `reason` then names it."""
+    """Place in the order of waiting jobs: job 1 starts next. Null if the job waits for something other than its turn,
+    which `reason` then names."""
     reason: str
     expected_start: TimeRange | None
     """When the job will probably begin to train; null while no worker can train it."""
@@ -83,18 +83,18 @@ class JobObject(BaseModel):
     finished_at: int | None
     started_at: int | None
     estimated_finish: int | None
-    """When the job will probably end, with the comparison and the publication after the last step; null unless the job
-    runs."""
+    """When the job will probably end, including the comparison and the publication after the last step; null unless the
+    job runs."""
     expected_finish: TimeRange | None
     """When the job will probably end; null unless it waits or runs."""
     status: str
     queue: Queue | None
-    """The job's wait for a worker; null unless it waits for one."""
+    """Why the job waits and how long; null unless it waits for a worker."""
     error: JobError | None
     model: str
     """The requested model: a base model, or a fine-tuned model that the job continues."""
     base_model: str
-    """The operator's base model at the start of the lineage."""
+    """The operator's base model that `model` is, or was fine-tuned from."""
     parent: str | None
     """The fine-tuned model or checkpoint that the job continues."""
     pipeline: PipelineRef | None
@@ -120,9 +120,9 @@ class JobObject(BaseModel):
     estimate: Annotated[StoredJson, stored("JobEstimate")] | None
     """Predicted and actual memory and time; null until the job begins to train."""
     evaluation: Evaluation | None
-    """The model before its training compared with the model after it, on the same rows; null until the job succeeds."""
+    """Comparison of the model before and after its training, on the same rows; null until the job succeeds."""
     evals: list[JobEvalRun]
-    """The evals that the job asked for."""
+    """The evals that the job requested."""
 
     @classmethod
     def of(cls, timed: TimedJob, organization: str) -> Self:
@@ -325,7 +325,7 @@ class MetricList(BaseModel):
 def metric_list_body(batches: Iterable[Sequence[JsonObject]], total_points: int | None = None) -> bytes:
     """Return the JSON of a MetricList of these metrics. `total_points`: by default the number of the metrics.
 
-    The JSON is written batch by batch: a long job has hundreds of thousands of steps.
+    The JSON is written batch by batch, because a long job has hundreds of thousands of steps.
     """
     body, count = bytearray(b'{"object":"list","data":['), 0
     for batch in batches:

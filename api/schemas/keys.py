@@ -33,8 +33,8 @@ class KeyObject(BaseModel):
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
-    """Time of the key's last use, or up to 5 minutes before it; null if the key was never used, or only before uses
-    were recorded."""
+    """Approximate time of the key's last use, which may be up to 5 minutes later. Null: no use of the key was recorded.
+    """
     current: bool
     """Whether the request was sent with this key."""
 

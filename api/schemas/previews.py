@@ -45,7 +45,8 @@ class PreviewObject(BaseModel):
     format: str | None
     container: str | None
     max_length: int | None
-    """The length to which rows are truncated; null for the longest row within the context window."""
+    """The maximum length of a row; longer rows are truncated. Null: the length of the longest row, at most the context
+    window."""
     rows: list[RowObject]
     findings: list[Annotated[StoredJson, stored("Finding")]] = []
     """Problems of the whole file, if all of its rows are shown."""
@@ -93,7 +94,7 @@ class WorkerEstimate(BaseModel):
     seconds: int
     """Seconds from the start of the job to its end, without the time in the queue."""
     measured: bool
-    """Whether the time is based on jobs that the worker has trained; else it is a rough guess."""
+    """Whether the time is based on jobs that the worker has trained. Otherwise it is a rough guess."""
 
 
 class EstimateObject(BaseModel):

@@ -1,8 +1,8 @@
 """The OpenAPI schemas of stored JSON that responses pass on unchanged.
 
 A job shows what its row holds. Rows of earlier releases may lack newer fields and hold older ones, so responses do not
-validate stored JSON. /openapi.json describes it by the classes that write it today, and requires no field but the
-`type` of a method, a technique and similar objects.
+validate stored JSON. /openapi.json describes this JSON by the classes that write it today, and requires no field but
+the `type` of a method, a technique and similar objects.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ REFERENCE = "x-stored"
 _MODE: Literal["serialization"] = "serialization"
 
 _NULLABLE = {"eval_every", "eval_interval"}
-"""Fields whose "auto" becomes null where there is no validation data."""
+"""Fields whose "auto" becomes null if there is no validation data."""
 
 _KEYWORDS = {"type", "title", "description", "const", "enum", "discriminator", "$ref"}
 """Keywords of JSON Schema that stay in the schemas of stored JSON. Bounds are removed, because they hold for requests,
@@ -73,7 +73,7 @@ class Actual(BaseModel):
 
 
 class JobEstimate(BaseModel):
-    """The predicted cost of training, and the actual cost; null until the job succeeds."""
+    """The predicted cost of training, and the actual cost. `actual` is null until the job succeeds."""
 
     predicted: Predicted
     actual: Actual | None
@@ -124,7 +124,7 @@ STORED: Mapping[str, Any] = {
     "RunSource": RunSource,
     "Technique": Technique,
 }
-"""Name of a schema → the class that describes the JSON. In the document each name ends in "Object"."""
+"""{name of a schema: class that describes the JSON}. In /openapi.json, each name ends in "Object"."""
 
 
 def stored(name: str) -> WithJsonSchema:

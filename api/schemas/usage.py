@@ -30,7 +30,7 @@ class UsageObject(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     stored_bytes: int
-    """Bytes of files, uploads, models and checkpoints: the most of a day."""
+    """Bytes of files, uploads, models and checkpoints: the largest of the daily values."""
 
 
 class BudgetObject(BaseModel):

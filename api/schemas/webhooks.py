@@ -80,7 +80,7 @@ class DeliveryObject(BaseModel):
     event_id: str
     event_type: str
     data: dict[str, str]
-    """Its `id` is the id of the object that the event is about, such as a job."""
+    """`id` is the id of the object that the event is about, such as a job."""
     status: Literal["pending", "delivered", "failed"]
     attempts: int
     next_attempt_at: int | None

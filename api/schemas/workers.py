@@ -29,31 +29,33 @@ class WorkerObject(BaseModel):
     object: Literal["worker"] = "worker"
     host: str
     stages: list[Kind]
-    """Kinds of work that it takes. `prepare` and `train` take jobs; `sample` answers requests to models; `batch` sends
-    the requests of batches to them; `evaluate` grades the items of evals; `deliver` sends webhooks, metrics and models
-    to other servers."""
+    """Kinds of work that the worker takes. `prepare` and `train` take jobs; `sample` answers requests to models;
+    `batch` sends the requests of batches to `sample` workers; `evaluate` grades the items of evals; `deliver` sends
+    webhooks, metrics and models to other servers."""
     status: Status
-    """`paused`: it takes no work for now, for `paused_reason`; `stopped`: it ended in order; `lost`: it has not
-    reported for two minutes, or for 15 s if it takes no jobs."""
+    """`paused`: the worker takes no work for now, for `paused_reason`; `stopped`: it was shut down in order; `lost`: it
+    has not reported for two minutes, or for 15 s if it takes no jobs."""
     alive: bool
     paused_reason: str | None
     slots: int
-    """Jobs, requests or deliveries that it works on at once."""
+    """Number of jobs, requests or deliveries that the worker can work on at once."""
     answering: int | None
-    """Requests that it works on now; null for `prepare`, `train` and `deliver`."""
+    """Number of requests that the worker works on now; null for `prepare`, `train` and `deliver`."""
     busy: list[Work]
-    """Its jobs: one object for each busy slot, and one more while it scans a file, which takes no slot."""
+    """The worker's jobs: one object for each busy slot, and one more while the worker scans a file, which takes no
+    slot."""
     device: str | None
-    """Model of its first GPU; of its processor if it has no GPU."""
+    """Model of the worker's first GPU, or of its processor if it has no GPU."""
     gpus: int
     gpu_memory_bytes: int | None
-    """Memory of its smallest GPU."""
+    """Memory of the worker's smallest GPU."""
     memory_bytes: int | None
     """Main memory for each job."""
     version: str | None
     started_at: int | None
     last_beat_at: int
-    """Time of its last report, which it makes every 15 s (`ATTUNE_SWEEP_S`), or every 5 s if it takes no jobs."""
+    """Time of the worker's last report. A worker reports every 15 s (`ATTUNE_SWEEP_S`), or every 5 s if it takes no
+    jobs."""
 
     @classmethod
     def of(cls, view: WorkerView) -> Self:
