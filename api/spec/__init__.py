@@ -1,1 +1,1 @@
-"""The request for a job and its resolved form: data and rules, without I/O or torch."""
+"""What users may request (jobs, batches, evals) and what a job becomes: pure data and rules, without I/O or torch."""

@@ -1,4 +1,4 @@
-"""Stored files of models and trainings, as the records list them."""
+"""Stored files of models and of saved states, as the database lists them."""
 
 from typing import NotRequired, TypedDict
 

@@ -8,22 +8,23 @@ ModelKind = Literal["causal_lm", "encoder"]
 """causal_lm: the model predicts the next token. encoder: the model reads a whole text at once, as BERT does."""
 
 HEAD_MODULES = frozenset({"classifier", "head", "pooler", "pre_classifier", "score"})
-"""Modules that a classifier has on top of the base model, by the first part of their names. Every technique trains and
-publishes these modules whole."""
+"""Modules that a classifier has on top of the base model, by the first part of their names. Every technique trains all
+weights of these modules and publishes them."""
 EXPERT_KINDS = frozenset({"experts", "shared", "router", "apart"})
-"""Kinds of matrices that belong to a mixture of experts."""
+"""Values of `Matrix.kind` for matrices that belong to a mixture of experts."""
 TENSOR_KINDS = frozenset({"experts", "shared", "router"})
-"""Kinds whose weights peft adapts as tensors (`target_parameters`) instead of as layers."""
+"""Values of `Matrix.kind` for matrices that peft adapts as tensors (its option `target_parameters`) instead of as
+layers."""
 
 
 Layer = list[Any]
-"""One entry of `Shapes.layers`: [kind, inputs, outputs, count] and, for experts, their number and the number of experts
-that compute one token. `Matrix.kind` lists the kinds. The entry's key is the layer's name. A name with {} stands for
-`count` layers numbered from 0."""
+"""A value of `Shapes.layers`: [kind, inputs, outputs, count] and, for experts, also [experts, active]. `Matrix`
+describes these fields. The key in `Shapes.layers` is the layer's name. A name with {} stands for `count` layers; the
+numbers from 0 replace the {}."""
 
 
 class ClassifierShape(TypedDict):
-    """Weights of the model with a head for labels."""
+    """Numbers of weights of the model with a head for labels."""
 
     parameters: int
     """Number of weights of the model with a head for two labels."""
@@ -42,14 +43,15 @@ class Shapes(TypedDict):
     """Number of weights of the causal language model; None for an encoder."""
     classifier: ClassifierShape | None
     width: int
-    """Width of a token's embedding. Prompt tuning trains tokens of this width, too."""
+    """Width of a token's embedding, and of the tokens that prompt tuning trains."""
     key_values: int
     """Width of a token's keys (or values) in one layer."""
     ia3: dict[str, list[str]] | None
-    """Names of the layers that (IA)³ scales by default: `targets` are all of them, `feedforward` those whose input is
-    scaled."""
+    """Names of the layers that (IA)³ scales by default: `targets` has all of them, `feedforward` those whose input is
+    scaled instead of the output. None: peft has no default layers for the family."""
     bottlenecks: dict[str, int] | None
-    """Number of bottleneck adapters in a layer, by placement; None if the family has no places for them."""
+    """Number of bottleneck adapters in a layer, by placement. None: Attune does not know where to place adapters in
+    this family."""
 
 
 class BaseModelFacts(TypedDict):
@@ -61,7 +63,7 @@ class BaseModelFacts(TypedDict):
     kind: NotRequired[ModelKind]
     """Kind of the base model. Default: causal_lm."""
     classifies: NotRequired[bool]
-    """Whether transformers has a class with a head for labels for this family. Default: true."""
+    """Whether transformers has a classifier, a class with a head for labels, for this family. Default: true."""
     recomputes: NotRequired[bool]
     """Whether transformers' class can recompute activations in the backward pass. Default: true."""
     keeps_scores: NotRequired[bool]
@@ -79,7 +81,7 @@ class BaseModelFacts(TypedDict):
     dtype: str
     """Data type of the stored weights."""
     source: str
-    """The hub id, or the name of the folder or file."""
+    """Origin of the base model: its hub id, or the name of the folder or file."""
     revision: str | None
     """Commit of the hub's repository; null for other sources."""
     license: str | None
@@ -96,9 +98,10 @@ class Matrix:
 
     name: str
     kind: str
-    """linear; embedding; head: the output head; tied: an output head that shares its weights with the input embeddings;
-    experts: all experts of a layer in one tensor; shared: a linear layer beside experts, which peft takes for an expert
-    because of its name; router: the layer that chooses a token's experts; apart: experts that peft cannot adapt."""
+    """One of: linear; embedding; head (the output head); tied (an output head that shares its weights with the input
+    embeddings); experts (all experts of a layer in one tensor); shared (a linear layer beside the experts, which peft
+    mistakes for an expert because of its name); router (the layer that chooses a token's experts); apart (experts that
+    peft cannot adapt)."""
     inputs: int
     outputs: int
     experts: int = 1
@@ -112,7 +115,7 @@ class Matrix:
 
     @property
     def active_size(self) -> int:
-        """Number of weights that compute one token."""
+        """Number of weights that take part in computing one token: all of them, or only those of the active experts."""
         return self.inputs * self.outputs * self.active
 
 
@@ -124,13 +127,13 @@ class ModelLayers:
     scores: bool
     """Whether the model has a head for labels or rewards instead of the head for tokens."""
     ia3: Mapping[str, list[str]] | None = None
-    """Names of the layers that (IA)³ scales by default in this family: `targets` are all of them, `feedforward` those
-    whose input is scaled. None: peft has no such names for the family."""
+    """Names of the layers that (IA)³ scales by default in this family: `targets` has all of them, `feedforward` those
+    whose input is scaled instead of the output. None: peft has no default layers for the family."""
 
     @property
     def adaptable(self) -> list[Matrix]:
-        """All matrices that a technique may adapt. If the model has a head for labels or rewards, that head and the
-        replaced head for tokens are left out."""
+        """All matrices that a technique may adapt. If the model has a head for labels or rewards, both this head and
+        the token head that it replaces are left out."""
         if not self.scores:
             return list(self.matrices)
         body = (matrix for matrix in self.matrices if matrix.kind not in ("head", "tied"))
@@ -149,7 +152,8 @@ class ModelShape(ModelLayers):
     key_value_size: int = 0
     """Width of a token's keys (or values) in one layer."""
     bottlenecks: Mapping[str, int] | None = None
-    """Number of bottleneck adapters in a layer, by placement. None: the family has no places for them."""
+    """Number of bottleneck adapters in a layer, by placement. None: Attune does not know where to place adapters in
+    this family."""
 
 
 @dataclass(frozen=True)

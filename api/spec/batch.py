@@ -49,7 +49,7 @@ class BatchLine(StrictModel):
     """One request of a batch."""
 
     custom_id: Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_storable)]
-    """The caller's name of the request, unique in the batch."""
+    """The caller's own id for the request, unique in the batch."""
     method: Literal["POST"]
     url: Endpoint
     body: JsonObject

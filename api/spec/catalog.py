@@ -12,7 +12,7 @@ from api.spec.techniques import Technique, TechniqueBase
 
 
 def _members(union: object) -> dict[str, Any]:
-    """Return the classes of a discriminated union by their literal `type`."""
+    """Return {`type`: class} for the classes of a discriminated union."""
     classes = get_args(get_args(union)[0])
     return {get_args(entry.model_fields["type"].annotation)[0]: entry for entry in classes}
 
@@ -46,7 +46,7 @@ class Refusal:
 
 
 def combinations() -> Iterator[Combination]:
-    """Yield every technique with every method on every kind of base model."""
+    """Yield every combination of technique, method and kind of base model, including those that cannot be trained."""
     for kind in KINDS:
         for method, entry in METHODS.items():
             reason = None if kind in entry.kinds else _kind_refusal(method, kind)
@@ -67,8 +67,8 @@ def refusal(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts)
         legal = _alternatives(
             name for name, entry in METHODS.items() if entry.output == "tokens" and kind in entry.kinds
         )
-        message = f"'{method.type}' needs a head for labels, which models of the family {facts['model_type']} have "
-        message += "not: "
+        message = f"'{method.type}' needs a head for labels, which transformers does not have "
+        message += f"for the family {facts['model_type']}: "
         return Refusal("method.type", message + f"use {legal}, or another base model")
     family = facts["model_type"]
     families = technique.families.get(kind)

@@ -1,4 +1,4 @@
-"""Comparison of the model before and after its training: a job's `evaluation`, and evaluation.json in an artifact."""
+"""Comparison of the model before and after its training: `evaluation` of a job, and evaluation.json in an artifact."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,33 +8,34 @@ from api.spec.fields import StrictModel
 COMPARED_ROWS = 128
 """Maximum number of validation rows that are compared."""
 COMPARED_TRAINING_ROWS = 32
-"""Maximum number of training rows that are compared if there are no validation rows. It is smaller, because training
-rows prove less at the same cost."""
+"""Maximum number of training rows that are compared if there are no validation rows. It is lower than COMPARED_ROWS,
+because a gain on training rows proves less at the same cost."""
 COMPARED_PROMPTS = (4, 16)
 """Smallest and largest number of compared prompts, for methods that sample answers."""
 COMPARED_TOKENS = (512, 32_768)
 """Smallest and largest limit on the total tokens of the compared rows. Between them, the limit grows with the trained
 tokens (TOKENS_SHARE)."""
 SHOWN_ROWS = 3
-"""Number of rows in `samples`."""
+"""Maximum number of rows in `Evaluation.samples`."""
 ANSWER_TOKENS = (8, 64)
 """Smallest and largest limit on the length of a sample's answers, in tokens. Between them, the limit grows with the
 trained tokens (TRAINED_FOR_ANSWER_TOKEN)."""
 TOKENS_SHARE = 0.025
-"""Compared tokens divided by trained tokens. Both models only read the compared tokens. Reading a token with both takes
-about half as long as training on it."""
+"""Compared tokens divided by trained tokens. Comparing a token takes about half as long as training on it, because both
+models only read it: there is no backward pass."""
 PROMPTS_SHARE = 0.05
 """Compared prompts divided by the prompts of the training."""
 TRAINED_FOR_ANSWER_TOKEN = 3_500
-"""Trained tokens for each token of a sample's answers. Sampling one token takes about as long as training ninety, on a
-CPU and for both models (docs/engine-log.md)."""
+"""Trained tokens for each token that a sample's answers may have. Sampling is slow: each further token in the answers
+of both models to SHOWN_ROWS rows takes about as long as training on fifty tokens (measured on a CPU,
+docs/engine-log.md)."""
 MAX_EXTRA_TOKENS = 16
-"""Tokens by which an answer may exceed the longest reference."""
+"""Number of tokens by which a sampled answer may be longer than the longest reference answer."""
 
 
 @dataclass(frozen=True)
 class ComparisonLimits:
-    """The size of a comparison that takes a few percent of its training's time."""
+    """Limits on the size of a comparison, so that it takes only a few percent of the training's time."""
 
     rows: int
     tokens: int
@@ -73,7 +74,7 @@ class SampleAnswer(StrictModel):
     tuned: str
     base_reward: float | None = None
     tuned_reward: float | None = None
-    """Rewards of the two answers, for methods with a reward model or grader."""
+    """Rewards of the answers `base` and `tuned`; null for methods without a reward model or grader."""
 
 
 class Evaluation(StrictModel):
@@ -86,5 +87,6 @@ class Evaluation(StrictModel):
     """Name of the model that `base` refers to: the base model, or the fine-tuned model that the job continues."""
     base: dict[str, float | None]
     tuned: dict[str, float | None]
-    """The method's metrics by name: `loss` (lower is better) and others; null stands for NaN."""
+    """The method's metrics before (`base`) and after (`tuned`) the training, by name: `loss` (lower is better) and
+    others. Null stands for NaN."""
     samples: list[SampleAnswer]

@@ -1,4 +1,4 @@
-"""Base classes and field types of all recipe models."""
+"""Base classes and field types for the pydantic models of recipes and other requests."""
 
 import math
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ _CHECKS = {"int": _number, "float": _number, "bool": _boolean}
 
 
 def _with_strict_numbers(schema: Any) -> Any:
-    """Return the schema of a model with a check before each number and boolean."""
+    """Return a model's core schema with a check before each number and boolean, which rejects values of other types."""
     if isinstance(schema, list | tuple):
         return type(schema)(_with_strict_numbers(part) for part in schema)
     if not isinstance(schema, dict):
@@ -57,10 +57,10 @@ def _with_strict_numbers(schema: Any) -> Any:
 
 
 class StrictModel(BaseModel):
-    """Rejects unknown fields, so that a misspelled option is an error at once and not ignored.
+    """A model that rejects unknown fields, so that a misspelled option is an error instead of being ignored.
 
-    Also rejects booleans and texts as numbers, and numbers and texts as booleans. 3.0 is an integer: JSON does not
-    distinguish it from 3.
+    It also rejects booleans and texts where a number is expected, and numbers and texts where a boolean is expected.
+    3.0 counts as an integer, because JSON does not distinguish it from 3.
 
     The text below a field is its description in JSON Schemas.
     """
@@ -74,7 +74,7 @@ class StrictModel(BaseModel):
 
 
 class NulFreeModel(StrictModel):
-    """A request body whose text is stored in the database. PostgreSQL cannot store NUL characters."""
+    """A request body without NUL characters: its text is stored in the database, and PostgreSQL cannot store them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -96,7 +96,7 @@ MAX_DEPTH = 100
 
 
 def _repeatable(free: JsonObject) -> JsonObject:
-    """Raise ValueError unless the object can be stored as JSON and returned."""
+    """Return the object. Raise ValueError if it cannot be stored as JSON and returned unchanged."""
     left: list[tuple[object, int]] = [(free, 0)]
     while left:
         value, depth = left.pop()
@@ -107,7 +107,7 @@ def _repeatable(free: JsonObject) -> JsonObject:
                 except UnicodeEncodeError:
                     raise ValueError("a text has half of a character (a lone surrogate such as \\ud800)") from None
             case float() as number if not math.isfinite(number):
-                raise ValueError(f"{number} is not a number of JSON")
+                raise ValueError(f"{number} is not allowed in JSON")
             case dict() | list() if depth == MAX_DEPTH:
                 raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
             case dict() as fields:
@@ -118,12 +118,12 @@ def _repeatable(free: JsonObject) -> JsonObject:
 
 
 FreeJson = Annotated[JsonObject, AfterValidator(_repeatable)]
-"""A JSON object with any content of the user's, which is stored and returned unchanged."""
+"""A JSON object with any content, which is stored and returned unchanged."""
 
 
 def with_current_names(model: type[BaseModel], stored: Mapping[str, object]) -> dict[str, object]:
-    """Return the stored fields under the model's current names. Rows that a release before a rename wrote hold the old
-    names."""
+    """Return the stored fields under the model's current field names. Rows that were written before a field was renamed
+    have its old name."""
     current = _current_names(model)
     return {current.get(name, name): value for name, value in stored.items()}
 
@@ -148,7 +148,7 @@ Auto = Annotated[
     Annotated[Literal["auto"], Tag("auto")] | Annotated[T, Tag("value")],
     Discriminator(_auto_or_value),
 ]
-"""`Auto[int]`: an int, or "auto". Attune replaces "auto" by a value, which the job's object shows."""
+"""`Auto[int]`: an int, or "auto". Attune replaces "auto" with a value, which the job's object shows."""
 
 
 def _null_is_default(value: object) -> object:

@@ -1,4 +1,4 @@
-"""The hash by which files are listed in manifests and records."""
+"""The SHA-256 of a file, as manifests and the database list it."""
 
 import hashlib
 from pathlib import Path

@@ -1,8 +1,9 @@
-"""A request to a fork server, which starts a child process by forking itself after its imports.
+"""A request to a fork server, which imports modules once and then starts each child process by forking itself.
 
-A request is a message on the server's socket. The first message on a socket lists the modules to import. Open files
-come with a request, in this order: the socket on which the server reports the child's process id and then its exit
-code, the child's standard input, its output (standard output and error), and one file for each of `descriptors`.
+The first message on the server's socket lists the modules to import. Each further message is a request. It passes file
+descriptors in this order: the socket on which the server reports the child's process id and then its exit code, the
+child's standard input, the file for the child's standard output and standard error, and one descriptor for each name in
+`descriptors`.
 """
 
 import msgspec
@@ -10,10 +11,11 @@ import msgspec
 
 class ForkRequest(msgspec.Struct, forbid_unknown_fields=True):
     program: str
-    """A module whose `main(*arguments)` returns the exit code."""
+    """Name of the module to run. Its function `main(*arguments)` returns the exit code."""
     arguments: list[str]
     environment: dict[str, str]
-    """All of the child's environment variables, except those that were read when a library was loaded."""
+    """All environment variables of the child. A library that the server has imported already keeps the values that it
+    read then."""
     descriptors: list[str]
-    """Environment variables in which the child finds the numbers of the file descriptors that the request passes to it,
-    one variable for each descriptor."""
+    """Names of the environment variables that hold the numbers of the file descriptors passed to the child, one name
+    for each descriptor."""

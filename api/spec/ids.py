@@ -14,12 +14,13 @@ def random_letters(count: int) -> str:
 
 
 def new_id(prefix: str) -> str:
-    """`new_id("ftjob-")` → "ftjob-" and 24 letters: 143 random bits."""
+    """Return a new id: the prefix and 24 random letters and digits (143 random bits)."""
     return prefix + random_letters(24)
 
 
 def slug(text: str) -> str:
-    """Return a user's suffix with only characters that a model id may contain."""
+    """Return a user's suffix with hyphens in place of characters that a model id may not contain; "model" if nothing is
+    left."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.") or "model"
 
 

@@ -128,7 +128,7 @@ FAILURES: dict[FailureReason, FailurePolicy] = {
     ),
     FailureReason.HUNG: FailurePolicy(2, "hung", "The trainer made no progress and was stopped."),
     FailureReason.DEPENDENCY: FailurePolicy(
-        0, "dependency_failed", "A stage of the pipeline that this one needs did not succeed."
+        0, "dependency_failed", "An earlier stage of the pipeline, which this stage needs, did not succeed."
     ),
     FailureReason.INTERNAL: FailurePolicy(
         2,
@@ -139,5 +139,5 @@ FAILURES: dict[FailureReason, FailurePolicy] = {
 }
 
 POISON_DEATHS = 3
-"""Consecutive deaths of the trainer at the same step after which the job itself counts as their cause ("poison") and
-fails."""
+"""Number of consecutive crashes of the trainer at the same step after which the job itself counts as their cause and
+fails (FailureReason.POISON)."""

@@ -1,8 +1,8 @@
 """manifest.json: the files of a published folder, and their provenance.
 
-The trainer writes the manifest, and `attune adapters verify` reads it. It shows that the files are complete and belong
-together. The worker signs it when it publishes the folder. The signature proves which installation published the
-folder.
+The trainer writes the manifest. `attune adapters verify` reads it to check that the files are complete and belong
+together. The worker signs the manifest when it publishes the folder. The signature proves which installation published
+the folder.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from api.spec.fields import StrictModel
 
 NAME = "manifest.json"
 SIGNATURE = "manifest.sig.json"
-"""The signature of the manifest beside it (api.infra.signatures). Saved states have none."""
+"""Name of the file with the manifest's signature (api.infra.signatures). Saved states have no signature."""
 ORIGIN = "origin.json"
-"""File in a run folder with an `Origin`."""
+"""Name of the file in a run folder that holds an `Origin` as JSON."""
 LOGPROBS = "logprobs.json"
 EVALUATION = "evaluation.json"
 HOLDS_DATA = frozenset({LOGPROBS, EVALUATION})
@@ -42,14 +42,15 @@ class FileEntry(StrictModel):
 
 class BaseEntry(StrictModel):
     name: str
-    """The server's name of the base model, or of the fully fine-tuned model that was trained in its place."""
+    """The server's name for the base model, or for the fully fine-tuned model that the training started from instead.
+    """
     source: str | None = None
     """The hub id, folder or file that the base model was added from."""
     revision: str | None = None
     """Commit of the hub's repository."""
     files: dict[str, Sha256]
-    """SHA-256 of the weight files as their maker published them, and of the config.json that `attune models add` wrote.
-    """
+    """{file name: SHA-256} of the weight files as their maker published them, and of the config.json that `attune
+    models add` wrote."""
 
 
 class DataEntry(StrictModel):
@@ -78,7 +79,8 @@ class Origin(StrictModel):
     continues: ParentAdapter | None = None
     training: DataEntry | None = None
     validation: DataEntry | None = None
-    """None if the job has no validation file. The recipe gives the split of the training file, if there is one."""
+    """None if the job has no validation file. If validation rows were split off the training file, the recipe has their
+    share."""
 
 
 class Code(StrictModel):
@@ -98,7 +100,7 @@ class Provenance(StrictModel):
     """Training step of these weights."""
     origin: Origin
     recipe: dict[str, object]
-    """An `api.spec.resolve.ResolvedRecipe`: every "auto" is replaced by the value that was used."""
+    """An `api.spec.resolve.ResolvedRecipe` as JSON, with the values that were used in place of "auto"."""
     recipe_sha256: Sha256
     """`recipe_hash(recipe)`"""
     code: Code

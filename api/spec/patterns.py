@@ -22,14 +22,14 @@ MEMORY_BYTES = 1 << 20
 slowly."""
 
 NO_REPETITION = re.compile(r"(?<!\\[pPx])\{(?!\d{1,4}(,(\d{1,4})?)?\})")
-"""Finds braces that RE2 matches literally. Such a brace is a mistake: no layer's name has one, and Python reads some of
-them as repetitions."""
+"""Finds braces that RE2 matches literally, such as {,3}. They are refused as mistakes: no layer's name has a brace, and
+Python reads some of them as repetitions."""
 
 Names = tuple[str, ...]
 
 
 class BadPattern(ValueError):
-    """The pattern is not valid or too large. The message gives the reason."""
+    """The pattern is invalid or too large. The message says which, and why."""
 
 
 def require(patterns: Iterable[str]) -> None:
@@ -50,8 +50,8 @@ def full_matches(pattern: str, names: Names) -> frozenset[str]:
 
 @lru_cache(maxsize=64)
 def first_match(patterns: Names, names: Names) -> dict[str, str]:
-    """Return {name: the first pattern that matches the name, or its end after a dot}, as peft chooses. Raises
-    BadPattern if a pattern is invalid or too large."""
+    """Return {name: pattern} with the first pattern that matches the whole name or its end after a dot, as peft
+    chooses. Names that no pattern matches are left out. Raises BadPattern if a pattern is invalid or too large."""
     require(patterns)
     matched: dict[str, str] = {}
     for pattern in patterns:
@@ -62,8 +62,8 @@ def first_match(patterns: Names, names: Names) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def first_unused(patterns: Names, names: Names) -> str | None:
-    """Return the first pattern that matches the end of no name; None if there is no such pattern. Raises BadPattern if
-    a pattern is invalid or too large."""
+    """Return the first pattern that matches no name, neither whole nor its end after a dot; None if every pattern
+    matches a name. Raises BadPattern if a pattern is invalid or too large."""
     for pattern in patterns:
         compiled = _compiled(pattern, ends=True)
         if not any(compiled.fullmatch(name.encode()) for name in names):
@@ -85,7 +85,7 @@ def _compiled(pattern: str, *, ends: bool) -> Any:
         compiled = re2.compile(text, options)
         if compiled.programsize > MAX_SIZE:
             raise BadPattern(f"the pattern {_quoted(pattern)} is too large: use fewer or smaller repetitions")
-        # The pattern was compiled by itself before it is embedded: `a)(b` is valid only inside the group.
+        # The pattern is compiled alone first: an invalid one such as `a)(b` would be valid inside the group.
         return re2.compile(b"(?:.*\\.)?(?:" + text + b")", options) if ends else compiled
     except re2.error as error:
         reason = error.args[0] if error.args else b""

@@ -1,9 +1,9 @@
 """The request body of a pipeline: several recipes, each of which may start from an earlier one's model. Pure.
 
 `{"model", "training"?, "suffix"?, "metadata"?, "stages": [{"name", …a job's fields}]}`. A stage without a model
-continues the nearest earlier stage whose model generates tokens; the first one starts from the pipeline's model. A
-`ppo` stage without a reward model or grader uses the nearest earlier `reward` stage. `"stage:NAME"` selects a stage
-explicitly.
+continues the model of the nearest earlier stage whose model generates tokens. If there is no such stage, it starts from
+the pipeline's model. A `ppo` stage without a reward model or grader uses the model of the nearest earlier `reward`
+stage. `"stage:NAME"` selects a stage explicitly.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,15 +34,16 @@ class Pipeline(NulFreeModel):
     training: OrNull[Training] = Field(default_factory=Training)
     """Defaults for the `training` of every stage."""
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """Suffix of every model, followed by the name of its stage."""
+    """Suffix of the models of all stages that give none, followed by the stage's name."""
     metadata: Metadata | None = None
-    """Metadata of every job whose stage gives none."""
+    """Metadata of the jobs of all stages that give none."""
     stages: Annotated[list[StageRecipe], Field(min_length=1, max_length=MAX_STAGES)]
 
     @model_validator(mode="before")
     @classmethod
     def _linked(cls, body: object) -> object:
-        """Fill in the fields that stages leave out. The fields' own validation reports parts that are not objects."""
+        """Fill in the fields that stages leave out. Values that are not objects are left unchanged: the fields' own
+        validation reports them."""
         if not isinstance(body, dict) or not isinstance(body.get("stages"), list):
             return body
         stages: list[object] = []
@@ -72,8 +73,8 @@ def _with_defaults(stage: dict[str, object], body: dict[str, object]) -> dict[st
 
 
 def _links(stage: dict[str, object], model: object, before: list[tuple[str, Output]]) -> dict[str, object]:
-    """Return the `model` and the reward model for a stage that leaves them out: references to earlier stages, or the
-    pipeline's `model`."""
+    """Return the fields to fill in for a stage that leaves out its model or reward model: references to earlier stages,
+    or the pipeline's `model`."""
     links: dict[str, object] = {}
     if stage.get("model") is None:
         links["model"] = _nearest(before, "tokens") or model
@@ -97,7 +98,7 @@ def _nearest(before: list[tuple[str, Output]], output: Output) -> str | None:
 
 
 def references(recipe: Mapping[str, object]) -> set[str]:
-    """Return the names of the stages that a recipe, as plain data, refers to."""
+    """Return the names of the stages that a recipe refers to. `recipe`: the recipe as plain data."""
     names: set[str] = set()
 
     def collect(name: str) -> str:
@@ -109,7 +110,8 @@ def references(recipe: Mapping[str, object]) -> set[str]:
 
 
 def resolved_references(recipe: Mapping[str, object], models: Mapping[str, str]) -> dict[str, object]:
-    """Return the recipe with each reference to a stage replaced by the id of its model."""
+    """Return the recipe with the id of the stage's model in place of each reference to a stage. `models`: {stage: model
+    id}."""
     return _with_references(recipe, models.__getitem__)
 
 

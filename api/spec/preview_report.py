@@ -12,7 +12,7 @@ class Histogram(TypedDict):
 
 
 class Counts(TypedDict):
-    """Counts of a file as it would be trained on (worker.shared.counts.Counts)."""
+    """Counts of a file's rows and tokens, as a training would use them (worker.shared.counts.Counts)."""
 
     rows: int
     sampled: int
@@ -37,7 +37,7 @@ class PreviewReport(TypedDict):
     rows: list[JsonObject]
     """The shown rows, as JSON of worker.rows.preview_rows.PreviewRow."""
     counts: dict[str, Counts]
-    """The counts of the files "train" and "validation"."""
+    """The counts of the training file ("train") and, if the job has one, of the validation file ("validation")."""
     findings: list[JsonObject]
     """The findings in the file, as JSON of worker.rows.findings.Finding."""
     error: JobError | None

@@ -28,7 +28,7 @@ Reasoning = Literal["auto", "keep", "last", "drop"]
 
 class EarlyStopping(StrictModel):
     patience: Annotated[int, Field(ge=1)] = 3
-    """Evaluations without improvement of the validation loss after which training stops."""
+    """Number of successive evaluations without an improvement of the validation loss after which training stops."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """Smallest decrease of the validation loss, in nats per token, that counts as an improvement."""
 
@@ -46,7 +46,7 @@ class Training(StrictModel):
     learning_rate: AutoOrNull[Annotated[float, Field(gt=0)]] = AUTO
     """Peak learning rate. Excludes `learning_rate_multiplier`."""
     format: AutoOrNull[KnownFormat] = AUTO
-    """Format of the rows. "auto": detected from their keys."""
+    """Format of the rows. "auto": detected from the rows' keys."""
     max_length: AutoOrNull[Annotated[int, Field(ge=8)]] = AUTO
     """Maximum tokens of an example. "auto": the longest row, at most the model's context window."""
     overlong: Overlong = "truncate"
@@ -64,33 +64,34 @@ class Training(StrictModel):
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
     """Share of all steps over which the learning rate rises linearly from zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's decoupled weight decay: the share of the learning rate by which each step pulls matrices towards 0, and
-    (IA)³'s scales towards 1, their neutral value. Biases and norms do not decay."""
+    """λ of AdamW's decoupled weight decay: each step multiplies matrices by 1 - λ · learning rate, which pulls them
+    towards 0. (IA)³'s scales are pulled towards 1, their neutral value. Biases and norms do not decay."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Maximum global L2 norm of the gradients. Larger gradients are scaled down to it; null: no clipping."""
     precision: Auto[Precision] = AUTO
     """Data type of the frozen weights and the computation. Trained weights are always float32. "auto": bfloat16 if the
-    machine supports it. GPUs support it from compute capability 8.0; older ones reject it."""
+    machine supports it, else float32. GPUs support bfloat16 from compute capability 8.0."""
     gradient_checkpointing: Auto[bool] = AUTO
-    """Recompute activations in the backward pass, which takes much less memory and more time. "auto": if no micro-batch
-    fits otherwise."""
+    """Recompute activations in the backward pass, which takes much less memory and more time. "auto": only if memory is
+    too small for an eighth of the usual micro-batch without it."""
     micro_batch_tokens: Auto[Annotated[int, Field(ge=8)]] = AUTO
-    """Tokens of a micro-batch. Gradients are accumulated up to `batch_size` examples. "auto": as many as fit, at most
-    2,048 on a CPU and 16,384 on a GPU, but at least the longest example."""
+    """Maximum number of tokens in a micro-batch. A step accumulates the gradients of several micro-batches until it has
+    `batch_size` examples. "auto": as many as fit, at most 2,048 on a CPU and 16,384 on a GPU, but at least the longest
+    example."""
     validation_split: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of the training rows that is held out for validation, drawn with the job's seed. Excludes
     `validation_file`."""
     eval_every: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
-    """Optimizer steps between evaluations. An evaluation uses all validation rows, or 256 of them drawn with the job's
-    seed, in proportion to their labels if they have labels. "auto": a tenth of the training."""
+    """Optimizer steps between evaluations. "auto": a tenth of the training. An evaluation uses up to 256 validation
+    rows, drawn with the job's seed (in proportion to their labels, if they have labels)."""
     save_every: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
     """Optimizer steps between saved states, from which an interrupted run resumes. "auto": every three minutes, and at
     the end of each epoch."""
     early_stopping: EarlyStopping | None = None
     """Stop training when the validation loss no longer improves; null: train to the end."""
     keep_best: Auto[bool] = AUTO
-    """Publish the weights of the evaluation with the lowest validation loss. "auto": if there is validation data. false
-    publishes the weights of the last step, as OpenAI does."""
+    """Whether to publish the weights with the lowest validation loss instead of the last ones, which OpenAI publishes.
+    "auto": true if there is validation data."""
 
 
 class Resources(StrictModel):
@@ -108,9 +109,9 @@ def _null_is_supervised(value: object) -> object:
 
 
 def _with_hyperparameters(method: object, given: dict[str, object]) -> object:
-    """Return the method with the values of the deprecated field `hyperparameters`.
+    """Return the method with the values of the deprecated field `hyperparameters` filled in.
 
-    Clients send both; refuse values that conflict.
+    Some clients send both. Raise ValueError if their values conflict.
     """
     if not isinstance(method, dict) or not isinstance(method.get("type"), str):
         return method  # its own validation rejects it
@@ -131,7 +132,8 @@ MAX_EVALS = 4
 
 
 class Recipe(NulFreeModel):
-    """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields and technique, training, export, resources, priority."""
+    """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields, and Attune's own `technique`, `training`, `export`,
+    `resources`, `evals` and `priority`."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     """A base model, or a fine-tuned model or checkpoint to continue."""
@@ -144,15 +146,16 @@ class Recipe(NulFreeModel):
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
     """Seed of the order of the rows, the initial weights and all samples; null: drawn at random."""
     metadata: Metadata | None = None
-    """Up to 16 pairs of your own, which job lists can be filtered by."""
+    """Up to 16 pairs of names and values of your own. Lists of jobs can be filtered by them."""
     integrations: Integrations | None = None
     """Trackers that the metrics are also sent to, if the operator has configured them."""
     hyperparameters: Hyperparameters | None = None
     """Deprecated by OpenAI in favor of `method`, but still sent by many clients."""
     method: Annotated[Method, BeforeValidator(_null_is_supervised)] = Field(default_factory=Supervised)
-    """What is optimized, with the method's options."""
+    """The training method, which decides what is optimized, and its options."""
     technique: Technique = Field(default_factory=Lora)
-    """Default: the technique of the model that the job continues, or LoRA."""
+    """The technique, which decides which weights are trained, and its options. Default: the technique of the fine-tuned
+    model that the job continues, or LoRA."""
     training: OrNull[Training] = Field(default_factory=Training)
     """Options of the training loop."""
     export: OrNull[Export] = Field(default_factory=Export)

@@ -21,8 +21,8 @@ class Labels(StrictModel):
 
 
 class ResolvedRecipe(StrictModel):
-    """The content of `recipe.json` in the run folder: everything that the trainer needs. Only `save_every`, which
-    changes nothing of the model, may still be "auto"."""
+    """The content of `recipe.json` in the run folder: everything that the trainer needs. When the trainer reads it,
+    only `save_every` may still be "auto", because it changes nothing in the model."""
 
     job_id: str
     model: str
@@ -32,8 +32,8 @@ class ResolvedRecipe(StrictModel):
     labels: Labels | None = None
     """Labels of a classifier; None for other methods."""
     continues: str | None = None
-    """The model whose adapter the training starts from. `model` is then the base model of that adapter and of the new
-    one."""
+    """The fine-tuned model whose adapter the training starts from; `model` is then the base model of that adapter.
+    None: the training starts from `model` itself."""
     merged: bool = False
     """Publish also the merged weights."""
     gguf: Literal["f16", "q8_0"] | None = None
@@ -53,7 +53,8 @@ class ResolvedRecipe(StrictModel):
     eval_every: int | None
     """Optimizer steps between evaluations; None without validation data."""
     save_every: Auto[int]
-    """"auto": by time (worker.engine.callbacks.SAVE_S), and at the end of each epoch."""
+    """Optimizer steps between saved states. "auto": every SAVE_S seconds (worker.engine.callbacks), and at the end of
+    each epoch."""
     early_stopping: EarlyStopping | None
     keep_best: bool
     precision: Auto[Precision] = AUTO
@@ -62,7 +63,8 @@ class ResolvedRecipe(StrictModel):
 
 
 HARDWARE_FIELDS = ("gradient_checkpointing", "micro_batch_tokens")
-"""Fields that an attempt with less memory may change. They do not affect the gradient of a step."""
+"""Fields that may be changed for the next attempt if an attempt runs out of memory. They do not affect the gradient of
+a step."""
 
 
 def with_hardware(stored: Mapping[str, object], resolved: ResolvedRecipe) -> dict[str, object]:
@@ -87,10 +89,11 @@ def resolve(
     base_model: str | None = None,
     merged: bool = False,
 ) -> ResolvedRecipe:
-    """Replace every "auto" that depends on the data. Fields that depend on the hardware stay "auto" until it is known.
+    """Return the recipe with a value for every "auto" that depends on the data. Fields that depend on the hardware stay
+    "auto" until the hardware is known.
 
-    `train_rows` and `validation_rows` count the rows that are left after `max_length` and `validation_split`.
-    `base_model` is the base of the fine-tuned model that the recipe continues, if it continues one.
+    `train_rows` and `validation_rows`: the numbers of rows that are left after rows that are too long were dropped and
+    validation rows were split off. `base_model`: if the recipe continues a fine-tuned model, the base of that model.
     """
     requested, training = recipe.method.options.hyperparameters, recipe.training
     n_epochs = _auto_epochs(train_rows) if requested.n_epochs == AUTO else requested.n_epochs
@@ -136,16 +139,17 @@ def resolve(
 
 
 def _auto_epochs(rows: int) -> int:
-    """Return the number of epochs by OpenAI's published rule: 3, up to 25 for few rows, fewer for very many rows."""
+    """Return the number of epochs by OpenAI's published rule: usually 3; up to 25 for few rows, fewer than 3 for very
+    many rows."""
     if 3 * rows < 100:
         return min(25, max(3, 100 // rows))
     return max(1, 25_000 // rows) if 3 * rows > 25_000 else 3
 
 
 def _auto_batch(recipe: Recipe, rows: int, n_epochs: int) -> int:
-    """Return the largest power of two up to 64 that leaves about a hundred optimizer steps.
+    """Return the largest power of two up to 64 with which the training still has about a hundred optimizer steps.
 
-    It is at least the method's `smallest_batch`, or the number of rows if that is smaller.
+    The batch has at least the method's `smallest_batch` rows, or all rows if there are fewer.
     """
     batch: int = 1 << min(6, int(math.log2(max(1.0, rows * n_epochs / 100))))
     return max(batch, min(recipe.method.smallest_batch, rows))
@@ -167,17 +171,17 @@ MIN_ROW_TOKENS = 8
 
 
 def max_row_tokens(method: Method, technique: Technique, context_window: int) -> int:
-    """Return the maximum tokens of a row: the context window minus the virtual tokens and the tokens of a sampled
-    answer."""
+    """Return the maximum number of tokens of a row: the context window minus the technique's virtual tokens and the
+    tokens of a sampled answer."""
     rollout = method.rollout_options
     return context_window - technique.virtual_tokens - (rollout.max_tokens if rollout else 0)
 
 
 def resolve_max_length(recipe: Recipe, *, longest_row: int, context_window: int) -> int:
-    """Return the maximum tokens of an example.
+    """Return the maximum number of tokens of an example.
 
-    It is resolved before the other fields, because truncation may drop rows and the other "auto" values depend on the
-    remaining rows.
+    This limit is resolved before the other fields, because rows beyond it may be dropped and the other "auto" values
+    depend on the remaining rows.
     """
     requested = recipe.training.max_length
     limit = max_row_tokens(recipe.method, recipe.technique, context_window)

@@ -12,15 +12,15 @@ from pydantic import AfterValidator, ConfigDict, Field
 from api.spec.fields import JsonObject, StrictModel
 
 MAX_SCHEMA_BYTES = 64 << 10
-"""Maximum size of a schema as JSON, in bytes. The time of the check and of the grammar's construction is in proportion
-to it."""
+"""Maximum size of a schema as JSON, in bytes. Checking a schema and building its grammar take time in proportion to its
+size."""
 MAX_SCHEMA_DEPTH = 32
-"""Maximum depth of schemas within each other."""
+"""Maximum depth of nested schemas."""
 MAX_DEPTH = 100
-"""Maximum depth of objects and arrays within each other."""
+"""Maximum depth of nested objects and arrays."""
 MAX_MULTIPLE = 1000
-"""Maximum of the least common multiple of all `multipleOf` in a schema, taken without their decimal points. A grammar
-of numbers has up to as many states."""
+"""Maximum least common multiple of all `multipleOf` in a schema, without their decimal points: 0.25 counts as 25. A
+grammar for such numbers can have as many states."""
 MAX_MULTIPLES = 10
 """Maximum number of `multipleOf` in a schema."""
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -39,17 +39,20 @@ _NOTES = frozenset(
     {"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
 )
 KEYWORDS = _ONE | _LISTS | _NAMED | _RULES | _NOTES
-"""Keywords that a grammar enforces, and those that assert nothing."""
+"""The supported keywords: those that a grammar enforces, and those that restrict nothing."""
 _MULTIPLES = (
-    f"a schema may have {MAX_MULTIPLES}, with a common multiple of at most {MAX_MULTIPLE} without decimal points"
+    f"a schema may have {MAX_MULTIPLES} multipleOf, and their least common multiple may be {MAX_MULTIPLE} "
+    "(without decimal points: 0.25 counts as 25)"
 )
 TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
 
 
 def checked_schema(schema: JsonObject) -> JsonObject:
-    """Return the schema. Raise ValueError, with the path, for a keyword that cannot be enforced.
+    """Return the schema. Raise ValueError, with the keyword's path, if a keyword cannot be enforced in answers.
 
-    This is a cheap check. Grammars are made, and refused, by the sampler's child process."""
+    This check is cheap and does not find every problem: the sampler's child process builds the grammar, and may still
+    refuse the schema.
+    """
     check_size(schema, MAX_SCHEMA_BYTES)
     left: list[tuple[str, object, int]] = [("", schema, 1)]
     multiples: list[int] = []
@@ -86,7 +89,7 @@ def check_size(value: object, most_bytes: int) -> None:
 def _check_keywords(path: str, schema: JsonObject) -> None:
     for keyword in schema:
         if keyword not in KEYWORDS:
-            raise ValueError(f"{_join(path, keyword)} is not supported: answers cannot be held to this keyword")
+            raise ValueError(f"{_join(path, keyword)} is not supported: this keyword cannot be enforced in answers")
     kinds = schema.get("type", [])
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         if not isinstance(kind, str) or kind not in TYPES:
@@ -97,7 +100,8 @@ def _check_keywords(path: str, schema: JsonObject) -> None:
 
 
 def _states(multiple: object) -> list[int]:
-    """Return the number of states of a grammar for multiples of this number, such as 25 for 0.25."""
+    """Return, in a list, the number of states of a grammar for multiples of this number, such as 25 for 0.25. The list
+    is empty if the value is not a number."""
     if isinstance(multiple, bool) or not isinstance(multiple, int | float):
         return []
     number = abs(Decimal(str(multiple)).normalize())
@@ -141,7 +145,7 @@ class JsonSchema(StrictModel):
     description: str | None = None
     schema_: Schema = Field(alias="schema")
     strict: bool | None = None
-    """Without effect: the schema is enforced in every answer."""
+    """Has no effect: the schema is always enforced."""
 
 
 class JsonSchemaFormat(StrictModel):

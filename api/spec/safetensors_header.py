@@ -1,8 +1,8 @@
-"""The header of a safetensors file: what each tensor is and where its bytes are, read without torch.
+"""Reads the header of a safetensors file without torch: the type, shape and position of each tensor.
 
-Attune parses the header itself: the safetensors library has no call that returns the offsets, which a memory map needs,
-and the command line is installed without that library. Format: 8 bytes with the header's length (little-endian), the
-header as JSON, then the tensors' bytes.
+Attune parses the header itself, because the safetensors library has no call that returns the offsets, which a memory
+map needs, and because the command line is installed without that library. Format: 8 bytes with the header's length
+(little-endian), the header as JSON, then the tensors' bytes.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_HEADER_BYTES = 100_000_000
-"""The safetensors library's own limit."""
+"""Maximum length of the header, the same as in the safetensors library."""
 ITEM_BYTES = {
     "F64": 8,
     "F32": 4,
@@ -27,18 +27,19 @@ ITEM_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
-"""Bytes of one value, by safetensors' name of the data type. Types that are not listed, such as packed 4-bit floats,
-are read without a check of their size."""
+"""Bytes of one value, by safetensors' name of the data type. For types that are not listed, such as packed 4-bit
+floats, the size of a tensor is not checked."""
 
 
 class HeaderError(ValueError):
-    """The file is not a safetensors file, or is cut short or damaged. The message follows "cannot be read: "."""
+    """The file is not a safetensors file, or is cut short or damaged. The message completes a sentence such as "FILE
+    cannot be read: "."""
 
 
 @dataclass(frozen=True)
 class TensorEntry:
     dtype: str
-    """safetensors' name, such as F32 or BF16."""
+    """Data type by safetensors' name, such as F32 or BF16."""
     shape: tuple[int, ...]
     begin: int
     """Offset of the first byte in the file."""

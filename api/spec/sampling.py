@@ -12,11 +12,12 @@ from api.spec.techniques import Technique
 from api.spec.tools import ToolChoice, Tools
 
 MAX_CHOICES = 16
-"""Maximum number of answers to one request: its prompts times `n`."""
+"""Maximum number of answers to one request: the number of its prompts times `n`."""
 
 
 class SamplingRequest(StrictModel):
-    """A completion request in a common form for OpenAI's two endpoints."""
+    """A completion request. Requests to both of OpenAI's endpoints, for chats and for completions, are converted to
+    this form."""
 
     messages: Messages | None = None
     """A conversation in the form that chat templates take. Excludes `prompts`."""
@@ -40,7 +41,7 @@ class SamplingRequest(StrictModel):
     echo: bool = False
     """Whether each answer begins with its prompt. Only for `prompts`."""
     response_format: ResponseFormat | None = None
-    """Format of each answer. An answer that `max_tokens` cuts short may not have it."""
+    """Format of each answer. An answer that is cut short at `max_tokens` may violate it."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -55,7 +56,7 @@ class SamplingRequest(StrictModel):
 
 
 class ModelFiles(TypedDict):
-    """The stored files of a base model, or of a fully fine-tuned model in its place."""
+    """The stored files of a base model, or of the fully fine-tuned model that is sampled instead."""
 
     digest: str
     artifacts: list[Artifact]
@@ -91,5 +92,5 @@ class SamplerJob(SamplingRequest):
     technique: Technique | None = None
     """Technique of the adapter."""
     background: bool = False
-    """Whether the request is part of a batch. Other requests are answered first, and may take its place while it
-    runs."""
+    """Whether the request comes from a batch, an eval or a grader. Other requests are answered first, and may interrupt
+    this one."""

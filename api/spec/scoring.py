@@ -1,7 +1,7 @@
 """Request and reply of `python -m worker.score_files`, which scores rows with model files.
 
-The trainer scores files that it is about to publish; `attune adapters verify` scores files that were published. Each
-compares the outputs itself. logprobs.json records the outputs to compare with.
+The trainer scores the files that it is about to publish; `attune adapters verify` scores files that were published.
+Each of them compares the outputs in the reply with the expected ones itself. logprobs.json holds the expected outputs.
 """
 
 from typing import Literal
@@ -31,12 +31,13 @@ class ScoringRequest(_Message):
     rows: list[list[int]]
     """The rows to score, as token ids."""
     device: str | None = None
-    """torch's name of the device; None means a GPU if there is one."""
+    """torch's name of the device. None: a GPU if there is one, else the CPU."""
 
 
 class ScoringResult(_Message):
     outputs: list[list[list[float]]]
-    """For each model and row: the log-probability of each token after the first, in nats; or the row's scores."""
+    """For each model and row: the log-probability of each token after the first, in nats; or, for classifiers and
+    reward models, the row's scores."""
     device: str
     """Device on which the models ran: cpu or cuda."""
     peak_bytes: int
@@ -44,7 +45,7 @@ class ScoringResult(_Message):
 
 
 class ScoringFailure(_Message):
-    """Files that could not be loaded or scored."""
+    """The reply if the files could not be loaded or scored."""
 
     reason: FailureReason
     message: str
@@ -52,12 +53,12 @@ class ScoringFailure(_Message):
 
 
 SCORING_REPLY: TypeAdapter[ScoringResult | ScoringFailure] = TypeAdapter(ScoringResult | ScoringFailure)
-"""The last line on standard output, as JSON."""
+"""The type of the reply, which the program prints as JSON in its last line on standard output."""
 
 
 Tolerance = dict[Literal["greatest", "mean"], float]
-"""Allowed differences, in nats or units of a score. greatest: of any single output; mean: on average over all outputs.
-"""
+"""Maximum differences between two sets of outputs, in nats or in units of a score: `greatest` for each single output,
+`mean` on average over all outputs."""
 
 
 class RecordedRow(BaseModel):

@@ -1,6 +1,7 @@
 """The choice of the layers that a technique adapts.
 
-The same functions count the trained weights for an estimate, accept or refuse a job, and name the layers to peft.
+The same functions count the trained weights for an estimate, decide whether a job is accepted, and choose the layers
+whose names are passed to peft.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ FIELD = "technique.target_modules"
 
 
 class NoTargetModules(ValueError):
-    """The technique has no layers to adapt in this base model."""
+    """The technique cannot adapt the base model: the requested layers do not exist or cannot be adapted, or no layer
+    can be."""
 
     def __init__(self, message: str, param: str = "technique") -> None:
         super().__init__(message)
@@ -29,9 +31,9 @@ def is_all_linear(targets: object) -> bool:
 def choose(targets: str | Sequence[str], matrices: Sequence[Matrix], *, quantized: bool = False) -> list[Matrix]:
     """Return the matrices that `targets` names: "all-linear", names, or one regular expression.
 
-    `quantized`: the weights of linear layers are stored in four bits, so that an update cannot be added to them as
-    tensors. Raise NoTargetModules for a name or an expression that matches no matrix, and for matrices that cannot be
-    adapted.
+    `quantized`: whether the weights of linear layers are stored in four bits. Layers of the kind `shared` can then not
+    be adapted, because peft would add the update to their weights. Raise NoTargetModules for a name or an expression
+    that matches no matrix, and for matrices that cannot be adapted.
     """
     if is_all_linear(targets):
         kinds = {"linear", "experts"} if quantized else {"linear", "experts", "shared"}
@@ -66,7 +68,7 @@ def _require_adaptable(found: Sequence[Matrix], *, quantized: bool) -> None:
 
 
 def matches(name: str, layer: str) -> bool:
-    """Return whether peft takes the name for this layer: `name` is the layer's whole name, or its end after a dot."""
+    """Return whether peft applies the name to this layer: `name` is the layer's whole name, or its end after a dot."""
     return layer == name or layer.endswith(f".{name}")
 
 
@@ -78,7 +80,7 @@ def listed(matrices: Sequence[Matrix]) -> str:
 
 
 def require_patterns(given: Mapping[str, Sequence[str]]) -> None:
-    """Raise NoTargetModules for a pattern that cannot be used. `given`: the technique's fields and their patterns."""
+    """Raise NoTargetModules for a pattern that cannot be used. `given`: {field of the technique: its patterns}."""
     for field, values in given.items():
         try:
             patterns.require(values)

@@ -19,7 +19,8 @@ class Function(StrictModel):
     parameters: JsonObject | None = None
     """JSON Schema of the arguments. None: a function without arguments."""
     strict: bool | None = None
-    """Whether the schema is enforced in every call. In calls that the request demands (`tool_choice`), it always is."""
+    """Whether the schema is enforced in every call. If the request requires a call (`tool_choice`), it is always
+    enforced."""
 
     @property
     def schema_of_arguments(self) -> JsonObject:
@@ -57,8 +58,8 @@ Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_check
 
 
 def check_choice(tools: Sequence[Tool], choice: ToolChoice) -> None:
-    """Raise ValueError if the choice names no tool, or if a schema that must be enforced cannot be. With a named tool,
-    the others cannot be called, so their schemas do not matter."""
+    """Raise ValueError if the choice needs a tool that is not given, or if a schema that must be enforced cannot be
+    enforced. If the choice names one tool, the schemas of the others are not checked, because they cannot be called."""
     if choice not in {"auto", "none"} and not tools:
         raise ValueError("tool_choice needs tools")
     named = choice.function.name if isinstance(choice, NamedTool) else None

@@ -1,1 +1,1 @@
-"""Evals: what an eval and its runs may ask for, as OpenAI's API has it. Pure: no database, no HTTP."""
+"""Evals and their runs: the fields of OpenAI's requests, and the rules for them. Pure: no database, no HTTP."""

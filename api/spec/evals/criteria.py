@@ -13,28 +13,29 @@ from api.spec.graders.string_check import StringCheck
 from api.spec.graders.text_similarity import TextSimilarity
 
 HALF = 0.5
-"""Reward from which an item passes, for criteria that have neither a threshold nor a range."""
+"""Lowest reward with which an item passes, for criteria that have neither a threshold nor a range."""
 
 
 class TextSimilarityCriterion(TextSimilarity):
     pass_threshold: float
-    """Similarity from which an item passes."""
+    """Lowest similarity with which an item passes."""
 
 
 class PythonCriterion(Python):
     pass_threshold: float | None = None
-    """Reward from which an item passes. Null: 0.5."""
+    """Lowest reward with which an item passes. Null: 0.5."""
 
 
 class ScoreModelCriterion(ScoreModel):
     pass_threshold: float | None = None
-    """Score from which an item passes. Null: the middle of the range."""
+    """Lowest score with which an item passes. Null: the middle of the range."""
 
 
 def _no_multi(criterion: object) -> object:
     if isinstance(criterion, dict) and criterion.get("type") == "multi":
         raise ValueError(
-            "'multi' is not a criterion of an eval, as at OpenAI: give each of its graders as a criterion of its own"
+            "'multi' cannot be a criterion of an eval, nor can it at OpenAI: give each of its graders as a criterion "
+            "of its own"
         )
     return criterion
 

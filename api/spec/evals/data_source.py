@@ -13,7 +13,7 @@ SAMPLE_SCHEMA: Mapping[str, object] = {
     "properties": {"output_text": {"type": "string"}, "output_json": {}},
     "required": ["output_text"],
 }
-"""The namespace `sample` of the criteria's templates."""
+"""JSON Schema of `sample`, from which the templates of criteria take the answer."""
 
 
 def _checked(schema: JsonObject) -> JsonObject:

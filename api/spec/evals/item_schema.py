@@ -23,7 +23,7 @@ def validator(schema: JsonObject) -> Validator:
 
 
 def problem(valid: Validator, item: object) -> str | None:
-    """Return what is wrong with the item, or None."""
+    """Return what is wrong with the item, or None if it is valid."""
     error = next(valid.iter_errors(item), None)
     return None if error is None else _sentence(error.message, ["item", *error.instance_path])
 

@@ -63,7 +63,7 @@ Source = Annotated[Annotated[FileContent | FileId, Field(discriminator="type")],
 
 
 class JsonlSource(StrictModel):
-    """Rows that are graded as they are."""
+    """Rows that are graded as they are: the run samples no answers."""
 
     type: Literal["jsonl"]
     source: Source
@@ -87,7 +87,7 @@ class TemplateMessages(StrictModel):
 
 def _item_path(reference: str) -> str:
     if not reference.startswith("item."):
-        raise ValueError("write item.key, the messages in each row")
+        raise ValueError("must be the path of the messages in each row, such as item.messages")
     namespaces(f"{{{{{reference}}}}}")
     return reference
 
@@ -108,7 +108,8 @@ InputMessages = Annotated[TemplateMessages | ItemReference, Field(discriminator=
 
 
 def _valid(kind: Any) -> AfterValidator:
-    """Raise ValueError unless the value is of this type; keep it as the request had it."""
+    """Return a validator that raises ValueError if the value does not have this type, and else returns the value
+    unchanged."""
     adapter = TypeAdapter[object](kind)
 
     def check(value: object) -> object:

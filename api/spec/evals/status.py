@@ -10,7 +10,7 @@ class RunStatus(StrEnum):
     FAILED = "failed"
     CANCELED = "canceled"
     DELETING = "deleting"
-    """The run's user has deleted it: no call returns the run, and a worker deletes its items."""
+    """A user has deleted the run. No call returns the run any more, and a worker deletes its items."""
 
 
 TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {

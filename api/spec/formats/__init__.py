@@ -1,6 +1,6 @@
 """The catalogue of row formats: the sets of keys that a row of a file may have.
 
-To add one, add a file here and a name to the tuple.
+To add a format, add a file to this folder and its class to FORMATS.
 """
 
 from collections.abc import Collection
@@ -49,7 +49,8 @@ FORMATS: dict[str, Format] = {
         Prompts(),
     )
 }
-"""Formats that require more keys come first: a row with all of them is most likely of that format."""
+"""The formats by name. Formats that require more keys come first, because a row with all of these keys most likely has
+that format."""
 KEYS: frozenset[str] = frozenset().union(*(entry.keys for entry in FORMATS.values()))
 """Every key that at least one format reads."""
 
@@ -57,7 +58,7 @@ KEYS: frozenset[str] = frozenset().union(*(entry.keys for entry in FORMATS.value
 def detect(row: Row, preferred: Collection[str] = ()) -> str | None:
     """Return the name of the format that the row's keys fit, or None if they fit none.
 
-    If the keys fit several formats, one in `preferred`, the formats that the job's method accepts, has precedence.
+    If the keys fit several formats, those in `preferred` (the formats that the job's method accepts) have precedence.
     """
     matching = [name for name, entry in FORMATS.items() if entry.matches(row)]
     return next((name for name in matching if name in preferred), matching[0] if matching else None)
@@ -65,14 +66,15 @@ def detect(row: Row, preferred: Collection[str] = ()) -> str | None:
 
 def possible_formats(row: Row) -> list[Format]:
     """Return the formats that the row may have, whatever the method. A format that reads only some of the keys that
-    another possible format reads is left out: a row with a prompt and a completion is not a prompt alone."""
+    another possible format reads is left out: a row with a prompt and a completion has the format `completion`, not
+    `prompts`."""
     known = {name: present_keys(row) & entry.read_keys(row) for name, entry in FORMATS.items() if entry.matches(row)}
     return [FORMATS[name] for name, keys in known.items() if not any(keys < more for more in known.values())]
 
 
 def closest_format(row: Row, preferred: Collection[str]) -> tuple[str, str] | None:
-    """Return (format, key) if the row would have the format, which is one of `preferred`, with one more key, and if no
-    other format reads as many keys of the row. Return None otherwise."""
+    """Return (format, key) for a format in `preferred` that only lacks this key in the row, if the row has more keys of
+    this format than of the format that it fits now. Return None if there is no such format."""
     whole, present = detect(row, preferred), present_keys(row)
     known = 0 if whole is None else len(present & FORMATS[whole].keys)
     for name, entry in FORMATS.items():

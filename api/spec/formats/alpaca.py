@@ -38,7 +38,7 @@ def prompt_as_messages(row: Row, question: str) -> Messages:
 
 
 def prompt_as_text(row: Row, question: str) -> str:
-    """Return the prompt as Alpaca writes it. A system text replaces the first two sentences of Alpaca's text."""
+    """Return the prompt as Alpaca writes it. The row's system text, if there is one, replaces Alpaca's introduction."""
     context = optional_string(row, "input")
     introduction = optional_string(row, "system") or (WITH_INPUT if context else WITHOUT_INPUT)
     turns = [f"### Instruction:\n{earlier}\n\n### Response:\n{answer}\n\n" for earlier, answer in parse_history(row)]

@@ -14,8 +14,8 @@ Message = JsonObject
 """A message in the form that chat templates expect."""
 Messages = list[Message]
 MEDIA_KEYS = ("images", "videos", "audios", "image", "video", "audio")
-"""Keys of media that a text shows by a placeholder such as <image>. Without the media, a model would learn to invent
-their content."""
+"""Keys of media, for which a text has only a placeholder such as <image>. Rows with media are refused, because a model
+trained without the media would learn to invent their content."""
 OPENORCA_SYSTEM = "system_prompt"
 """The key of the system text in OpenOrca's rows, and in datasets derived from it."""
 EMPTY: tuple[object, ...] = (None, "", [], {})
@@ -46,14 +46,14 @@ class Conversation:
 
     messages: Messages
     weights: list[float]
-    """The weight in the loss of each message; 0 for all roles but the assistant."""
+    """Weight of each message in the loss; 0 for all roles except the assistant."""
     tools: list[JsonObject] | None = None
     warnings: list[RowWarning] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class PromptCompletion:
-    """Plain text without a template; the completion is supervised."""
+    """Plain text without a chat template. Only the completion is supervised."""
 
     prompt: str
     completion: str
@@ -62,7 +62,8 @@ class PromptCompletion:
 
 @dataclass(frozen=True)
 class ChatOrText:
-    """A conversation for a base model with a chat template, plain text for one without."""
+    """One example in two forms: a conversation for base models with a chat template, and plain text for those without
+    one."""
 
     conversation: Conversation
     plain: PromptCompletion
@@ -93,7 +94,8 @@ class Unpaired:
 
 
 Label = str | int | float | list[str] | tuple[int, ...]
-"""A name; a number, which may be a name if it is whole; several names; or a 0 or 1 for each class."""
+"""The label of a text: a name, a number (a whole number may be a name, too), several names, or one 0 or 1 for each
+class."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Format(ABC):
     """The format's name in messages that follow OpenAI's wording."""
     summary: ClassVar[str]
     required: ClassVar[tuple[frozenset[str], ...]]
-    """A row with all keys of one of these sets is of this format."""
+    """Sets of keys. A row that has all keys of one set has this format."""
     optional: ClassVar[frozenset[str]] = frozenset()
     """Other keys, which the format reads or knowingly ignores."""
     example: ClassVar[Mapping[str, object]]
@@ -142,7 +144,7 @@ class Format(ABC):
 
     @abstractmethod
     def parse(self, row: Row) -> Example:
-        """Return the example in a row that `matches`. Raises RowError if the row is invalid."""
+        """Return the example in a row that has the format's keys. Raises RowError if the row is invalid."""
 
     @property
     def keys(self) -> frozenset[str]:
@@ -150,21 +152,22 @@ class Format(ABC):
         return frozenset().union(*self.required, self.optional)
 
     def matches(self, row: Row) -> bool:
-        """Whether the row has the keys of this format."""
+        """Return whether the row has the keys of this format."""
         present = present_keys(row)
         return any(keys <= present for keys in self.required)
 
     def read_keys(self, row: Row) -> frozenset[str]:
-        """Return the keys from which a matching row is read.
+        """Return the keys that are read from a matching row.
 
-        Of several sets of required keys, this includes only the first that the row has.
+        These are the optional keys and one set of required keys, the first that the row has.
         """
         present = present_keys(row)
         used = next((keys for keys in self.required if keys <= present), frozenset())
         return used | self.optional
 
     def missing_key(self, row: Row) -> str | None:
-        """Return the only required key that the row lacks, or None if it lacks none or more than one."""
+        """Return the key that the row lacks if it has all other keys of one set of required keys; None if it lacks none
+        or more than one."""
         present = present_keys(row)
         lacking = [sorted(keys - present) for keys in self.required if keys & present]
         return next((keys[0] for keys in lacking if len(keys) == 1), None)
@@ -190,7 +193,7 @@ class Format(ABC):
         )
         if row[OPENORCA_SYSTEM]:
             example.warnings.append(RowWarning("system_key", f"key '{OPENORCA_SYSTEM}' is read as 'system'"))
-        # A grader gets the row as the file has it.
+        # The grader gets the row unchanged, with the file's own keys.
         return replace(example, item=row) if isinstance(example, Prompt) else example
 
     def unknown_key_warnings(self, row: Row) -> list[RowWarning]:
@@ -198,7 +201,8 @@ class Format(ABC):
 
 
 def present_keys(row: Row) -> set[str]:
-    """Return the keys whose value is not null. A row of a table has all columns, with null where it has no value."""
+    """Return the keys whose value is not null. The rows of a table have all of its columns as keys, with null for
+    missing values."""
     return {key for key, value in row.items() if value is not None}
 
 
@@ -252,6 +256,6 @@ def parse_number(value: object) -> float | None:
 
 
 def json_type(value: object) -> str:
-    """Return the JSON name of the value's type."""
+    """Return the value's JSON type for use in a message, such as "an object"."""
     names: dict[type, str] = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "a number"}
     return "null" if value is None else names.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""Ids for tool calls in rows that lack them: Hugging Face's files have no ids, OpenAI's always do."""
+"""Ids for tool calls without one: the calls in Hugging Face's files have no ids, those in OpenAI's always do."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,16 +7,17 @@ from api.spec.fields import JsonObject
 from api.spec.formats.base import Messages, Row, RowError, RowWarning, truncate
 
 ANY_CALL = "call00000"
-"""The id of a call or of a tool's result, in formats that have no ids."""
+"""Placeholder for the id of a call or of a tool's result in formats that have no ids. `link_calls` replaces it."""
 MISSING = ""
+"""Placeholder for an id that the format has but the row lacks. `link_calls` replaces it and adds a warning."""
 
 
 def link_calls(messages: Messages, warnings: list[RowWarning], where: str = "", before: Sequence[Row] = ()) -> None:
     """Give each call without an id a new id, and each tool result without an id the id of the call that it answers.
 
     A result answers the first unanswered call of the function that it names, else the first unanswered call. `before`:
-    earlier messages, whose ids are set. Raises RowError for a result that follows no call. The ids have nine letters
-    and digits, the only form that Mistral's templates accept.
+    earlier messages, which have ids already. Raises RowError for a result that follows no call. The new ids have nine
+    letters and digits, the only form that Mistral's templates accept.
     """
     whole = [*before, *messages]
     taken = {call["id"] for message in whole for call in message.get("tool_calls", ())}
@@ -48,7 +49,8 @@ def link_calls(messages: Messages, warnings: list[RowWarning], where: str = "", 
 
 
 def call_warnings(messages: Messages, tools: Messages | None) -> list[RowWarning]:
-    """Return warnings about calls of tools that the row does not define, and results of calls that no message makes."""
+    """Return warnings about calls of tools that the row does not define, and about tool results that answer no earlier
+    call."""
     defined = {tool["function"]["name"] for tool in tools or ()}
     call_ids: set[str] = set()
     warnings = []
@@ -58,7 +60,7 @@ def call_warnings(messages: Messages, tools: Messages | None) -> list[RowWarning
             if (name := call["function"]["name"]) not in defined:
                 problem = f"message {number} calls '{truncate(name)}', which the row's tools do not define"
                 warnings.append(RowWarning("undefined_tool", problem))
-        # A result without an id may answer calls that a message makes in plain text.
+        # A result without an id is not reported, because it may answer a call in the plain text of a message.
         if message["role"] == "tool" and message["tool_call_id"] not in call_ids | {ANY_CALL}:
             call = truncate(message["tool_call_id"])
             problem = f"message {number} is the result of the call '{call}', which no earlier message makes"

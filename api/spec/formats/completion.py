@@ -11,9 +11,11 @@ from api.spec.formats.prompt_parsing import has_empty_answer
 
 
 class Completion(Format):
-    """The prompt is read as it is, without a template; the completion and the end of text after it are supervised.
+    """The prompt is used as it is, without a template. The completion and the end-of-text token after it are
+    supervised.
 
-    Messages, and a prompt beside a system text, are rendered by the base model's chat template.
+    If the prompt or the completion are messages, or if the row has a system text, the base model's chat template
+    renders them instead.
     """
 
     name: ClassVar[str] = "completion"

@@ -30,7 +30,7 @@ def parse_exchange(row: Row, warnings: list[RowWarning]) -> Exchange | Text:
         warnings.append(RowWarning("answer_key", "key 'response' is read as the completion"))
     prompt = parse_prompt(row, row["prompt"], warnings)
     if prompt.text is not None and isinstance(completion, str):
-        # Even a text that looks like messages is the answer itself, unless the prompt has messages, too.
+        # A completion that looks like the JSON of messages is kept as text, unless the prompt has messages, too.
         if row.get("tools"):
             message = "key 'tools' is ignored: only a prompt or completion of messages can have them"
             warnings.append(RowWarning("ignored_key", message))

@@ -17,14 +17,15 @@ from api.spec.formats.base import (
 )
 
 QUESTIONS = ("question", "query", "input")
-"""Keys that replace `instruction` (GSM8K, OpenOrca, ms-swift); the first that a row has is read."""
+"""Keys that may replace `instruction` (GSM8K, OpenOrca, ms-swift). If a row has several, the first of these is read."""
 ANSWERS = ("output", "response", "answer")
 OTHER_FORMAT_KEYS = frozenset({"prompt", "completion", "messages", "conversations", "conversation", "text", "chosen"})
-"""Keys of other formats. Beside them, a question and an answer do not make a row of this format."""
+"""Keys of other formats. If a row has one of them, a question and an answer are not enough to give it this format."""
 
 
 class Instruction(Format):
-    """A conversation if the base model has a chat template; else Alpaca's prompt with a completion.
+    """An instruction with its answer: a conversation if the base model has a chat template, else Alpaca's prompt with a
+    completion.
 
     With a chat template, the answers in `history` are supervised, too.
     """

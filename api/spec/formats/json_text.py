@@ -42,7 +42,8 @@ def decode_json_field(value: object, key: str, code: str) -> object:
 
 
 def find_messages(value: object) -> Messages | None:
-    """Return the value if it is messages, or the messages that it holds as JSON; None if it is anything else."""
+    """Return the messages that the value is, or holds as JSON. A single message is returned as an array of one. Return
+    None for anything else."""
     messages = parse_json_text(value) if isinstance(value, str) else value
     if isinstance(messages, dict):
         messages = [messages]
@@ -56,7 +57,7 @@ def _is_message(value: object) -> bool:
 def _decoded(text: str) -> object:
     if "\\u0000" in text:
         raise ValueError("it contains the character NUL")
-    json.loads(text, object_pairs_hook=_with_unique_keys, parse_int=str)  # msgspec keeps the last of equal keys
+    json.loads(text, object_pairs_hook=_with_unique_keys, parse_int=str)  # msgspec does not report repeated keys
     return msgspec.json.decode(text)
 
 

@@ -34,7 +34,7 @@ MESSAGE_KEYS: dict[str, frozenset[str]] = {
     "function": frozenset({"role", "content", "name"}),
 }
 TRAIN_FLAGS = ("train", "loss")
-"""Keys of axolotl's and ms-swift's messages for whether the message is supervised."""
+"""Keys with which messages of axolotl and ms-swift mark whether they are supervised."""
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 """Types of text parts in a content, from OpenAI and Hugging Face."""
@@ -101,7 +101,7 @@ def train_on_last_answer(messages: Messages, tools: Messages | None, key: str) -
 
 
 def is_empty(message: JsonObject) -> bool:
-    """Whether this is an assistant message without reasoning, calls and text."""
+    """Return whether this is an assistant message without reasoning, calls and text."""
     return (
         message["role"] == "assistant"
         and not message.get("tool_calls")
@@ -111,7 +111,8 @@ def is_empty(message: JsonObject) -> bool:
 
 
 def order_warnings(messages: Messages, tools: Messages | None = None) -> list[RowWarning]:
-    """Return warnings about unusual orders of roles, which are often mistakes, and about the calls."""
+    """Return warnings about unusual orders of roles, which are often mistakes, and about tool calls and results that do
+    not match."""
     roles = [message["role"] for message in messages]
     warnings = []
     without_system = [role for role in roles if role != "system"]
@@ -154,7 +155,7 @@ def parse_message(raw: object, warnings: list[RowWarning], where: str) -> tuple[
 
 
 def with_weight(raw: object, warnings: list[RowWarning], where: str) -> object:
-    """Return the message with a `weight` in place of a flag in TRAIN_FLAGS; anything else unchanged."""
+    """Return the message with a `weight` in place of a flag in TRAIN_FLAGS. Return anything else unchanged."""
     if not isinstance(raw, dict):
         return raw
     key = next((key for key in TRAIN_FLAGS if isinstance(raw.get(key), bool)), None)

@@ -1,7 +1,7 @@
 """Pairs of answers, one preferred: OpenAI's `{"input": …, "preferred_output": …, "non_preferred_output": …}`, and
 `{"prompt": …, "chosen": …, "rejected": …}` with texts or messages.
 
-The prompt may have any key in api.spec.formats.prompt_parsing, or be repeated by both answers.
+The prompt may be under any of the keys in api.spec.formats.prompt_parsing, or at the beginning of both answers.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ from api.spec.formats.prompt_parsing import (
 from api.spec.formats.repeated_prompt import drop_repeated_answer, require_no_unread_prompt, split_repeated_prompt
 
 OPENAI = (("preferred_output", "non_preferred_output"), ("preferred_completion", "non_preferred_completion"))
-"""OpenAI's keys of the two answers, and those of an older version."""
+"""OpenAI's keys for the preferred and the other answer, and those of an older version of OpenAI's format."""
 SIDES = ("chosen", "rejected")
 
 
@@ -143,7 +143,8 @@ def _texts(row: Row, prompt: ParsedPrompt | None, warnings: list[RowWarning]) ->
 
 
 def _as_messages(row: Row, warnings: list[RowWarning]) -> list[object] | None:
-    """Return both answers as messages if at least one of them is, or None if both are texts."""
+    """Return both answers as messages if one of them is an array or object, or if both are texts that hold messages as
+    JSON. Return None if they are plain texts."""
     sides = [row[name] for name in SIDES]
     parsed = [find_messages(side) for side in sides]
     if not any(isinstance(side, list | dict) for side in sides):
@@ -174,7 +175,7 @@ def _conversations(
 
 
 def _not_in(context: Messages, answer: Messages) -> Messages:
-    """Return the prompt's messages that the answer's own messages do not repeat."""
+    """Return the messages of the prompt (`context`) without those that the answer repeats before its last message."""
     repeated = {_stripped_content(message) for message in answer[:-1]}
     own_system = answer[0]["role"] == "system"
     return [

@@ -23,7 +23,7 @@ QUESTIONS = ("instruction", "question", "query", "input")
 (Alpaca).
 """
 CONVERSATIONS = ("messages", "conversations")
-"""Keys of messages."""
+"""Keys under which a row may have the messages of a conversation."""
 PROMPT_KEYS = frozenset({"prompt", "system", "history", *QUESTIONS, *CONVERSATIONS})
 """All keys that a prompt is read from."""
 
@@ -39,12 +39,13 @@ class ParsedPrompt:
     read: frozenset[str]
     """The keys from which the prompt was read."""
     templated: bool = True
-    """False: `text` is the prompt even if the base model has a chat template."""
+    """Whether a base model with a chat template gets `messages`. False: it gets `text`, as a base model without one
+    does."""
 
 
 def find_prompt(row: Row, warnings: list[RowWarning]) -> ParsedPrompt | None:
-    """Return the prompt of the row's answers, under any of its keys, or None if there is none. Raises RowError if the
-    prompt is invalid."""
+    """Return the prompt of the row's answers, under whichever of PROMPT_KEYS it is, or None if there is none. Raises
+    RowError if the prompt is invalid."""
     if (raw := row.get("prompt")) and not _blank(raw):
         history = isinstance(raw, str) and row.get("history")
         return _parse_question(row, "prompt", warnings) if history else parse_prompt(row, raw, warnings)
@@ -95,7 +96,7 @@ def _parse_question(row: Row, key: str, warnings: list[RowWarning]) -> ParsedPro
 
 
 def require_one_prompt(row: Row, prompt: ParsedPrompt) -> None:
-    """Raise RowError if a key of a question (QUESTIONS) that was not read holds a text, which may be the real
+    """Raise RowError if one of QUESTIONS that was not read holds another text, because that text may be the real
     prompt."""
     prompt_text = "\n".join(str(message.get("content", "")) for message in prompt.messages)
     for key in QUESTIONS:
@@ -119,7 +120,7 @@ def with_answer(prompt: ParsedPrompt, answer: str) -> Text:
 
 
 def has_empty_answer(text: Text) -> bool:
-    """Whether the answer, the last part of the text, is empty."""
+    """Return whether the answer, the last part of the text, is empty."""
     if isinstance(text, Conversation):
         return is_empty(text.messages[-1])
     return not (text.plain if isinstance(text, ChatOrText) else text).completion.strip()

@@ -1,4 +1,4 @@
-"""The prompt of a pair, if no key holds the prompt or both answers repeat it."""
+"""Finds the prompt of a pair in its answers if no key holds the prompt, and removes it from answers that repeat it."""
 
 import re
 from collections.abc import Sequence
@@ -23,21 +23,22 @@ ASSISTANT_MARKERS = (
 """Beginnings of the assistant's turn in conversations written as one text (Anthropic's HH and others)."""
 STRIPPED_MARKERS = tuple(map(str.strip, ASSISTANT_MARKERS))
 MIN_REPEATED_WORDS = 4
-"""A shorter text may begin both answers by coincidence."""
+"""Minimum length, in words, of a prompt that is removed from the answers. Both answers may begin with a shorter text by
+coincidence."""
 METADATA = re.compile(
     r"(?:^|_)(?:id|ids|uuid|source|dataset|model|lang|language|category|split|type|url|hash|date|timestamp|license"
     r"|subset|domain|score|rating|version|created|annotator|author)s?$",
     re.IGNORECASE,
 )
-"""Keys of metadata, which is never the prompt."""
+"""Finds the keys of metadata, which never hold the prompt."""
 
 
 def split_repeated_prompt(
     prompt: ParsedPrompt | None, chosen: str, rejected: str, warnings: list[RowWarning]
 ) -> tuple[ParsedPrompt, str, str]:
-    """Return the prompt, and both answers without the prompt if both repeat it.
+    """Return the prompt and both answers. If both answers begin with the prompt, they are returned without it.
 
-    The repeated prompt is the row's own, or else the answers' common text up to the assistant's turn.
+    If the row has no prompt of its own, the prompt is the text that both answers share up to the assistant's turn.
     """
     question = "" if prompt is None else _question(prompt)
     length = _shared_prompt(chosen, rejected)

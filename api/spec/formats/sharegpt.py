@@ -12,7 +12,7 @@ CONVERSATION_KEYS = ("conversations", "conversation")
 
 
 class ShareGpt(Format):
-    """Conversations with other keys and speakers, converted to chat messages."""
+    """Conversations with ShareGPT's keys and speakers, which are converted to chat messages."""
 
     name: ClassVar[str] = "sharegpt"
     title: ClassVar[str] = "fine-tune-sharegpt"
@@ -59,5 +59,5 @@ def _message(turn: object, number: int) -> Row:
     except RowError as error:
         raise RowError(f"message {number} {error.message}", code=error.code) from None
     if message["role"] != "assistant" and not message.get("weight"):
-        message.pop("weight", None)  # SlimOrca gives the others weight 0, which they have anyway
+        message.pop("weight", None)  # SlimOrca gives other roles the weight 0, which is their only weight here
     return message

@@ -1,4 +1,4 @@
-"""The speaker of a message, under the names that files use."""
+"""Converts the names that files use for the speaker of a message to OpenAI's roles."""
 
 from api.spec.formats.base import Row, RowError, RowWarning, json_type, truncate, warn_once
 from api.spec.formats.calls import ANY_CALL
@@ -22,7 +22,7 @@ SPEAKER_ROLES = {
     "tool_response": "tool",
     "ipython": "tool",
 }
-"""Speakers, in lower case, and their roles."""
+"""{name of the speaker in lower case: role}"""
 CALL_SPEAKERS = ("function_call", "tool_call")
 """Speakers whose content is tool calls as JSON."""
 

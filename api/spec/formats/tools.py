@@ -9,7 +9,8 @@ from api.spec.formats.json_text import decode_json_field
 
 
 def parse_tools(raw: object, warnings: list[RowWarning]) -> list[JsonObject] | None:
-    """Return `tools`, definitions of functions for the chat template, or None. Raises RowError if one is invalid."""
+    """Return `tools`, the definitions of functions for the chat template, or None if there are none. Raises RowError if
+    one is invalid."""
     raw = decode_json_field(raw, "tools", "invalid_tools")
     if raw is None or raw == []:
         return None
@@ -19,7 +20,7 @@ def parse_tools(raw: object, warnings: list[RowWarning]) -> list[JsonObject] | N
 
 
 def _tool(raw: object, where: str, warnings: list[RowWarning]) -> JsonObject:
-    """Return a definition in OpenAI's form; some files have the bare function."""
+    """Return the definition of a tool in OpenAI's form. Some files have only its `function` object."""
     tool = decode_json_field(raw, where, "invalid_tools")
     if isinstance(tool, dict) and tool.get("type", "function") == "function":
         function = tool.get("function")
@@ -36,7 +37,8 @@ def _tool(raw: object, where: str, warnings: list[RowWarning]) -> JsonObject:
 
 
 def parse_functions(raw: object) -> list[JsonObject] | None:
-    """Return `functions`, the deprecated form, as tools, or None. Raises RowError if one is invalid."""
+    """Return `functions`, the deprecated form of `tools`, as tools, or None if there are none. Raises RowError if one
+    is invalid."""
     raw = decode_json_field(raw, "functions", "invalid_tools")
     if raw is None or raw == []:
         return None
@@ -75,7 +77,7 @@ def parse_calls(raw: object, warnings: list[RowWarning], where: str) -> list[Jso
 
 
 def _to_openai_call(raw: object) -> object:
-    """Return a call in OpenAI's form; some files leave out its type, or have the bare function."""
+    """Return a call in OpenAI's form. Some files leave out its `type`, or have only its `function` object."""
     if not isinstance(raw, dict) or raw.get("type", "function") != "function":
         return raw
     if "function" not in raw and "name" in raw:

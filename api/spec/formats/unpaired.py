@@ -33,7 +33,8 @@ read."""
 
 
 class UnpairedAnswers(Format):
-    """LLaMA-Factory's rows have `kto_tag` in place of `label`; they may be conversations or instructions, too."""
+    """Single answers, each labelled good or bad. LLaMA-Factory's rows have the label under `kto_tag`, and may be
+    conversations or instructions."""
 
     name: ClassVar[str] = "unpaired"
     label_kind: ClassVar[LabelKind | None] = "desirable"
@@ -82,8 +83,8 @@ def _answer(row: Row, warnings: list[RowWarning]) -> Text:
 
 
 def _ignored(row: Row, read: str) -> list[RowWarning]:
-    """Return a warning for each key of another prompt or answer in the row, which is ignored beside the answer under
-    `read`."""
+    """Return a warning for each key with another prompt or answer. These keys are ignored, because the answer is read
+    from `read`."""
     first = next(keys for keys in ANSWER_KEYS if read in keys and all(row.get(key) is not None for key in keys))
     others = {key for keys in ANSWER_KEYS for key in keys if row.get(key)} - set(first)
     return [RowWarning("ignored_key", f"key '{key}' is ignored beside '{first[-1]}'") for key in sorted(others)]

@@ -44,7 +44,7 @@ class GradingError(Exception):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a chat model generates its judgement. A field that is None has the model's default."""
+    """Options with which a chat model generates its judgement. None: the model's default."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -62,7 +62,7 @@ class Question:
     labels: tuple[str, ...] | None = None
     """The labels of which the model chooses one. None: the model gives a number."""
     range: tuple[float, float] | None = None
-    """The bounds of the number. None: 0 to 1 for a chat model, and none for a reward model."""
+    """The bounds of the number. None: 0 and 1 for a chat model, no bounds for a reward model."""
     sampling: Sampling = Sampling()
 
     @cached_property
@@ -159,11 +159,12 @@ class GraderBase(StrictModel, ABC):
 
     @property
     def runs_script(self) -> bool:
-        """Whether the grader runs a user's script, and so grades in a child process only."""
+        """Whether the grader runs a user's script. Such a grader may grade in a child process only."""
         return any(part.runs_script for part in self.parts.values())
 
     def faults(self) -> Mapping[str, str]:
-        """Load the grader's scripts in their sandbox. Return what is wrong with them, by the path of the field."""
+        """Return {path of the field: what is wrong with the script}. The grader's scripts are loaded in their sandbox
+        for this."""
         return {
             f"graders.{name}.{path}": fault
             for name, part in self.parts.items()
@@ -171,7 +172,7 @@ class GraderBase(StrictModel, ABC):
         }
 
     def models(self) -> Mapping[str, NamedModel]:
-        """Return the models that the grader names, by the path of the field."""
+        """Return {path of the field: model} for the models that the grader names."""
         return {
             f"graders.{name}.{path}": model
             for name, part in self.parts.items()
@@ -184,7 +185,6 @@ class GraderBase(StrictModel, ABC):
         cannot be graded."""
 
     def questions(self, case: Case) -> list[Question]:
-        """Return every question whose verdict grading this answer needs. A caller can thus ask about a batch of answers
-        at once, before it grades them. Questions that cannot be rendered are left out.
-        """
+        """Return the questions whose verdicts are needed to grade this answer. A caller can thus ask the questions
+        about a batch of answers at once, before it grades them. Questions that cannot be rendered are left out."""
         return [question for part in self.parts.values() for question in part.questions(case)]

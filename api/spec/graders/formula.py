@@ -1,7 +1,8 @@
 """The formula of a multi grader: arithmetic over the rewards of its parts.
 
-Python's parser reads it, but nothing in it runs as Python: this module walks the tree, and allows only the operators
-and functions below. All numbers are floats, so a power is a float or an overflow, never an integer of a million digits.
+Python's parser reads the formula, but nothing in it runs as Python: this module walks the syntax tree, and allows only
+the operators and functions below. All numbers are floats, so a power is a float or an overflow, never an integer of a
+million digits.
 """
 
 import ast
@@ -26,7 +27,7 @@ OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    ast.Pow: math.pow,  # `**` gives a complex number for a negative base and a fraction; this raises ValueError
+    ast.Pow: math.pow,  # ValueError for a negative base and a fraction; `**` gives a complex number
 }
 
 SIGNS: dict[type[ast.unaryop], Callable[[float], float]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
@@ -48,7 +49,7 @@ ALLOWED = f"use names of graders, numbers, + - * / ^ ( ) and {', '.join(sorted(F
 
 
 class FormulaError(ValueError):
-    """A formula is not arithmetic over the parts."""
+    """The formula is not valid arithmetic over the names of the parts."""
 
 
 def variables(formula: str) -> frozenset[str]:
@@ -57,7 +58,7 @@ def variables(formula: str) -> frozenset[str]:
 
 
 def evaluate(formula: str, rewards: Mapping[str, float]) -> float:
-    """Return the value of a valid formula. Raises GradingError if it is not a finite number."""
+    """Return the value of a valid formula. Raises GradingError if the value is not a finite number."""
     try:
         result = float(_value(_parse(formula), rewards))
     except (ArithmeticError, ValueError) as error:  # division by zero, overflow, logarithm of a negative number

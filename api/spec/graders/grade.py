@@ -12,7 +12,7 @@ from api.spec.graders.base import Case, GraderBase, GradingError, Question, Verd
 
 @dataclass(frozen=True)
 class Errors:
-    """OpenAI's fourteen reasons why an answer cannot be graded."""
+    """The fields of OpenAI's `errors` object: the reasons why an answer cannot be graded, and details of some."""
 
     formula_parse_error: bool = False
     invalid_variable_error: bool = False
@@ -61,14 +61,14 @@ class Metadata:
     token_usage: int | None = None
     """Tokens that chat models read and wrote; None if the grader asks no chat model."""
     sampled_model_name: str | None = None
-    """The name that the first model that judged gave in its reply. It may differ from the name in the grader."""
+    """The name that the model which judged first gave in its reply. It may differ from the name in the grader."""
 
 
 @dataclass(frozen=True)
 class Grade:
     reward: float
-    """0 after any error, even if other parts have a reward: a formula that subtracts a part's reward must not reward an
-    ungradable answer."""
+    """The reward; 0 after any error, even if other parts gave rewards. Without this rule, a formula that subtracts the
+    reward of a failed part would reward an answer that cannot be graded."""
     metadata: Metadata
     sub_rewards: Mapping[str, float]
     tokens_by_model: Mapping[str, int]

@@ -9,7 +9,7 @@ from api.spec.fields import JsonObject, StrictModel
 from api.spec.graders.base import GradingError, Messages, Question
 
 MAX_TOKENS = 2048
-"""The default length of a judgement, in tokens."""
+"""The default maximum length of a judgement, in tokens."""
 MAX_STEPS = 5
 SHORT_CHARS = 200
 """Maximum length of a text in `steps`, in characters. Without this limit, a small model may never end the text."""
@@ -23,7 +23,7 @@ class Step(StrictModel):
 
 
 class Judgement(StrictModel):
-    """The fields are those of OpenAI's model graders."""
+    """The JSON object that a judging chat model answers with. Its fields are those of OpenAI's model graders."""
 
     steps: Annotated[list[Step], Field(max_length=MAX_STEPS)] = Field(default_factory=list)
     """The judge's reasoning, which comes first so that the result can follow from it."""
@@ -33,7 +33,8 @@ class Judgement(StrictModel):
 def conversation(question: Question) -> Messages:
     """Return the question's messages with a request for the judgement in JSON.
 
-    The request is at the end of the last message, because many chat templates allow no system message there.
+    The request is appended to the last message if that is a user's, or else follows it as a user's message: many chat
+    templates allow no system message there.
     """
     *earlier, last = question.messages
     request = _request(question)
@@ -45,8 +46,8 @@ def conversation(question: Question) -> Messages:
 def response_format(question: Question, *, short: bool = False) -> JsonObject:
     """Return OpenAI's `response_format` for the judgement.
 
-    `short`: limit each text to SHORT_CHARS (`maxLength`). Only for models of this server: OpenAI's refuses a schema
-    with such a limit.
+    `short`: limit each text to SHORT_CHARS (`maxLength`). Only for models of this server, because OpenAI's API refuses
+    schemas with such a limit.
     """
     text = {"type": "string", "maxLength": SHORT_CHARS} if short else {"type": "string"}
     schema = {"name": "judgement", "strict": True, "schema": _schema(question, text)}

@@ -13,7 +13,7 @@ Label = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class LabelModel(ModelGrader):
-    """1 if the label that a chat model chooses is a passing one, else 0."""
+    """1 if the label that a chat model chooses is one of `passing_labels`, else 0."""
 
     summary: ClassVar[str] = "1 if a chat model chooses a passing label, else 0."
 

@@ -53,7 +53,7 @@ class Lender:
     """The modules of lent functions for one run of a script."""
 
     def __init__(self, seconds: float) -> None:
-        """Make the modules. `seconds`: the time limit of all calls together."""
+        """Set the time limit of all calls together, in seconds."""
         self._seconds, self._used = seconds, 0.0
 
     def modules(self) -> dict[str, monty.ExternalModule]:
@@ -104,7 +104,9 @@ class Lender:
 
     def _within_time(self, function: Callable[..., Any], *texts: object, **options: object) -> object:
         if self._used > self._seconds:
-            raise TimeoutError(f"the script's calls of lent functions took more than {self._seconds:g} s")
+            raise TimeoutError(
+                f"the script's calls of functions of attune and rapidfuzz took more than {self._seconds:g} s"
+            )
         began = perf_counter()
         try:
             return function(*texts, **options)
@@ -136,13 +138,13 @@ def _validator(schema: str) -> Validator:
 
 def _similarity(metric: str, text: str, reference: str) -> float:
     if metric not in METRICS:
-        raise ValueError(f"similarity: the metric is one of {', '.join(METRICS)}")
+        raise ValueError(f"similarity: the metric must be one of {', '.join(METRICS)}")
     return METRICS[metric](text, reference)
 
 
 def _processed(compare: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the comparison with rapidfuzz's option `processor`. The sandbox passes the name of a function in place of
-    the function."""
+    """Return the comparison with rapidfuzz's option `processor`. The option arrives as the name of a function, because
+    the sandbox does not pass functions."""
 
     def processed(s1: str, s2: str, *, processor: object = None, score_cutoff: float | None = None) -> float:
         if processor is not None and not str(processor).endswith("utils.default_process"):

@@ -83,11 +83,14 @@ class ModelGrader(GraderBase):
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise GradingError("other_error", "the grader's messages have half of a character") from None
+            raise GradingError(
+                "other_error", "the grader's messages contain half of a character (a lone surrogate)"
+            ) from None
         return messages
 
     def question(self, case: Case) -> Question:
-        """Return what to ask the judging model about an answer: the model and the grader's messages, filled in.
+        """Return the question to the judging model about an answer: the grader's messages with their variables filled
+        in.
 
         Raises GradingError if the messages cannot be rendered.
         """

@@ -32,13 +32,13 @@ def _named(graders: GraderBase | Mapping[str, GraderBase]) -> Mapping[str, Grade
 
 
 class Multi(GraderBase):
-    """One reward from several graders, by a formula over their names."""
+    """A reward that a formula computes from the rewards of several graders."""
 
     summary: ClassVar[str] = "Several graders in one formula."
 
     type: Literal["multi"]
     name: Name = "multi"
-    """OpenAI's client requires a name; its guides leave it out."""
+    """Optional, as in OpenAI's guides. OpenAI's client requires a name."""
     graders: Parts
     """Graders by name, as in OpenAI's guides; or one grader under its own name, as in its client."""
     calculate_output: Annotated[str, Field(min_length=1, max_length=formula.MAX_LENGTH)]

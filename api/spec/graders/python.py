@@ -19,7 +19,7 @@ class Python(GraderBase):
 
     type: Literal["python"]
     name: Name = "python"
-    """OpenAI's client requires a name; its guides leave it out."""
+    """Optional, as in OpenAI's guides. OpenAI's client requires a name."""
     source: Annotated[str, Field(min_length=1, max_length=MAX_SOURCE)]
     """The script."""
     image_tag: Annotated[str, Field(max_length=64)] | None = None
@@ -31,7 +31,7 @@ class Python(GraderBase):
         if tag not in (None, IMAGE_TAG):
             raise ValueError(
                 f"'{tag}' names libraries that the sandbox lacks: omit image_tag, or give {IMAGE_TAG}, the tag of "
-                "OpenAI's guide. `graders/validate` names what a script lacks"
+                "OpenAI's guide. `graders/validate` reports the modules that a script needs and the sandbox lacks"
             )
         return tag
 

@@ -1,9 +1,11 @@
 """The sandbox of users' scripts: Monty, a Python interpreter without files, network, processes or CPython's objects.
 
-A script runs in a process of Monty's with limits of its own; if that process dies, the script has failed. A run begins
-from nothing, so the same answer gets the same grade: random numbers have a fixed seed, and sleeping takes no time.
+Scripts run in separate processes of Monty's, with limits. If such a process dies, only the script has failed. Every run
+starts without anything from earlier runs, random numbers have a fixed seed, and sleeping takes no time, so the same
+answer always gets the same grade.
 
-Monty takes 0.15 s to import. The imports are inside the functions, so the API, which runs no scripts, does not pay.
+Monty takes 0.15 s to import. It is imported inside the functions, so that the API, which runs no scripts, does not
+spend this time.
 """
 
 import json
@@ -21,17 +23,17 @@ if TYPE_CHECKING:
 
 SECONDS = 2.0
 """Time limit, in seconds, for each of: loading a script, one call of its function, and all of its calls of lent
-functions."""
+functions (api.spec.graders.lent)."""
 MEMORY_BYTES = 128 << 20
 LENT_CALLS = 1000
 """Maximum number of calls of lent functions in one run."""
 HUNG_S = 10.0
-"""Seconds after which a process that ignores its limits is killed."""
+"""Seconds after which a process that exceeds its limits without stopping is killed."""
 MAX_MESSAGE = 300
 """Maximum length of an error message, in characters."""
 
 _SCRIPT = "<python-input-1>"
-"""Monty's name of the second text that a session reads."""
+"""Monty's file name for the second text that a session runs, which is the script."""
 _LACKING = {"unresolved-import", "unresolved-reference", "unresolved-attribute"}
 """Codes with which the type checker reports a module, name or attribute that the sandbox lacks."""
 
@@ -76,7 +78,7 @@ def _lacking(source: str) -> list[str]:
     except MontyTypingError as error:
         findings = json.loads(error.display())
     except MontyError:
-        return []  # reported when the script is loaded alone
+        return []  # `faults` finds this error when it loads the script alone
     else:
         return []
     last = source.count("\n") + call.count("\n")
@@ -92,12 +94,12 @@ def _sentence(finding: Mapping[str, Any], *, is_call: bool) -> str | None:
         return None
     if code == "unresolved-attribute" and not message.startswith(("Module `", "Class `")):
         return None
-    return f"line {finding['location']['row']}: the sandbox lacks it: {truncate(message, MAX_MESSAGE)}"
+    return f"line {finding['location']['row']}: not available in the sandbox: {truncate(message, MAX_MESSAGE)}"
 
 
 @cache
 def _pool() -> "Monty":
-    """Return the pool of interpreters of this process. They end when the process ends."""
+    """Return this process's pool of interpreters, which end when this process ends."""
     from pydantic_monty import Monty  # noqa: PLC0415
 
     return Monty(request_timeout=HUNG_S, feed_duration_limit_grace=0.5).__enter__()
@@ -121,7 +123,7 @@ def _discard(stream: str, text: str) -> None:
 
 @contextmanager
 def _errors_of_script() -> Iterator[None]:
-    """Raise GradingError for each error of Monty's."""
+    """Raise a GradingError in place of Monty's errors."""
     from pydantic_monty import MontyCrashedError, MontyError  # noqa: PLC0415
 
     try:

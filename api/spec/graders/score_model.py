@@ -25,7 +25,7 @@ class SamplingParams(StrictModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     """Seed of the draws."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    """For judges that the operator has configured. Models of this server have no such option."""
+    """How long a judge that the operator has configured reasons. Models of this server have no such option."""
 
     @property
     def sampling(self) -> Sampling:
@@ -48,7 +48,8 @@ class ScoreModel(ModelGrader):
     """The least and the largest number. Null: 0 and 1 for a chat model. The rewards of a reward model have no bounds:
     null leaves them unchanged, and a range clamps them."""
     sampling_params: SamplingParams | None = None
-    """How the chat model generates. Refused for a reward model."""
+    """Options with which the chat model generates its judgement. Refused for a reward model, which generates no text.
+    """
 
     def models(self) -> Mapping[str, NamedModel]:
         given = self.sampling_params

@@ -1,10 +1,10 @@
 """The metrics of `text_similarity`: how similar two texts are, from 0 to 1.
 
-rapidfuzz and nltk compute them, except ROUGE. Its usual package is unmaintained and drops all letters but a to z, which
-would leave nothing of a text in another script.
+rapidfuzz and nltk compute all metrics except ROUGE, which is implemented here: ROUGE's usual package is unmaintained
+and drops all letters but a to z, which would leave nothing of a text in another script.
 
-nltk takes 0.3 s and 40 MB to import. The imports are inside the functions, so the API and trainers without such a
-grader do not pay for nltk.
+nltk takes 0.3 s and 40 MB to import. It is imported inside the functions, so that the API and trainers without such a
+grader do not load it.
 """
 
 import re
@@ -20,14 +20,15 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def fuzzy_match(text: str, reference: str) -> float:
-    """2 M / T, with M characters in the longest common subsequence and T characters in both texts; 1 for two empty
-    texts."""
+    """Return 2 M / T, where the longest common subsequence has M characters and both texts together have T. Two empty
+    texts give 1."""
     return fuzz.ratio(text, reference) / 100
 
 
 def bleu(text: str, reference: str) -> float:
-    """BLEU of one sentence (Papineni et al. 2002), over words and punctuation, with orders 1 to 4, or up to the length
-    of a shorter text. An order without a match is smoothed by the NIST method (Chen and Cherry 2014, method 3)."""
+    """BLEU of one sentence (Papineni et al. 2002) over words and punctuation, with n-grams of orders 1 to 4, or up to
+    the text's length if it has fewer than four tokens. An order without a match is smoothed by the NIST method (Chen
+    and Cherry 2014, method 3)."""
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # noqa: PLC0415
 
     smoothing = SmoothingFunction().method3
@@ -51,8 +52,8 @@ class _NoSynonyms:
 
 
 def meteor(text: str, reference: str) -> float:
-    """METEOR (Lavie and Agarwal 2007) with exact and Porter-stem matches, without WordNet's synonyms. Its fragmentation
-    penalty gives a correct answer of one word 0.5."""
+    """METEOR (Lavie and Agarwal 2007) with exact and Porter-stem matches, without WordNet's synonyms. Its penalty for
+    fragmented matches lowers the score of a correct answer of one word to 0.5."""
     from nltk.translate.meteor_score import single_meteor_score  # noqa: PLC0415
 
     return float(single_meteor_score(tokens(reference), tokens(text), wordnet=_NoSynonyms()))

@@ -1,5 +1,7 @@
-"""The catalogue of methods, which decide what is optimized. To add one, add a file here, a file of the same name with
-its loss in worker/methods, and a name to each list.
+"""The catalogue of methods, which decide what is optimized.
+
+To add a method, add a file here and a file of the same name, with the method's loss, in worker/methods. Then add its
+class to the list in each of the two folders.
 """
 
 from typing import Annotated, get_args

@@ -1,7 +1,7 @@
-"""The base class of all methods. It has an attribute or a method, with a default, for each difference between them.
-Torch-free.
+"""The base class of all training methods. Whatever differs between methods is an attribute or a function of this class,
+with a default. Torch-free.
 
-The rest of the program reads these attributes and methods, never a method's name or class.
+The rest of the program uses only these attributes and functions, never a method's name or class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class Options(StrictModel):
         return hyperparameters
 
     def named_models(self) -> Mapping[str, NamedModel]:
-        """Return the models that the options name for rewards, by the path of the field."""
+        """Return {path of the field: model} for the models that the options name to give rewards."""
         return {}
 
 
@@ -78,7 +78,7 @@ class RolloutOptions(Options):
 
 
 def models_of(grader: GraderBase | None) -> Mapping[str, NamedModel]:
-    """Return the models that the option `grader` names, by the path of the field."""
+    """Return {path of the field: model} for the models that the option `grader` names."""
     return {} if grader is None else {f"grader.{path}": model for path, model in grader.models().items()}
 
 
@@ -89,8 +89,8 @@ class ModelUse:
     param: str
     named: NamedModel
     reads_tokens: bool
-    """Whether it is a reward model that reads the sampled tokens of an answer, instead of a text that a grader
-    renders."""
+    """Whether the model is a reward model that reads the sampled tokens of an answer. Otherwise the model reads a text
+    that a grader renders."""
 
     @property
     def model(self) -> str:
@@ -98,7 +98,7 @@ class ModelUse:
 
 
 class MethodBase(StrictModel):
-    """A method decides what is optimized, and which formats of rows it accepts."""
+    """A method decides what is optimized, and which formats the rows may have."""
 
     summary: ClassVar[str]
     """One sentence for the catalogue."""
@@ -108,15 +108,15 @@ class MethodBase(StrictModel):
     """Kinds of base models that the method can train."""
     output: ClassVar[Output] = "tokens"
 
-    # How it reads rows.
+    # How the method reads rows.
     row_options: ClassVar[frozenset[str]] = frozenset()
-    """Names of the options that change the rows' arrays."""
+    """Names of the options that change the arrays that the rows are converted to."""
     splits_pairs: ClassVar[bool] = False
     """Whether a preference becomes two rows: the better answer, labelled 1, and the worse answer, labelled 0."""
     uses_margins: ClassVar[bool] = False
     """Whether the loss uses the margin of a preference, if the row gives one."""
 
-    # How it trains.
+    # How the method trains.
     rollouts: ClassVar[bool] = False
     """Whether the method learns from answers that the model samples. Its options are then RolloutOptions."""
     takes_reward_model: ClassVar[bool] = False
@@ -131,14 +131,15 @@ class MethodBase(StrictModel):
     """Peak learning rate of full fine-tuning, from the method's paper. None: the technique's default times
     `learning_rate_factor`."""
     smallest_batch: ClassVar[int] = 1
-    """Minimum number of rows in an automatic batch. The method computes an estimate over the batch, which needs this
-    many."""
+    """Minimum number of rows in a batch if `batch_size` is "auto". Methods that estimate a quantity from the batch need
+    more than one row."""
 
     # Factors of the estimate.
     reference_passes: ClassVar[float] = 0.0
-    """Forward passes over each training row, made once, for the reference's log-probabilities."""
+    """Number of forward passes over each training row for the reference's log-probabilities, which are computed only
+    once."""
     extra_passes: ClassVar[float] = 0.0
-    """Forward passes over the rows of each step, in addition to the passes of the loss."""
+    """Number of forward passes over the rows of each step, in addition to the passes of the loss."""
 
     type: str
 
@@ -180,7 +181,7 @@ class MethodBase(StrictModel):
 
     @property
     def named_models(self) -> Sequence[ModelUse]:
-        """The models that the recipe names for rewards: models of reward jobs, and judges."""
+        """The models that the recipe names to give rewards: models of `reward` jobs, and judges."""
         return [
             ModelUse(f"method.{self.type}.{path}", named, reads_tokens=path == "reward_model")
             for path, named in self.options.named_models().items()
@@ -195,5 +196,5 @@ class MethodBase(StrictModel):
         return None
 
     def row_option_values(self) -> Mapping[str, Any]:
-        """Return the values of the options that change the rows' arrays, by name."""
+        """Return {name: value} of the options in `row_options`."""
         return {name: getattr(self.options, name) for name in sorted(self.row_options)}

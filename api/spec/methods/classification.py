@@ -12,10 +12,10 @@ class ClassificationOptions(Options):
     """Kind of the labels: one name, several names, or a number. "auto": text and whole numbers are names of classes,
     lists are several names, and numbers with a fraction are regression targets."""
     class_weights: Literal["none", "balanced"] = "none"
-    """"balanced" weighs each class by n / (classes · n_class) in the loss, with n the number of training rows.
+    """"balanced" weighs each class by n / (classes · n_class) in the loss, where n is the number of training rows, and
+    n_class the number of those in the class. For single_label only.
 
-    The validation loss has the same weights, so that the best step is chosen by the loss that is trained (single_label
-    only).
+    The validation loss has the same weights, so that the best step is chosen by the loss that is optimized.
     """
     label_smoothing: Smoothing = 0.0
     """ε: (1 - ε) of the target goes to the class, ε is spread over all classes (single_label only). Default 0."""
@@ -24,7 +24,8 @@ class ClassificationOptions(Options):
 class Classification(MethodBase):
     """Train a linear head on the text's representation, with cross-entropy, binary cross-entropy or squared error.
 
-    Encoders are scored at the first token (Devlin et al. 2018, arXiv:1810.04805), language models at the last token.
+    The representation is an encoder's output at the first token (Devlin et al. 2018, arXiv:1810.04805), or a language
+    model's output at the last token.
     """
 
     summary: ClassVar[str] = "Learn to label a text: one class, several, or a number."

@@ -19,15 +19,16 @@ class DpoHyperparameters(Hyperparameters):
 class DpoOptions(Options):
     hyperparameters: OrNull[DpoHyperparameters] = Field(default_factory=DpoHyperparameters)
     loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
-    """With the margin m = log π(y_w)/π_ref(y_w) - log π(y_l)/π_ref(y_l): sigmoid -log σ(β m) (the paper's), ipo
-    (m - 1/(2τ))² of the mean log-ratios per token (Azar et al. 2023, arXiv:2310.12036), hinge max(0, 1 - β m)
-    (Zhao et al. 2023, arXiv:2305.10425)."""
+    """The loss, with the margin m = log π(y_w)/π_ref(y_w) - log π(y_l)/π_ref(y_l). sigmoid, the paper's: -log σ(β m).
+    ipo: (m - 1/(2τ))², with log-ratios averaged over the tokens (Azar et al. 2023, arXiv:2310.12036). hinge: max(0, 1 -
+    β m) (Zhao et al. 2023, arXiv:2305.10425)."""
     label_smoothing: Smoothing = 0.0
     """ε: probability that a preference is wrong (Mitchell 2023, conservative DPO). Loss "sigmoid" only. Default 0."""
     length_normalized: bool = Field(False, validation_alias=AliasChoices("length_normalized", "length_normalised"))
     """Average log-ratios over the tokens of an answer instead of summing them. IPO always averages."""
     rpo_alpha: NotNegative = 0.0
-    """α of an added negative log-likelihood per token of the preferred answer (Pang et al. 2024, arXiv:2404.19733)."""
+    """α: weight of an additional loss, the negative log-likelihood per token of the preferred answer (Pang et al. 2024,
+    arXiv:2404.19733)."""
 
     @property
     def beta(self) -> float:

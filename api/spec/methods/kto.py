@@ -23,9 +23,9 @@ class Kto(MethodBase):
     learning_rate_factor: ClassVar[float] = 0.25
     full_learning_rate: ClassVar[float | None] = 1e-6  # the paper trains at 5e-7, TRL at 1e-6
     splits_pairs: ClassVar[bool] = True
-    reference_passes: ClassVar[float] = 2.0  # of each row and its mismatched answer
+    reference_passes: ClassVar[float] = 2.0  # one over the row, one over its mismatched answer
     extra_passes: ClassVar[float] = 1.0  # over the mismatched answers
-    smallest_batch: ClassVar[int] = 16  # good and bad answers, and the divergence estimated from their mismatches
+    smallest_batch: ClassVar[int] = 16  # the divergence is estimated from the step's mismatched answers
 
     type: Literal["kto"] = "kto"
     kto: OrNull[KtoOptions] = Field(default_factory=KtoOptions)

@@ -13,9 +13,9 @@ Clip = Annotated[float, Field(gt=0, lt=1)]
 
 class AdaptiveKl(StrictModel):
     target: Positive = 6.0
-    """KL_target: nats per answer."""
+    """KL_target: the divergence that β is adapted to reach, in nats per answer."""
     horizon: Annotated[int, Field(ge=1)] = 10_000
-    """Number of answers over which the coefficient adapts; K_β is 1 / horizon."""
+    """Number of answers over which β adapts; K_β is 1 / horizon."""
 
 
 class PpoOptions(RolloutOptions):
@@ -30,7 +30,7 @@ class PpoOptions(RolloutOptions):
     clip_range: Clip = 0.2
     """ε: the ratio of new to old probability is clipped to 1 ± ε."""
     value_clip_range: Clip = 0.2
-    """ε_v: largest change of a value in one iteration."""
+    """ε_v: largest change of a predicted value in one iteration."""
     value_coefficient: NotNegative = 0.1
     """c_1: weight of the value loss."""
     entropy_coefficient: NotNegative = 0.0
@@ -48,7 +48,7 @@ class PpoOptions(RolloutOptions):
     missing_eos_penalty: NotNegative = Field(
         0.0, validation_alias=AliasChoices("missing_eos_penalty", "missing_end_penalty")
     )
-    """Subtracted from the reward of an answer that was cut off at `max_tokens`."""
+    """Number that is subtracted from the reward of an answer that was cut off at `max_tokens`."""
 
     @property
     def passes(self) -> int:

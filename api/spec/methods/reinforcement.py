@@ -34,10 +34,10 @@ class ReinforcementOptions(RolloutOptions):
     group_size: Annotated[int, Field(ge=2, le=256)] = 8
     """G: answers sampled for each prompt."""
     advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
-    """Comparison of an answer with its group. grpo: (r - mean) / std, the loss averaged over each answer (Shao et al.
-    2024, arXiv:2402.03300). dr_grpo: r - mean, the loss summed and divided by max_tokens (Liu et al. 2025,
-    arXiv:2503.20783). rloo: r minus the mean of the others, the loss summed over each answer (Ahmadian et al. 2024,
-    arXiv:2402.14740)."""
+    """How the reward r of an answer is compared with the rewards of its group. grpo: (r - mean) / std, the loss
+    averaged over each answer (Shao et al. 2024, arXiv:2402.03300). dr_grpo: r - mean, the loss summed and divided by
+    max_tokens (Liu et al. 2025, arXiv:2503.20783). rloo: r minus the mean of the other answers, the loss summed over
+    each answer (Ahmadian et al. 2024, arXiv:2402.14740)."""
     num_iterations: int = Field(1, ge=1, le=64, validation_alias=AliasChoices("num_iterations", "updates"))
     """μ: passes over the answers of one step."""
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -65,8 +65,8 @@ class ReinforcementOptions(RolloutOptions):
 
 
 class Reinforcement(MethodBase):
-    """Reinforcement from a grader, as at OpenAI: a group of answers to each prompt, each scored relative to its
-    group (GRPO, Shao et al. 2024, arXiv:2402.03300)."""
+    """Reinforcement learning from a grader, as at OpenAI: the model samples a group of answers to each prompt, and each
+    answer is scored relative to its group (GRPO, Shao et al. 2024, arXiv:2402.03300)."""
 
     summary: ClassVar[str] = "Reinforcement learning from a grader, without a value function."
     formats: ClassVar[frozenset[str]] = frozenset({"prompts"})

@@ -8,7 +8,8 @@ from api.spec.methods.base import MethodBase, NotNegative, Options, Output
 
 class RewardOptions(Options):
     centering: NotNegative = 0.0
-    """c of an added term c (r_w + r_l)², which keeps rewards around zero (Eisenstein et al. 2023, arXiv:2312.09244)."""
+    """c: weight of an additional term c (r_w + r_l)² in the loss, which keeps rewards around zero (Eisenstein et al.
+    2023, arXiv:2312.09244)."""
 
 
 class Reward(MethodBase):

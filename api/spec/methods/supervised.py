@@ -12,7 +12,8 @@ class SupervisedOptions(Options):
     prompt_loss_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight in the loss of every token of the prompt: questions, system messages, tools. Default 0: answers only."""
     neftune_alpha: NotNegative = 0.0
-    """α of noise on embeddings in training (Jain et al. 2023, arXiv:2310.05914): uniform noise of α / √(L d)."""
+    """α of NEFTune (Jain et al. 2023, arXiv:2310.05914): in training, uniform noise of size α / √(L d) is added to the
+    embeddings of L tokens with width d."""
     label_smoothing: Smoothing = 0.0
     """ε: (1 - ε) of the target goes to the token, ε is spread over the whole vocabulary (Szegedy et al. 2016)."""
 

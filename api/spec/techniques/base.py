@@ -1,8 +1,8 @@
-"""The base class of all techniques. It has an attribute or a method, with a default, for each difference between them.
-Torch-free.
+"""The base class of all techniques. Whatever differs between techniques is an attribute or a method of this class, with
+a default. Torch-free.
 
-The rest of the program reads these attributes and methods, never a technique's name or class: a new technique is a file
-that sets what differs.
+The rest of the program uses only these attributes and methods, never a technique's name or class. A new technique is
+therefore a file that sets what differs from the defaults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)
 
 
 class ActivationFactors(NamedTuple):
-    """Numbers kept for the backward pass, for each input and output of a matrix and each token."""
+    """How many numbers are kept for the backward pass, for each token and each input and output of a matrix."""
 
     computation: float
     """Numbers in the computation's type: bfloat16 or float32."""
@@ -40,23 +40,23 @@ class TechniqueBase(StrictModel):
     summary: ClassVar[str]
     """One sentence for the catalogue."""
     default_learning_rate: ClassVar[float]
-    """Peak learning rate where the job gives none; multiplied by `learning_rate_multiplier`."""
+    """Peak learning rate if the job gives none. It is multiplied by `learning_rate_multiplier`."""
 
     # The trained and the published weights.
     whole_model: ClassVar[bool] = False
     """Whether all weights of the base model are trained and a whole model is published. Otherwise an adapter is
     published."""
     peft_type: ClassVar[str | None] = None
-    """peft's name of the technique. None: peft does not have the technique, which then has its own module in
-    worker/techniques unless it trains the whole model."""
+    """peft's name for the technique. None: peft does not implement the technique. It then has its own module in
+    worker/techniques, unless it trains the whole model."""
     begins_from_text: ClassVar[bool] = False
     """Whether the trained keys and values are initialized with those of the first tokens of the training text."""
     scales: ClassVar[tuple[str, ...]] = ()
     """Parts of the names of trained weights that scale activations of the base model. A scale of 1 changes nothing, so
     weight decay pulls these weights towards 1."""
     mutable_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that may differ when a job continues another job's adapter, because they do not affect the shapes of its
-    weights."""
+    """Fields that may differ when a job continues another job's adapter, because they do not affect the shapes of the
+    adapter's weights."""
     merges: ClassVar[bool] = False
     """Whether the adapter can be added to the base model's own weights."""
     quantizes: ClassVar[bool] = False
@@ -67,23 +67,23 @@ class TechniqueBase(StrictModel):
     """Families of base models (`model_type`) to which the technique is limited, by kind of base model. A kind that is
     not a key has no limit."""
     packable: ClassVar[bool] = True
-    """Whether several examples in one row of tokens give the same losses as each example alone."""
+    """Whether several examples can share one row of tokens and have the same losses as alone."""
     mixes: ClassVar[bool] = False
     """Whether peft computes rows of several adapters of this technique in one batch."""
     recomputes: ClassVar[bool] = True
     """Whether activations may be recomputed in the backward pass (gradient checkpointing)."""
     explicit_targets: ClassVar[bool] = False
-    """Whether the trainer passes the names of `adapted_layers` to peft. peft would match the job's own patterns without
-    a limit on time."""
+    """Whether the trainer passes the names of `adapted_layers` to peft instead of the job's own patterns, which peft
+    would match without a limit on time."""
 
-    # Factors of the estimate, fitted to measurements (docs/benchmarks.md). The defaults are LoRA's, which are high.
+    # Factors of the estimate, fitted to measurements (docs/benchmarks.md). The defaults are LoRA's, higher than most.
     activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.5, 0.39)
     allocator_overhead: ClassVar[float] = 2.15
     """On a CPU: bytes that the C library's heap holds for each byte of activations. More than one, because the heap
-    does not return its gaps."""
+    keeps the gaps between its blocks."""
     flops_per_pass: ClassVar[float] = 0.0
     """Operations for each weight of the base model's linear layers and each pass through them, whatever the number of
-    tokens in a micro-batch. They mostly stand for memory traffic."""
+    tokens in a micro-batch. They mostly stand for the time of memory traffic."""
 
     # Loading of the published adapter by other programs.
     loads_in_transformers: ClassVar[bool] = False
@@ -105,7 +105,7 @@ class TechniqueBase(StrictModel):
     def changes_base(self) -> bool:
         """Whether the initialization subtracts something from the frozen weights.
 
-        The published adapter is then rewritten for the original weights.
+        The published adapter is then converted to one for the original weights.
         """
         return False
 
@@ -115,7 +115,8 @@ class TechniqueBase(StrictModel):
         return False
 
     def as_published(self) -> Self:
-        """Return the technique of the published adapter, which a job that continues the adapter has to give."""
+        """Return the technique of the published adapter. A job that continues the adapter has to request this
+        technique."""
         return self
 
     def peft(self, layers: ModelLayers) -> Mapping[str, object]:
@@ -123,7 +124,7 @@ class TechniqueBase(StrictModel):
         return {}
 
     def patterns(self) -> Mapping[str, Sequence[str]]:
-        """Return the fields that hold patterns of layer names (api.spec.patterns), with those patterns."""
+        """Return {field: patterns} for the fields that hold patterns of layer names (api.spec.patterns)."""
         return {}
 
     def learning_rate_factors(self) -> Mapping[str, float]:
@@ -139,11 +140,13 @@ class TechniqueBase(StrictModel):
         return ()
 
     def default_layers(self, layers: ModelLayers) -> Sequence[Matrix] | None:
-        """Return the matrices that the technique adapts if the job names none; None if it chooses no layers."""
+        """Return the matrices that the technique adapts if the job names none; None if the technique does not choose
+        layers."""
         return None
 
     def low_rank_updates(self, layers: ModelLayers) -> Sequence[LowRankUpdate]:
-        """Return the updates of low rank beside matrices. Raise NoTargetModules as `adapted_layers` does."""
+        """Return the low-rank updates that the technique trains beside matrices. Raise NoTargetModules as
+        `adapted_layers` does."""
         return ()
 
     def added_parameters(self, shape: ModelShape) -> int:

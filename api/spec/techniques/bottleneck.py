@@ -11,7 +11,7 @@ from api.spec.techniques.base import ActivationFactors, TechniqueBase
 class Bottleneck(TechniqueBase):
     """Adapter layers: small layers h ← h + W_up f(W_down h) inside every layer of a frozen model. Houlsby et al. 2019
     (arXiv:1902.00751) put one after attention and one after the feed-forward part, Pfeiffer et al. 2020
-    (arXiv:2005.00247) only the latter."""
+    (arXiv:2005.00247) put only one, after the feed-forward part."""
 
     summary: ClassVar[str] = "Train small layers between those of the frozen model."
     default_learning_rate: ClassVar[float] = 1e-3
@@ -21,7 +21,7 @@ class Bottleneck(TechniqueBase):
         "encoder": frozenset({"bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"}),
         "causal_lm": frozenset({"gemma2", "gemma3_text", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"}),
     }
-    """The families for which the places of adapters are known (worker/techniques/bottleneck_families.py)."""
+    """The families for which Attune knows where to place adapters (worker/techniques/bottleneck_families.py)."""
 
     type: Literal["bottleneck"] = "bottleneck"
     placement: Literal["houlsby", "pfeiffer"] = "pfeiffer"
@@ -33,9 +33,9 @@ class Bottleneck(TechniqueBase):
     """The activation function f."""
 
     def added_parameters(self, shape: ModelShape) -> int:
-        """Count two matrices and their biases for each place."""
+        """Count two matrices and two biases for each adapter."""
         if shape.bottlenecks is None:
-            raise NoTargetModules("technique: bottleneck adapters have no place in models of this family")
+            raise NoTargetModules("technique: bottleneck adapters are not supported for models of this family")
         inner = self.bottleneck_size(shape.hidden_size)
         each = 2 * shape.hidden_size * inner + inner + shape.hidden_size
         return shape.layers * shape.bottlenecks[self.placement] * each

@@ -36,10 +36,10 @@ class Ia3(TechniqueBase):
 
     type: Literal["ia3"] = "ia3"
     target_modules: Names | None = None
-    """Names of the scaled layers in the model. Null: the family's keys, values and feed-forward output."""
+    """Names of the layers to scale. Null: the family's keys, values and feed-forward output."""
     feedforward_modules: Names | None = None
-    """Names among `target_modules` whose input is scaled instead of the output. Null: the family's feed-forward
-    output."""
+    """Those of `target_modules` whose input is scaled instead of their output. Null: the family's feed-forward output.
+    """
 
     @property
     def names_layers(self) -> bool:
@@ -84,7 +84,7 @@ class Ia3(TechniqueBase):
         return found, [matrix for matrix in found if any(matrix.name.endswith(name) for name in inner)]
 
     def peft(self, layers: ModelLayers) -> Mapping[str, object]:
-        # In a family that peft does not know, no layer is feed-forward unless the job names it; null is an error there.
+        # For a family that peft does not know, peft refuses null: no layer is feed-forward unless the job names it.
         inner = [] if self.feedforward_modules is None and layers.ia3 is None else self.feedforward_modules
         return {"target_modules": self.target_modules and sorted(self.target_modules), "feedforward_modules": inner}
 

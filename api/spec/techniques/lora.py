@@ -67,13 +67,13 @@ class Lora(TechniqueBase):
     default initialization (A zero)."""
     learning_rate_ratio: Annotated[float, Field(ge=1, le=1024)] = 1.0
     """λ of LoRA+: the learning rate of B divided by that of A (Hayou et al. 2024, arXiv:2402.12354). Default 1. In an
-    embedding, A and B both have the job's learning rate, because the paper argues from the width of A's input, and an
+    embedding, A and B both have the job's learning rate: the paper's argument needs a wide input of A, and an
     embedding's input is one-hot."""
 
     @model_validator(mode="after")
     def _twice_the_rank(self) -> Self:
-        """Refuse a rank that, doubled in the published adapter, would exceed the limit for jobs that continue the
-        adapter."""
+        """Refuse a rank whose double exceeds MAX_RANK. The published adapter has twice the rank, and a job that
+        continues the adapter must be able to request that."""
         if self.changes_base and 2 * max(self.rank, *self.rank_pattern.values(), 0) > MAX_RANK:
             raise ValueError(
                 f"with init {self.init} the rank may be at most {MAX_RANK // 2}, because the adapter is published with "
@@ -92,7 +92,7 @@ class Lora(TechniqueBase):
     def as_published(self) -> Self:
         if not self.changes_base:
             return self.model_copy(update={"init": "default"})
-        growth = math.sqrt(2) if self.rslora else 2  # α / √r, or α / r, stays
+        growth = math.sqrt(2) if self.rslora else 2  # so that α / √r, or α / r, does not change
         return self.model_copy(
             update={
                 "init": "default",
@@ -153,7 +153,8 @@ class Lora(TechniqueBase):
                 names = sorted({matrix.name.rpartition(".")[2] for matrix in matrices if matrix.kind == "linear"})
                 raise NoTargetModules(
                     f"{param}: {what} does not work on {tensor.name}, which holds all experts of a layer in one "
-                    f"tensor. Leave {param} at its default ('lora', 0, 'default'), or name other layers in {FIELD}: "
+                    "tensor. Use technique.type 'lora', technique.dropout 0 and technique.init 'default', or name "
+                    f"other layers in {FIELD}: "
                     f"{', '.join(names)}.",
                     param,
                 )

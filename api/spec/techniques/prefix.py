@@ -18,7 +18,7 @@ class Prefix(TechniqueBase):
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     begins_from_text: ClassVar[bool] = True
     packable: ClassVar[bool] = False
-    recomputes: ClassVar[bool] = False  # transformers drops cached keys and values where it recomputes
+    recomputes: ClassVar[bool] = False  # transformers drops the cached keys and values when it recomputes
     activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.5, 0.2)
     allocator_overhead: ClassVar[float] = 1.0
     families: ClassVar[Mapping[ModelKind, frozenset[str]]] = {

@@ -10,7 +10,8 @@ from api.spec.techniques.base import ActivationFactors, TechniqueBase
 class Prompt(TechniqueBase):
     """Prompt tuning: trained embeddings before the text (Lester et al. 2021, arXiv:2104.08691).
 
-    They begin as the embeddings of random words."""
+    They are initialized with the embeddings of random tokens.
+    """
 
     summary: ClassVar[str] = "Train the embeddings of a few tokens before the text."
     default_learning_rate: ClassVar[float] = 3e-2

@@ -48,7 +48,7 @@ def test_an_encoder_is_told_what_it_can_learn() -> None:
 def test_a_family_without_a_head_for_labels_is_told_to_use_another(method: str) -> None:
     found = refused(LLAMA | {"classifies": False, "model_type": "falcon_h1"}, "lora", method)
     assert found is not None
-    assert "falcon_h1 have not: use dpo" in found.message
+    assert "for the family falcon_h1: use dpo" in found.message
 
 
 def test_a_technique_that_does_not_fit_a_family_names_those_that_do() -> None:
