@@ -171,7 +171,8 @@ def _check_broker(settings: Settings) -> Check:
 
 
 def _check_disk(settings: Settings) -> Check:
-    """Check the disks that hold the data, the objects and the workers' files: the one with the least free space."""
+    """Check the free space of the disks that hold the data, the objects and the workers' files. Report the disk with
+    the least."""
     folders = [settings.data_dir, settings.work]
     if "://" not in settings.storage:
         folders.append(Path(settings.storage))

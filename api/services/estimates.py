@@ -104,7 +104,7 @@ def _row_reasons(recipe: Recipe, train: Counts, context_window: int) -> list[Rea
 def _resolved(
     recipe: Recipe, counts: Mapping[str, Counts], origin: Origin, *, merged: bool
 ) -> tuple[ResolvedRecipe, Workload, Workload | None]:
-    """Return the resolved recipe, and the numbers of the rows and tokens that it trains on and evaluates on."""
+    """Return the resolved recipe, and the numbers of rows and tokens for training and for evaluation."""
     train = _workload(counts["train"])
     validation = _workload(counts["validation"]) if "validation" in counts else None
     if share := recipe.training.validation_split:

@@ -15,7 +15,7 @@ ACTIVITY = {"prepare": "preparing", "train": "training"}
 
 def read(context: Context, caller: Caller, job_id: str) -> AsyncIterator[bytes]:
     """Return the logs of all attempts so far, oldest first, each below a line with its start and outcome; then the
-    job's error, if it failed.
+    job's error, if the job failed.
 
     Raise NoSuchJob. Iterating may raise StorageUnavailable.
     """

@@ -166,8 +166,8 @@ def require(context: Context, caller: Caller, job_id: str) -> None:
 
 
 def published_model(context: Context, caller: Caller, job_id: str) -> str:
-    """Return the id of the job's published model. Raise WrongState if it has published none, NoSuchModel if the model
-    was deleted, NoSuchJob."""
+    """Return the id of the job's published model. Raise WrongState if the job has published none, NoSuchModel if the
+    model was deleted, and NoSuchJob."""
     job = get(context, caller, job_id)
     if job.fine_tuned_model is None:
         raise WrongState(f"{job_id} is {job.status}: it has published no model")

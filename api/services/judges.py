@@ -162,13 +162,13 @@ async def _verdict(context: Context, caller: Caller, question: Question) -> Verd
                     context.away_judges.add(question.model)
                 raise
             backoff_s = settings.judge_retry_s * min(2 ** (attempt - 1), MAX_BACKOFF)
-            jitter = random.uniform(0.75, 1.25)  # noqa: S311 (it protects nothing)
+            jitter = random.uniform(0.75, 1.25)  # noqa: S311 (the jitter protects no secret)
             await asyncio.sleep(max(failure.wait_s, backoff_s * jitter))
 
 
 async def _attempt(context: Context, caller: Caller, question: Question) -> Verdict:
-    """Return the stored verdict on the same question; without one, ask once and store the answer. Raise Unanswered if
-    there is no usable answer."""
+    """Return the stored verdict on the same question. If there is none, ask the judge once and store the answer. Raise
+    Unanswered if there is no usable answer."""
     try:
         digest = await run_sync(_digest, context, question)
         if (kept := await run_sync(_kept, context, caller, question, digest)) is not None:
@@ -187,7 +187,7 @@ async def _attempt(context: Context, caller: Caller, question: Question) -> Verd
 
 
 def _digest(context: Context, question: Question) -> str:
-    """Return the hash of everything that determines the judgement, under which it is stored."""
+    """Return the hash of everything that determines the judgement. The judgement is stored under this hash."""
     if (identity := context.judge.identity(question.model)) is None:
         with context.database.read() as session:
             base = base_models.get(session, question.model)
@@ -242,7 +242,7 @@ async def _sampled(context: Context, caller: Caller, question: Question) -> Repl
                     completion_tokens += report["tokens"]
             return Reply(text, name, answer.prompt_tokens, completion_tokens)
     except (Unavailable, Busy, SamplerFailed) as error:
-        failed = isinstance(error, SamplerFailed)  # its message has the request's id: each would be different
+        failed = isinstance(error, SamplerFailed)  # its message has the request's id, so no two would be equal
         why = "the sampler failed" if failed else error.message
         raise _unanswered(f"{name} could not be asked: {why}", retry=True, away=not failed) from None
     except ServiceError as error:

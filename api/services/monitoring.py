@@ -23,7 +23,7 @@ from api.records import monitoring, queue
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 
 CACHE_S = 10.0
-"""Seconds for which further scrapes get the numbers of the first one."""
+"""Seconds for which scrapes get the numbers that an earlier scrape has read."""
 
 
 class Monitor(Collector):

@@ -57,7 +57,7 @@ class PipelineView:
 
 
 def create(context: Context, caller: Caller, body: Body) -> PipelineView:
-    """Create the jobs of all stages in one transaction, then notify workers of each.
+    """Create the jobs of all stages in one transaction, then notify workers of each job.
 
     Raise InvalidRequest if a stage cannot run, TooManyRequests if the project would have too many jobs.
     """
@@ -108,7 +108,7 @@ def _check_layers(
     an earlier stage, whose model has no row yet. Raise InvalidRequest for layers that the stage cannot train.
 
     `bases`: {name of an earlier stage that publishes a whole model: its base model}. If this stage publishes a whole
-    model, it is added.
+    model, an entry is added.
     """
     origin: Origin | None = None
     if stage.model.startswith(REFERENCE):

@@ -37,7 +37,7 @@ class RowsRefused(InvalidRequest):
 
 @dataclass(frozen=True)
 class PreviewQuery:
-    """A recipe, with the rows of the database for the model and the files that it names."""
+    """A recipe, with the database's records of the model and the files that it names."""
 
     recipe: Recipe
     origin: Origin

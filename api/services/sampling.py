@@ -199,7 +199,8 @@ async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> Asyn
                     return
                 if report["type"] == "refused":
                     raise InvalidRequest(report["message"], param=report["param"], code=report["code"])
-                if report["type"] == "cancelled":  # its deadline has passed: it is withdrawn only later
+                # A request is cancelled at its deadline or by its withdrawal, and this one is not withdrawn yet.
+                if report["type"] == "cancelled":
                     raise TimeoutError
                 if report["type"] == "lost":
                     raise SamplerLost

@@ -71,7 +71,7 @@ def summed(
 def _add(line: UsageLine, amounts: dict[str, Any]) -> None:
     for name in FLOWS:
         total = getattr(line, name)
-        setattr(line, name, total + type(total)(amounts[name]))  # PostgreSQL's sums of integers are decimals
+        setattr(line, name, total + type(total)(amounts[name]))  # PostgreSQL returns sums of integers as Decimal
     line.stored_bytes = max(line.stored_bytes, int(amounts["stored_bytes"]))
 
 

@@ -1,7 +1,7 @@
 """Waiting jobs: the position of each, the reason why it waits, and when it will probably run.
 
-One reading of the queue serves all requests of a second: a list of a hundred waiting jobs, or a hundred clients that
-poll, must not cost a hundred readings.
+One reading of the queue serves all requests within a second: a list of a hundred waiting jobs, or a hundred clients
+that poll, must not cost a hundred readings.
 """
 
 import math
@@ -122,9 +122,9 @@ class Board:
             return QueueView(None, obstacle)
         if known.run_after is not None and known.run_after > self._reading.at:
             start = Span(known.run_after, known.run_after, math.inf)
-            return QueueView(None, "it is tried again after a fault that its events name", start)
+            return QueueView(None, "it is retried after a fault, which its events describe", start)
         if planned is None:
-            return QueueView(None, "no slot of a live worker fits it")
+            return QueueView(None, "no live worker has a slot that fits the job")
         if known.stage is Stage.PREPARE:
             return QueueView(planned.position, self._turn(known, planned), self._start_after(planned))
         return QueueView(planned.position, self._turn(known, planned), planned.start, planned.finish)

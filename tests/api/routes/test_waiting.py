@@ -119,7 +119,7 @@ def test_each_obstacle_has_its_reason(client: TestClient, served: Context) -> No
     with served.database.write() as session:
         session.execute(update(Job).where(Job.id == plain).values(run_after=db_now() + 30))
     delayed = queue_of(client, plain)
-    assert delayed["reason"] == "it is tried again after a fault that its events name"
+    assert delayed["reason"] == "it is retried after a fault, which its events describe"
     assert 0 < delayed["expected_start"]["earliest"] - time.time() <= 30
     register(served, "w:prepare-0:4", Stage.PREPARE, held="The worker's disk is full")
     reason = "the only worker that prepares files is paused: The worker's disk is full"
