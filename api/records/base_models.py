@@ -15,7 +15,7 @@ class BaseModelRow(Base):
 
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
-    """SHA-256 over the names and hashes of its artifacts. Workers cache the files of the base model under this key."""
+    """SHA-256 over the names and hashes of the artifacts. Workers cache the files of the base model under this key."""
     facts: Mapped[BaseModelFacts]
     artifacts: Mapped[list[Artifact]]
     created_at: Mapped[float] = mapped_column(UnixTime)

@@ -24,7 +24,7 @@ class BatchItem(Item, Base):
     """Position of the line in the input file, in bytes."""
     bytes: Mapped[int] = mapped_column(Integer)
     succeeded: Mapped[bool | None]
-    """Whether the request was answered; None while it has no result."""
+    """Whether the request was answered; None while there is no result."""
     result: Mapped[str | None] = mapped_column(Text)
     """The line for the output file or the error file."""
 

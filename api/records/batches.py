@@ -25,12 +25,12 @@ class Batch(Work, Base):
     output_file: Mapped[str | None] = mapped_column(String(64))
     error_file: Mapped[str | None] = mapped_column(String(64))
     output_expires_s: Mapped[int | None] = mapped_column(Integer)
-    """Seconds from the creation of the output files until they expire; None: they never expire."""
+    """Seconds from the creation of the output files until they expire; None if they never expire."""
     pairs: Mapped[dict[str, str] | None] = mapped_column("metadata")
     errors: Mapped[JsonObject | None]
     """{"data": [{"code", "line", "message", "param"}]} of a failed batch."""
     model: Mapped[str | None] = mapped_column(String(256))
-    """The model that all its requests name; None before validation, and if the requests name several models."""
+    """The model that all requests of the batch name; None before validation, and if they name several models."""
     total: Mapped[int] = mapped_column(Integer, default=0)
     """Number of requests in the batch; 0 before validation."""
     completed: Mapped[int] = mapped_column(Integer, default=0)
@@ -90,7 +90,7 @@ def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]
 
 
 def transition(session: Session, batch: Batch, to: BatchStatus, *, due_at: float | None = None) -> None:
-    """Change the status of a locked batch, and queue the webhooks of its end in the same transaction.
+    """Change the status of a locked batch. If this ends the batch, queue its webhooks in the same transaction.
 
     `due_at`: when a worker may take the batch next. A worker that holds the batch loses it.
     """
@@ -106,7 +106,8 @@ def transition(session: Session, batch: Batch, to: BatchStatus, *, due_at: float
 
 
 def delete_ended(session: Session, keep_s: float, limit: int = 500) -> None:
-    """Delete up to `limit` batches that ended more than `keep_s` seconds ago. Their items were deleted then."""
+    """Delete up to `limit` batches that ended more than `keep_s` seconds ago. Their items were deleted when
+    the batches ended."""
     ended_at = func.coalesce(Batch.completed_at, Batch.failed_at, Batch.expired_at, Batch.cancelled_at)
     old = select(Batch.id).where(Batch.status.in_(BATCH_FINAL), ended_at < db_now() - keep_s).limit(limit)
     LISTING.delete(session, Batch.id.in_(old))

@@ -234,5 +234,5 @@ def _require_same_file(engine: Engine, path: Path) -> None:
         if not opened and (created := inode()) is not None:
             opened.append(created)
 
-    event.listen(engine, "do_connect", require)  # before SQLite would create an empty file
+    event.listen(engine, "do_connect", require)  # otherwise SQLite would create an empty file
     event.listen(engine, "checkout", require)

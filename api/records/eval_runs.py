@@ -139,7 +139,7 @@ def any_of_eval(session: Session, eval_id: str) -> bool:
 
 
 def transition(session: Session, run: EvalRun, to: RunStatus, *, error: JsonObject | None = None) -> None:
-    """Change the status of a locked run, and queue the webhooks of its end in the same transaction.
+    """Change the status of a locked run. If this ends the run, queue its webhooks in the same transaction.
 
     A worker that holds the run loses it.
     """
@@ -162,7 +162,7 @@ def delete_old(session: Session, keep_s: float) -> None:
 
 
 def remove(session: Session, run: EvalRun) -> None:
-    """Delete the run. If its user has deleted the eval and this was the eval's last run, delete the eval's row, too."""
+    """Delete the run. If a user has deleted the eval and this was its last run, delete the eval's row, too."""
     LISTING.delete(session, EvalRun.id == run.id)
     of_run = session.get_one(Eval, run.eval_id, with_for_update=True)
     if of_run.deleted_at is not None and not any_of_eval(session, run.eval_id):

@@ -30,7 +30,7 @@ class Eval(Base):
     created_at: Mapped[float] = mapped_column(UnixTime)
     updated_at: Mapped[float] = mapped_column(UnixTime)
     deleted_at: Mapped[float | None] = mapped_column(UnixTime)
-    """Time at which its user deleted it. The row remains until the last of its runs is gone."""
+    """Time at which a user deleted the eval. The row remains until the last run of the eval is gone."""
 
 
 LISTING = Listing(Eval.project_id, Eval.id, (Eval.created_at, Eval.id))

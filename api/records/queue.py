@@ -4,8 +4,8 @@ docs/internals/queue.md explains leases and fences.
 
 Fairness: the next job to train comes from the project with the least usage; within a project, priority decides, then
 age. Usage is the work (floating-point operations, estimated before training) of the jobs that the project started in
-the last day. It is not measured in seconds, because these are known only afterwards and vary with the machine. So
-projects that submit equal jobs take turns. Preparation is short: at its slots, projects take turns whatever their usage
+the last day, so that projects with equal jobs take turns. Seconds would not do as a measure: they are known only
+afterwards, and vary with the machine. Preparation is short: for it, projects take turns whatever their usage
 (api.records.turns).
 """
 
@@ -322,7 +322,7 @@ def has_waiting(session: Session, stage: Stage) -> bool:
 
 
 def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage]]:
-    """Return waiting jobs to notify workers of, and record the time.
+    """Return waiting jobs of which to notify workers, and record the time of the notification.
 
     For each stage these are up to RINGS_AT_ONCE jobs that had no notification yet. If there are none, and the stage had
     no notification in the last `ring_again_s` seconds, they are its oldest waiting jobs. A worker that is notified may

@@ -1,4 +1,4 @@
-"""Sessions of the dashboard. A session stands in for an API key in one browser, and ends with the key at the latest.
+"""Sessions of the dashboard. A session stands in for an API key in one browser, and ends when the key does or earlier.
 
 The browser holds a random token. The row of a session, like that of a key, holds only the SHA-256 of the token.
 """

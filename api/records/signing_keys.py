@@ -25,7 +25,7 @@ class SigningKey(Base):
     __tablename__ = "signing_keys"
 
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    """1, 2, … in the order of creation. Being the primary key, it keeps two processes from both adding the next key."""
+    """1, 2, … in the order of creation. It is unique, so that two processes cannot both add the next signing key."""
     id: Mapped[str] = mapped_column(String(64), unique=True)
     public_key: Mapped[str] = mapped_column(String(64))
     """The public half, in base64url."""

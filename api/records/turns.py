@@ -1,8 +1,8 @@
 """Turns of projects at slots that all projects share.
 
 The next turn goes to the waiting project with the fewest running tasks, and among equals to the one whose last turn was
-earliest. Usage over a time window would not be fair: a project that arrives with a thousand tasks would precede all
-projects with tasks in that window.
+earliest. Usage over a time window would not be fair: a project that arrives with a thousand tasks would be served
+before all projects that had tasks in the window.
 """
 
 from collections.abc import Mapping

@@ -98,8 +98,8 @@ def expire(session: Session) -> None:
 def ended_with_parts(session: Session, grace_s: float, limit: int = 20) -> Sequence[str]:
     """Return the ids of ended uploads whose parts are still stored.
 
-    Only uploads whose expiry is `grace_s` seconds ago are included: until then, a part or another completion may be in
-    flight.
+    Only uploads whose time ran out at least `grace_s` seconds ago are included: until then, a part or another
+    completion may be in flight.
     """
     query = select(Upload.id).where(
         Upload.status != PENDING, Upload.swept.is_(False), Upload.expires_at <= db_now() - grace_s

@@ -27,12 +27,12 @@ class WaitingJob:
     gpus: int
     work: float
     expected_s: float | None
-    """Predicted seconds of its training; None before its preparation."""
+    """Predicted seconds of the training; None before the preparation."""
     run_after: float | None
     needs: str | None
-    """Name of an earlier stage of its pipeline that it waits for; None if it waits for none."""
+    """Name of the earlier stage of the pipeline that the job waits for; None if there is none."""
     file_bytes: int
-    """Size of its training file, in bytes."""
+    """Size of the training file, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LiveWorker:
     gpus: int
     held: str | None
     measured: bool
-    """Whether its speed was measured."""
+    """Whether the worker's speed was measured."""
 
 
 @dataclass(frozen=True)

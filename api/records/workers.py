@@ -25,29 +25,29 @@ class Worker(Base):
     """Identifies the worker: host:name:id (worker.supervisor.node)."""
     stage: Mapped[str] = mapped_column(String(16))
     slots: Mapped[int] = mapped_column(Integer)
-    """Number of jobs that it works on at once."""
+    """Number of jobs that the worker works on at once."""
     gpus: Mapped[int] = mapped_column(Integer)
     device: Mapped[str | None] = mapped_column(String(128))
-    """Model of its first GPU; of its processor if it has no GPU."""
+    """Model of the first GPU, or of the processor if the worker has no GPU."""
     version: Mapped[str | None] = mapped_column(String(32))
     started_at: Mapped[float | None] = mapped_column(UnixTime)
     seen_at: Mapped[float] = mapped_column(UnixTime)
-    """Time of its last sweep."""
+    """Time of the last sweep."""
     stopped_at: Mapped[float | None] = mapped_column(UnixTime)
-    """Time at which it shut down cleanly; None while it runs, and after a crash."""
+    """Time at which the worker shut down cleanly; None while it runs, and after a crash."""
     scanning: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Whether it was scanning an uploaded file at its last sweep."""
+    """Whether the worker was scanning an uploaded file at its last sweep."""
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Memory for each of its jobs: an equal part of the machine's memory, or of the limit of the worker's control
-    group."""
+    """Memory for each of the worker's jobs: an equal part of the machine's memory, or of the limit of the worker's
+    control group."""
     gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Memory of its smallest GPU; None if it has no GPU."""
+    """Memory of the smallest GPU; None if the worker has no GPU."""
     bfloat16: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Whether its GPUs, or its processor if it has no GPU, multiply in bfloat16 at least as fast as in float32."""
+    """Whether the GPUs, or the processor if there are none, multiply in bfloat16 at least as fast as in float32."""
     held: Mapped[str | None] = mapped_column(Text)
-    """Reason for which it takes no work at the moment; None if it takes work."""
+    """Reason why the worker takes no work at the moment; None if it takes work."""
     observed: Mapped[Observations | None]
-    """Measured speed of its last jobs (api.estimate.speed)."""
+    """Measured speed of the worker's last jobs (api.estimate.speed)."""
 
 
 def register(session: Session, *, owner: str, stage: Stage, slots: int = 1, gpus: int = 0, **facts: object) -> None:
