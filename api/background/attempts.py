@@ -1,4 +1,4 @@
-"""How an attempt at an item ends if the item gets no result."""
+"""Attempts at items that end without a result, and the waits before the next attempts."""
 
 MAX_FAULTS = 3
 """Number of attempts that may end with a fault. The fault of the last one becomes the item's result."""

@@ -60,7 +60,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
 
     @abstractmethod
     def internal_error(self, claim: ItemClaim[W, I]) -> R:
-        """Return the result of an item that an internal error of this server prevents from being answered."""
+        """Return the result of an item that could not be answered because of an internal error of this server."""
 
     @abstractmethod
     async def advance(self, claim: WorkClaim[W]) -> None:

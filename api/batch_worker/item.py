@@ -68,7 +68,7 @@ def _storage_key(context: Context, claim: BatchItemClaim) -> str:
 
 
 def internal_error(claim: BatchItemClaim) -> ItemResult:
-    """Return the result of a request that an internal error of this server prevents from being answered."""
+    """Return the result of a request that could not be answered because of an internal error of this server."""
     error = ServiceError(
         "An unexpected error occurred on the server: its log names this request", code="internal_error"
     )

@@ -32,7 +32,7 @@ UNANSWERED = {
         "message": "This request could not be answered before the completion window expired.",
     },
 }
-"""The error of requests without a result, by the status of the batch at its end."""
+"""{status of a batch that is about to end: error of its requests without a result}."""
 
 
 @dataclass(frozen=True)

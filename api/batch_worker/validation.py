@@ -109,7 +109,8 @@ def _as_line_error(error: ValidationError, number: int) -> LineError:
 
 
 def validate(context: Context, claim: WorkClaim[Batch]) -> None:
-    """Insert the batch's items and set it in progress, or let it fail. Raise StaleWork if the claim is lost.
+    """Insert the items of the batch and set the batch in progress, or end the batch. Raise StaleWork if the claim is
+    lost.
 
     An earlier validation that was cut off may have inserted some items: they are removed, and all are inserted again.
     """

@@ -132,7 +132,7 @@ def _text(content: object) -> str:
 
 
 def internal_error(claim: EvalItemClaim) -> Graded:
-    """Return the result of an item that an internal error of this server prevents from being graded."""
+    """Return the result of an item that could not be graded because of an internal error of this server."""
     message = f"An unexpected error occurred on the server: its log names {claim.item.id}"
     answer = Answer(error={"code": "internal_error", "message": message})
     return Graded(ItemStatus.ERRORED, _all_errored(claim), {"results": [], "sample": answer.sample()})

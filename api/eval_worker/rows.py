@@ -32,7 +32,7 @@ class RowsInvalid(Exception):
 
 
 def read(context: Context, claim: WorkClaim[EvalRun]) -> None:
-    """Insert the run's items and set it in progress, or let it fail. Raise StaleWork if the claim is lost.
+    """Insert the items of the run and set the run in progress, or fail the run. Raise StaleWork if the claim is lost.
 
     An earlier reading that was cut off may have inserted some items: they are removed, and all are inserted again.
     """
@@ -141,8 +141,8 @@ def _chunks(rows: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
 
 
 def remove(context: Context, claim: WorkClaim[EvalRun]) -> None:
-    """Delete the run and its items. If its user has deleted the eval and this was the eval's last run, delete the
-    eval's row, too."""
+    """Delete the run and its items. If a user has deleted the eval and this was its last run, delete the eval's row,
+    too."""
     removed = CHUNK
     while removed == CHUNK:
         with context.database.write() as session:
