@@ -78,7 +78,8 @@ def due(session: Session, tracker: str, owner: str) -> Sequence[str]:
 
 
 def held(session: Session, tracker: str, owner: str) -> set[str]:
-    """Return the ids of the tasks that no other deliverer has leased since this one did."""
+    """Return the ids of the tracker's tasks that this deliverer holds. A task with an expired lease is included until
+    another deliverer leases it."""
     return set(session.scalars(select(ExportTask.id).where(ExportTask.tracker == tracker, ExportTask.owner == owner)))
 
 

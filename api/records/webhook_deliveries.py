@@ -86,8 +86,8 @@ def any_due(session: Session) -> bool:
 def lease_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, list[str]]]:
     """Take up to `limit` due deliveries. Return each with its webhook and the secrets to sign it with.
 
-    The projects take turns, so that one with endpoints that do not answer delays the others little. The caller holds a
-    delivery until `due_at`, which moves to the time of the next attempt.
+    The projects take turns, so that a project whose endpoints do not answer delays the others little. The caller holds
+    a delivery until `due_at`, which moves to the time of the next attempt.
     """
     turn = func.row_number().over(partition_by=Webhook.project_id, order_by=Delivery.due_at).label("turn")
     due = select(Delivery.id, turn).join(Webhook).where(Delivery.due_at <= db_now()).subquery()
@@ -95,7 +95,7 @@ def lease_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, lis
         select(Delivery, Webhook, func.coalesce(Webhook.old_secret_until > db_now(), False))
         .join(Webhook)
         .join(due, due.c.id == Delivery.id)
-        .where(Delivery.due_at <= db_now())  # again, for rows that another deliverer takes meanwhile
+        .where(Delivery.due_at <= db_now())  # again: another deliverer may have taken the row meanwhile
         .order_by(due.c.turn, Delivery.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True, of=Delivery)

@@ -1,4 +1,4 @@
-"""Live workers and their hardware, which limits the jobs that can be accepted."""
+"""Workers and their hardware, which limits the jobs that can be accepted."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -85,7 +85,7 @@ def training(session: Session) -> Sequence[Worker]:
 
 
 def training_lately(session: Session) -> Sequence[Worker]:
-    """Return the workers that train and were seen in the last KNOWN_S seconds, also those that restart now."""
+    """Return the workers that train and were seen in the last KNOWN_S seconds, even if they are restarting."""
     query = select(Worker).where(Worker.seen_at > db_now() - KNOWN_S, Worker.stage == Stage.TRAIN)
     return session.scalars(query.order_by(Worker.owner)).all()
 
