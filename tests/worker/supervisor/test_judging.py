@@ -80,7 +80,8 @@ def test_a_training_goes_on_with_a_judge_in_trouble_and_is_paused_while_it_waits
     job, told = workshop.job(job_id), workshop.told(job_id)
     assert job.status == JobStatus.SUCCEEDED, job.error
     failed = (
-        "The grader failed on an answer, whose reward is 0: strict did not answer with a number in the range, as JSON"
+        "The grader failed on an answer, so the answer gets reward 0: "
+        "strict did not answer with a number in the range, as JSON"
     )
     assert failed in told
     assert KEY not in json.dumps([told, job.recipe, job.resolved, job.error])

@@ -67,7 +67,7 @@ class RolloutObjective(Objective):
         }
         for error in sorted(self._reward_function.grading_errors - self._reported_errors):
             self._reported_errors.add(error)
-            message = f"The grader failed on an answer, whose reward is 0: {error}"
+            message = f"The grader failed on an answer, so the answer gets reward 0: {error}"
             self.context.report(WarningReport(message=message))
         return rewards_R
 

@@ -38,7 +38,10 @@ class ReadLimits:
                 f"is larger than {self.decompressed_bytes:,} bytes when decompressed", code="decompressed_too_large"
             )
         if bytes_out > max(FREE_BYTES, MAX_RATIO * file_bytes):
-            raise FileError(f"is more than {MAX_RATIO} times as large when decompressed", code="decompressed_too_large")
+            raise FileError(
+                f"decompresses to more than {MAX_RATIO} times its size, the allowed maximum",
+                code="decompressed_too_large",
+            )
 
 
 class FileError(Exception):
