@@ -19,8 +19,8 @@ RECENT_S = 3600
 """A model that was used in the last RECENT_S seconds stays: the process that fetched it may not have linked it yet."""
 KEEP_S = 30 * 24 * 3600
 """Seconds after its last use for which a model is kept while the disk has room. A deleted model's weights go then."""
-RESERVE = 20
-"""One part in RESERVE of the disk stays free for run folders."""
+RESERVED_SHARE, RESERVED_BYTES = 0.05, 10 * 1024**3
+"""This share of the disk stays free for run folders; of a large disk, this many bytes."""
 LINKS = ("*/*/base", "*/*/judges/*/*")
 """Links to cached models or their files, below the work folder."""
 
@@ -50,7 +50,7 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 def _lacks_room(cache: Path, needed_bytes: int) -> bool:
     disk = shutil.disk_usage(cache)
-    return disk.free < needed_bytes + disk.total // RESERVE
+    return disk.free < needed_bytes + min(RESERVED_SHARE * disk.total, RESERVED_BYTES)
 
 
 def _used_at(folder: Path) -> float:
