@@ -16,9 +16,9 @@ from api.cli.console import (
     print_json,
     print_note,
     print_raw,
-    print_table,
 )
 from api.cli.errors import CommandError, Commands, ExitCode
+from api.cli.listing import print_documents
 from api.cli.options import Config, DataDirectory, load_operator_settings, make_data_dir
 from api.context import Context
 from api.errors import ServiceError
@@ -244,6 +244,6 @@ def print_rows(rows: list[dict[str, object]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        print_table(list(rows[0]), [["" if value is None else value for value in row.values()] for row in rows])
+        print_documents(rows, {name: name for name in rows[0]})
     else:
-        print_note("nothing to list")
+        print_note("There is nothing to list.")

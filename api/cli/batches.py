@@ -11,16 +11,10 @@ import typer
 from api.cli.batch_watch import watch_batch
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import (
-    format_time,
-    print_fields,
-    print_json,
-    print_line,
-    print_listing,
-    print_result,
-)
+from api.cli.console import format_time, print_fields, print_json, print_line, print_result
 from api.cli.errors import CommandError, Commands, ExitCode
-from api.cli.files import After, Limit, file_id, save_content
+from api.cli.files import file_id, save_content
+from api.cli.listing import add_list_command, time_of
 
 batches_app = typer.Typer(
     cls=Commands,
@@ -89,35 +83,22 @@ def _url_of_first(lines: Iterable[str]) -> str:
         return DEFAULT_ENDPOINT
 
 
-@batches_app.command(name="list", epilog="Example: attune batches list --limit 5")
-def list_batches(
-    *,
-    limit: Limit = 20,
-    after: After = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """List the project's batches."""
-    with connect(base_url, api_key, data_dir) as client:
-        batches = client.listed("/batches", limit=limit, after=after)
-    print_listing(
-        batches,
-        ["ID", "STATUS", "ENDPOINT", "MODEL", "CREATED", "REQUESTS", "ANSWERED", "FAILED"],
-        [
-            [
-                batch["id"],
-                batch["status"],
-                batch["endpoint"],
-                batch["model"] or "-",
-                format_time(batch["created_at"]),
-                *(batch["request_counts"][name] for name in ("total", "completed", "failed")),
-            ]
-            for batch in batches["data"]
-        ],
-        as_json=as_json,
-    )
+add_list_command(
+    batches_app,
+    "/batches",
+    {
+        "ID": "id",
+        "STATUS": "status",
+        "ENDPOINT": "endpoint",
+        "MODEL": "model",
+        "CREATED": time_of("created_at"),
+        "REQUESTS": lambda batch: batch["request_counts"]["total"],
+        "ANSWERED": lambda batch: batch["request_counts"]["completed"],
+        "FAILED": lambda batch: batch["request_counts"]["failed"],
+    },
+    summary="List the project's batches.",
+    example="attune batches list --limit 5",
+)
 
 
 @batches_app.command(epilog="Example: attune batches get batch_abc123")

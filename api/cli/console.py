@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import accumulate
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -96,21 +95,6 @@ def count_fitting(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> i
     widths = [max(len(clean(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
     ends = accumulate(width + 2 for width in widths)  # rich separates columns by two spaces
     return max(1, sum(end - 2 <= out.width for end in ends))
-
-
-def print_listing(
-    listing: Mapping[str, Any], columns: Sequence[str], rows: Iterable[Sequence[object]], *, as_json: bool = False
-) -> None:
-    """Print a list of the server as JSON or as a table, and say on stderr if the server has more."""
-    if as_json:
-        return print_json(listing)
-    if not listing["data"]:
-        return print_note("There is nothing to list.")
-    print_table(columns, rows)
-    if listing["has_more"]:
-        last = listing["data"][-1]["id"]
-        print_note(f"{len(listing['data'])} of more. For the next: --after {last}. For more at once: --limit")
-    return None
 
 
 def print_fields(fields: Mapping[str, object]) -> None:

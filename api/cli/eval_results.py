@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from api.cli.client import Client, Document
 from api.cli.console import format_time, print_error, print_fields, print_line, print_note, print_table
 from api.cli.errors import ExitCode
+from api.cli.listing import Columns, print_documents, time_of
 
 EXIT_CODES = {"completed": ExitCode.OK, "failed": ExitCode.JOB_FAILED, "canceled": ExitCode.JOB_CANCELLED}
 SHOWN_CHARS = 80
@@ -25,28 +26,11 @@ def describe_run(run: Document) -> tuple[str, int, int]:
 def print_eval(found: Document, runs: Sequence[Document]) -> None:
     print_fields({"id": found["id"], "name": found["name"] or "-", "created_at": format_time(found["created_at"])})
     print_line("")
-    rows = [[criterion["name"], criterion["type"], _rule(criterion)] for criterion in found["testing_criteria"]]
-    print_table(["CRITERION", "TYPE", "RULE"], rows)
+    print_documents(found["testing_criteria"], {"CRITERION": "name", "TYPE": "type", "RULE": _rule})
     if not runs:
         return print_note(f"No runs yet. Start one with: attune evals run {found['id']} FILE --model MODEL")
     print_line("")
-    columns = ["RUN", "STATUS", "MODEL", "CREATED", "ITEMS", "PASSED", "NAME"]
-    print_table(
-        columns,
-        [
-            [
-                run["id"],
-                run["status"],
-                run["model"] or "-",
-                format_time(run["created_at"]),
-                run["result_counts"]["total"],
-                _share(run["result_counts"]),
-                run["name"] or "-",
-            ]
-            for run in runs
-        ],
-    )
-    return None
+    return print_documents(runs, RUNS)
 
 
 def _rule(criterion: Document) -> str:
@@ -59,7 +43,7 @@ def _rule(criterion: Document) -> str:
         ", ".join(criterion.get("passing_labels") or []),
         criterion.get("model"),
     ]
-    return " ".join(part for part in parts if part) or "-"
+    return " ".join(part for part in parts if part)
 
 
 def print_run(run: Document, items: Sequence[Document]) -> None:
@@ -80,18 +64,10 @@ def print_run(run: Document, items: Sequence[Document]) -> None:
         print_error(f"the run failed: {run['error']['message']} ({run['error']['code']})")
     if run["per_testing_criteria_results"]:
         print_line("")
-        columns = ["CRITERION", "PASSED", "FAILED", "NOT GRADED", "SHARE"]
-        print_table(
-            columns,
-            [
-                [each["testing_criteria"], each["passed"], each["failed"], each["errored"], _share(each)]
-                for each in run["per_testing_criteria_results"]
-            ],
-        )
+        print_documents(run["per_testing_criteria_results"], CRITERIA)
     if items:
         print_line("")
-        rows = [[_number(item), item["status"], _wrong(item), _answer(item)] for item in items]
-        print_table(["ITEM", "STATUS", "DOES NOT PASS", "ANSWER"], rows)
+        print_documents(items, {"ITEM": _number, "STATUS": "status", "DOES NOT PASS": _wrong, "ANSWER": _answer})
 
 
 def _number(item: Document) -> int:
@@ -171,3 +147,21 @@ def _share(counts: Document) -> str:
     """Return the share of the graded items that passed, in percent."""
     graded = counts["passed"] + counts["failed"] + counts["errored"]
     return f"{100 * counts['passed'] / graded:.0f} %" if graded else "-"
+
+
+RUNS: Columns = {
+    "RUN": "id",
+    "STATUS": "status",
+    "MODEL": "model",
+    "CREATED": time_of("created_at"),
+    "ITEMS": lambda run: run["result_counts"]["total"],
+    "PASSED": lambda run: _share(run["result_counts"]),
+    "NAME": "name",
+}
+CRITERIA: Columns = {
+    "CRITERION": "testing_criteria",
+    "PASSED": "passed",
+    "FAILED": "failed",
+    "NOT GRADED": "errored",
+    "SHARE": _share,
+}

@@ -8,11 +8,12 @@ import typer
 from api.cli.body import apply_assignment, read_body
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import format_time, print_json, print_listing, print_result
+from api.cli.console import print_json, print_result
 from api.cli.errors import Commands, ExitCode
 from api.cli.eval_results import EXIT_CODES, compared, describe_run, print_comparison, print_eval, print_run
-from api.cli.files import After, Limit, file_id
+from api.cli.files import file_id
 from api.cli.job_options import BodyFile
+from api.cli.listing import add_list_command, time_of
 from api.cli.waiting import watch_counts
 
 evals_app = typer.Typer(
@@ -47,25 +48,19 @@ def create(
     print_result(created, text, as_json=as_json)
 
 
-@evals_app.command(name="list", epilog="Example: attune evals list --limit 5")
-def list_evals(
-    *,
-    limit: Limit = 20,
-    after: After = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """List the project's evals."""
-    with connect(base_url, api_key, data_dir) as client:
-        evals = client.listed("/evals", limit=limit, after=after, order="desc")
-    print_listing(
-        evals,
-        ["ID", "NAME", "CREATED", "CRITERIA"],
-        [[each["id"], each["name"] or "-", format_time(each["created_at"]), _criteria(each)] for each in evals["data"]],
-        as_json=as_json,
-    )
+add_list_command(
+    evals_app,
+    "/evals",
+    {
+        "ID": "id",
+        "NAME": "name",
+        "CREATED": time_of("created_at"),
+        "CRITERIA": lambda found: ", ".join(criterion["name"] for criterion in found["testing_criteria"]),
+    },
+    summary="List the project's evals.",
+    example="attune evals list --limit 5",
+    order="desc",
+)
 
 
 @evals_app.command(epilog="Example: attune evals run eval_abc123 questions.jsonl --model smollm2-135m-instruct --watch")
@@ -207,10 +202,6 @@ def cancel(
     with connect(base_url, api_key, data_dir) as client:
         ended = client.post(f"{_run_path(eval_id, run_id)}/cancel")
     print_result(ended, f"{ended['id']} is {ended['status']}", as_json=as_json)
-
-
-def _criteria(found: Document) -> str:
-    return ", ".join(criterion["name"] for criterion in found["testing_criteria"])
 
 
 def _run_path(eval_id: str, run_id: str) -> str:

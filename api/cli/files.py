@@ -18,7 +18,6 @@ from api.cli.console import (
     print_fields,
     print_json,
     print_line,
-    print_listing,
     print_note,
     print_raw,
     print_result,
@@ -27,6 +26,7 @@ from api.cli.console import (
 from api.cli.errors import CommandError, Commands, ExitCode, RequestRefused
 from api.cli.files_check import check
 from api.cli.findings import print_findings, summarize_scan
+from api.cli.listing import add_list_command, size_of, time_of
 
 files_app = typer.Typer(
     cls=Commands,
@@ -40,8 +40,6 @@ REUSABLE_FILES = 20
 """Number of the newest files with the same content among which `upload_once` looks for a reusable one."""
 
 FileId = Annotated[str, typer.Argument(metavar="FILE_ID", help="An id from `attune files list`.")]
-Limit = Annotated[int, typer.Option(min=1, help="Number of entries, newest first.")]
-After = Annotated[str | None, typer.Option(metavar="ID", help="Start after this entry.")]
 
 
 files_app.command(epilog="Example: attune files check rows.jsonl")(check)
@@ -68,28 +66,19 @@ def upload(
     print_result(file, f"Uploaded {file['id']}: {file['filename']}, {format_size(file['bytes'])}", as_json=as_json)
 
 
-@files_app.command(name="list", epilog="Example: attune files list --limit 5")
-def list_files(
-    *,
-    limit: Limit = 20,
-    after: After = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """List the project's files."""
-    with connect(base_url, api_key, data_dir) as client:
-        files = client.listed("/files", limit=limit, after=after)
-    print_listing(
-        files,
-        ["ID", "PURPOSE", "SIZE", "CREATED", "NAME"],
-        [
-            [f["id"], f["purpose"], format_size(f["bytes"]), format_time(f["created_at"]), f["filename"]]
-            for f in files["data"]
-        ],
-        as_json=as_json,
-    )
+add_list_command(
+    files_app,
+    "/files",
+    {
+        "ID": "id",
+        "PURPOSE": "purpose",
+        "SIZE": size_of("bytes"),
+        "CREATED": time_of("created_at"),
+        "NAME": "filename",
+    },
+    summary="List the project's files.",
+    example="attune files list --limit 5",
+)
 
 
 @files_app.command(epilog="Example: attune files get file-abc123")

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from api.cli.client import Document
-from api.cli.console import print_note, print_table
+from api.cli.console import print_note
+from api.cli.listing import print_documents
 
 
 def summarize_scan(scan: Mapping[str, object]) -> str:
@@ -15,10 +16,7 @@ def summarize_scan(scan: Mapping[str, object]) -> str:
 def print_findings(findings: Sequence[Document], counts: Mapping[str, int]) -> None:
     """Print each listed finding with its line, and how many are not listed."""
     if findings:
-        print_table(
-            ["LINE", "SEVERITY", "CODE", "MESSAGE"],
-            [[_line(finding), finding["severity"], finding["code"], finding["message"]] for finding in findings],
-        )
+        print_documents(findings, {"LINE": "line", "SEVERITY": "severity", "CODE": "code", "MESSAGE": "message"})
     if left := sum(counts.values()) - len(findings):
         every = ", ".join(f"{code} {count:,}" for code, count in counts.items())
         print_note(f"{left:,} more are not listed. All by code: {every}")
@@ -26,7 +24,3 @@ def print_findings(findings: Sequence[Document], counts: Mapping[str, int]) -> N
 
 def count_errors(findings: Sequence[Document]) -> int:
     return sum(finding["severity"] == "error" for finding in findings)
-
-
-def _line(finding: Document) -> object:
-    return "-" if finding["line"] is None else finding["line"]

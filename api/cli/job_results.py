@@ -1,24 +1,17 @@
 """`attune jobs metrics`, `checkpoints` and `compare`: what jobs have measured and saved."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import (
-    count_fitting,
-    format_duration,
-    format_time,
-    print_json,
-    print_listing,
-    print_note,
-    print_table,
-)
-from api.cli.files import After, Limit
+from api.cli.console import count_fitting, format_duration, print_json, print_note, print_table
 from api.cli.job_options import JobId
 from api.cli.job_view import describe_status
+from api.cli.listing import After, Columns, Limit, print_listing, time_of
 
 LOSSES = ("train_loss", "valid_loss", "full_valid_loss")
 FIRST_COLUMNS = ("step", *LOSSES, "learning_rate", "grad_norm", "tokens_per_second")
@@ -75,20 +68,13 @@ def checkpoints(
     with connect(base_url, api_key, data_dir) as client:
         found = client.listed(f"/fine_tuning/jobs/{segment(job_id)}/checkpoints", limit=limit, after=after)
     names = [name for name in LOSSES if any(name in each["metrics"] for each in found["data"])]
-    print_listing(
-        found,
-        ["STEP", *names, "CREATED", "MODEL"],
-        [
-            [
-                each["step_number"],
-                *(_number(each["metrics"].get(name)) for name in names),
-                format_time(each["created_at"]),
-                each["fine_tuned_model_checkpoint"],
-            ]
-            for each in found["data"]
-        ],
-        as_json=as_json,
-    )
+    columns: Columns = {
+        "STEP": "step_number",
+        **{name: partial(_metric, name) for name in names},
+        "CREATED": time_of("created_at"),
+        "MODEL": "fine_tuned_model_checkpoint",
+    }
+    print_listing(found, columns, as_json=as_json)
 
 
 def compare(
@@ -157,6 +143,10 @@ def _columns(points: Iterable[Mapping[str, Any]]) -> list[str]:
     names = {name for point in points for name, value in point.items() if isinstance(value, (int, float))}
     first = [name for name in FIRST_COLUMNS if name in names]
     return first + sorted(names - {*first, "total_steps"})
+
+
+def _metric(name: str, checkpoint: Document) -> object:
+    return _number(checkpoint["metrics"].get(name))
 
 
 def _number(value: object) -> object:

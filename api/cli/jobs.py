@@ -10,17 +10,15 @@ from api.cli.client import Client, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import (
     clean,
-    format_time,
     print_fields,
     print_json,
     print_line,
-    print_listing,
     print_note,
     print_raw,
     print_result,
 )
 from api.cli.errors import Commands
-from api.cli.files import After, Limit, attach_files
+from api.cli.files import attach_files
 from api.cli.job_copies import clone, rerun
 from api.cli.job_options import (
     Assignments,
@@ -43,6 +41,7 @@ from api.cli.job_options import (
 )
 from api.cli.job_results import checkpoints, compare, metrics
 from api.cli.job_view import job_fields
+from api.cli.listing import add_list_command, time_of
 from api.cli.watch import create_job, format_event, wait_for_job, watch_job
 
 jobs_app = typer.Typer(
@@ -99,28 +98,19 @@ def create(
         create_job(client, body, watch=watch, as_json=as_json)
 
 
-@jobs_app.command(name="list", epilog="Example: attune jobs list --limit 5")
-def list_jobs(
-    *,
-    limit: Limit = 20,
-    after: After = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """List the project's jobs."""
-    with connect(base_url, api_key, data_dir) as client:
-        jobs = client.listed("/fine_tuning/jobs", limit=limit, after=after)
-    print_listing(
-        jobs,
-        ["ID", "STATUS", "BASE MODEL", "CREATED", "FINE-TUNED MODEL"],
-        [
-            [j["id"], j["status"], j["model"], format_time(j["created_at"]), j["fine_tuned_model"] or "-"]
-            for j in jobs["data"]
-        ],
-        as_json=as_json,
-    )
+add_list_command(
+    jobs_app,
+    "/fine_tuning/jobs",
+    {
+        "ID": "id",
+        "STATUS": "status",
+        "BASE MODEL": "model",
+        "CREATED": time_of("created_at"),
+        "FINE-TUNED MODEL": "fine_tuned_model",
+    },
+    summary="List the project's jobs.",
+    example="attune jobs list --limit 5",
+)
 
 
 @jobs_app.command(epilog="Example: attune jobs get ftjob-abc123")

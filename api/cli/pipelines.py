@@ -8,9 +8,10 @@ import typer
 from api.cli.body import read_body
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import format_time, print_fields, print_json, print_listing, print_note, print_result, print_table
+from api.cli.console import print_fields, print_json, print_note, print_result
 from api.cli.errors import Commands, ExitCode
-from api.cli.files import After, Limit, upload_once
+from api.cli.files import upload_once
+from api.cli.listing import Columns, add_list_command, print_documents, time_of
 from api.cli.watch import watch_job
 
 pipelines_app = typer.Typer(
@@ -22,6 +23,16 @@ pipelines_app = typer.Typer(
 )
 
 PipelineId = Annotated[str, typer.Argument(metavar="PIPELINE_ID")]
+
+STAGES: Columns = {
+    "STAGE": "name",
+    "JOB": "job_id",
+    "STATUS": "status",
+    "METHOD": "method",
+    "TECHNIQUE": "technique",
+    "NEEDS": lambda stage: ", ".join(stage["needs"]),
+    "FINE-TUNED MODEL": "fine_tuned_model",
+}
 
 
 @pipelines_app.command(epilog="Example: attune pipelines create rlhf.json --watch")
@@ -51,28 +62,19 @@ def create(
             raise typer.Exit(_watch(client, created, as_json=as_json))
 
 
-@pipelines_app.command(name="list", epilog="Example: attune pipelines list --limit 5")
-def list_pipelines(
-    *,
-    limit: Limit = 20,
-    after: After = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """List the project's pipelines."""
-    with connect(base_url, api_key, data_dir) as client:
-        pipelines = client.listed("/fine_tuning/pipelines", limit=limit, after=after)
-    print_listing(
-        pipelines,
-        ["ID", "STATUS", "MODEL", "CREATED", "STAGES"],
-        [
-            [p["id"], p["status"], p["model"], format_time(p["created_at"]), _summarize_stages(p)]
-            for p in pipelines["data"]
-        ],
-        as_json=as_json,
-    )
+add_list_command(
+    pipelines_app,
+    "/fine_tuning/pipelines",
+    {
+        "ID": "id",
+        "STATUS": "status",
+        "MODEL": "model",
+        "CREATED": time_of("created_at"),
+        "STAGES": lambda pipeline: ", ".join(f"{stage['name']} {stage['status']}" for stage in pipeline["stages"]),
+    },
+    summary="List the project's pipelines.",
+    example="attune pipelines list --limit 5",
+)
 
 
 @pipelines_app.command(epilog="Example: attune pipelines get ftpipe-abc123")
@@ -90,21 +92,7 @@ def get(
     if as_json:
         return print_json(pipeline)
     print_fields({"id": pipeline["id"], "status": pipeline["status"], "model": pipeline["model"]})
-    return print_table(
-        ["STAGE", "JOB", "STATUS", "METHOD", "TECHNIQUE", "NEEDS", "FINE-TUNED MODEL"],
-        [
-            [
-                stage["name"],
-                stage["job_id"],
-                stage["status"],
-                stage["method"],
-                stage["technique"],
-                ", ".join(stage["needs"]) or "-",
-                stage["fine_tuned_model"] or "-",
-            ]
-            for stage in pipeline["stages"]
-        ],
-    )
+    return print_documents(pipeline["stages"], STAGES)
 
 
 @pipelines_app.command(epilog="Example: attune pipelines cancel ftpipe-abc123")
@@ -145,10 +133,6 @@ def _upload_onces(client: Client, body: Document) -> None:
             if file not in uploaded:
                 uploaded[file] = upload_once(client, Path(file))["id"]
             stage[name] = uploaded[file]
-
-
-def _summarize_stages(pipeline: Document) -> str:
-    return ", ".join(f"{stage['name']} {stage['status']}" for stage in pipeline["stages"])
 
 
 def _path(pipeline_id: str) -> str:

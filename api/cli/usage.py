@@ -2,16 +2,27 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import format_duration, format_size, format_time, print_json, print_line, print_note, print_table
+from api.cli.console import format_duration, format_time, print_json, print_line, print_note
 from api.cli.errors import Command
+from api.cli.listing import Columns, print_documents, size_of
 
 usage_app = typer.Typer(add_completion=False)
+
+AMOUNTS: Columns = {
+    "TRAINED TOKENS": lambda line: f"{line['trained_tokens']:,}",
+    "CPU": lambda line: format_duration(line["cpu_seconds"]),
+    "GPU": lambda line: format_duration(line["gpu_seconds"]),
+    "PROMPT TOKENS": lambda line: f"{line['prompt_tokens']:,}",
+    "COMPLETION TOKENS": lambda line: f"{line['completion_tokens']:,}",
+    "STORED": size_of("stored_bytes"),
+}
 
 
 class Dimension(StrEnum):
@@ -50,11 +61,8 @@ def usage(
     if not listing["data"]:
         print_note("Nothing was used in this time.")
     else:
-        print_table(
-            [*(dimension.upper() for dimension in dimensions), "TRAINED TOKENS", "CPU", "GPU", "PROMPT TOKENS",
-             "COMPLETION TOKENS", "STORED"],
-            [[*(_cell(line, dimension) for dimension in dimensions), *_amounts(line)] for line in listing["data"]],
-        )  # fmt: skip
+        columns: Columns = {dimension.upper(): partial(_cell, dimension) for dimension in dimensions}
+        print_documents(listing["data"], {**columns, **AMOUNTS})
     for budget in listing["budgets"]:
         if budget["limit"] is not None:
             resets = f", until {format_time(budget['resets_at'])}" if budget["resets_at"] else ""
@@ -62,18 +70,7 @@ def usage(
     return None
 
 
-def _cell(line: Document, dimension: str) -> str:
+def _cell(dimension: str, line: Document) -> str:
     if dimension == "day":
         return datetime.fromtimestamp(line["start_time"], UTC).strftime("%Y-%m-%d")
-    return str(line[{"key": "key_name"}.get(dimension, dimension)] or "-")
-
-
-def _amounts(line: Document) -> list[str]:
-    return [
-        f"{line['trained_tokens']:,}",
-        format_duration(line["cpu_seconds"]),
-        format_duration(line["gpu_seconds"]),
-        f"{line['prompt_tokens']:,}",
-        f"{line['completion_tokens']:,}",
-        format_size(line["stored_bytes"]),
-    ]
+    return str(line[{"key": "key_name"}.get(dimension, dimension)] or "")

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from api.cli.client import Document, segment
+from api.cli.client import segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import format_time, print_json, print_listing, print_note, print_raw, print_result
+from api.cli.console import print_json, print_note, print_raw, print_result
 from api.cli.errors import CommandError, Commands, ExitCode
-from api.cli.files import After, Limit
+from api.cli.listing import After, Columns, Limit, add_list_command, print_listing, time_of
 
 webhooks_app = typer.Typer(
     cls=Commands,
@@ -27,6 +27,17 @@ Events = Annotated[
     ),
 ]
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="An id from `attune webhooks list`.")]
+
+DELIVERIES: Columns = {
+    "ID": "id",
+    "EVENT": lambda delivery: _short_event(delivery["event_type"]),
+    "OF": lambda delivery: delivery["data"]["id"],
+    "STATUS": "status",
+    "ATTEMPTS": "attempts",
+    "LAST RESPONSE": lambda delivery: delivery["last_error"] or delivery["last_status"],
+    "NEXT ATTEMPT": time_of("next_attempt_at"),
+    "CREATED": time_of("created_at"),
+}
 
 
 @webhooks_app.command(epilog="Example: attune webhooks create https://example.com/hook --event failed")
@@ -51,30 +62,19 @@ def create(
     return print_raw(webhook["signing_secret"])
 
 
-@webhooks_app.command(name="list", epilog="Example: attune webhooks list")
-def list_webhooks(
-    *,
-    limit: Limit = 20,
-    after: After = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """List the project's webhooks."""
-    with connect(base_url, api_key, data_dir) as client:
-        webhooks = client.listed("/webhook_endpoints", limit=limit, after=after)
-    rows = [
-        [
-            hook["id"],
-            hook["name"],
-            ", ".join(map(_short_event, hook["event_types"])),
-            format_time(hook["created_at"]),
-            hook["url"],
-        ]
-        for hook in webhooks["data"]
-    ]
-    print_listing(webhooks, ["ID", "NAME", "EVENTS", "CREATED", "URL"], rows, as_json=as_json)
+add_list_command(
+    webhooks_app,
+    "/webhook_endpoints",
+    {
+        "ID": "id",
+        "NAME": "name",
+        "EVENTS": lambda hook: ", ".join(map(_short_event, hook["event_types"])),
+        "CREATED": time_of("created_at"),
+        "URL": "url",
+    },
+    summary="List the project's webhooks.",
+    example="attune webhooks list",
+)
 
 
 @webhooks_app.command(epilog="Example: attune webhooks delete webhook_abc123")
@@ -126,24 +126,7 @@ def deliveries(
     """List the deliveries to a webhook, with the last response to each."""
     with connect(base_url, api_key, data_dir) as client:
         found = client.listed(f"{_path(webhook_id)}/deliveries", limit=limit, after=after)
-    print_listing(
-        found,
-        ["ID", "EVENT", "OF", "STATUS", "ATTEMPTS", "LAST RESPONSE", "NEXT ATTEMPT", "CREATED"],
-        [
-            [
-                delivery["id"],
-                _short_event(delivery["event_type"]),
-                delivery["data"]["id"],
-                delivery["status"],
-                delivery["attempts"],
-                _last_response(delivery),
-                format_time(delivery["next_attempt_at"]),
-                format_time(delivery["created_at"]),
-            ]
-            for delivery in found["data"]
-        ],
-        as_json=as_json,
-    )
+    print_listing(found, DELIVERIES, as_json=as_json)
 
 
 @webhooks_app.command(epilog="Example: attune webhooks replay webhook_abc123 whd_abc123")
@@ -177,7 +160,3 @@ def _matching(types: list[str], chosen: list[str]) -> list[str]:
 
 def _short_event(event_type: str) -> str:
     return event_type.removeprefix("fine_tuning.")
-
-
-def _last_response(delivery: Document) -> object:
-    return delivery["last_error"] or delivery["last_status"] or "-"

@@ -6,8 +6,9 @@ import typer
 
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import format_duration, format_size, print_json, print_note, print_table
+from api.cli.console import format_duration, format_size, print_json, print_note
 from api.cli.errors import Command
+from api.cli.listing import Columns, print_documents
 
 workers_app = typer.Typer(add_completion=False)
 
@@ -23,23 +24,7 @@ def workers(
         return print_json(listing)
     if not listing["data"]:
         return print_note("No worker has reported in the last day. Start one with `attune up` or `attune worker`.")
-    print_table(
-        ["HOST", "STAGES", "STATUS", "BUSY", "WORK", "DEVICE", "GPUS", "MEMORY", "LAST REPORT"],
-        [
-            [
-                worker["host"],
-                ", ".join(worker["stages"]),
-                worker["status"],
-                f"{len(worker['busy']) + (worker['answering'] or 0)} of {worker['slots']}",
-                _describe_work(worker),
-                worker["device"] or "-",
-                worker["gpus"],
-                format_size(worker["gpu_memory_bytes"] or worker["memory_bytes"]),
-                f"{format_duration(max(0, time() - worker['last_beat_at']))} ago",
-            ]
-            for worker in listing["data"]
-        ],
-    )
+    print_documents(listing["data"], COLUMNS)
     for worker in listing["data"]:
         if worker["paused_reason"]:
             print_note(f"{worker['host']} takes no work: {worker['paused_reason']}")
@@ -49,4 +34,17 @@ def workers(
 def _describe_work(worker: Document) -> str:
     if worker["answering"]:
         return f"{worker['answering']} {'request' if worker['answering'] == 1 else 'requests'}"
-    return ", ".join(f"{work['kind']} {work['job_id'] or ''}".strip() for work in worker["busy"]) or "-"
+    return ", ".join(f"{work['kind']} {work['job_id'] or ''}".strip() for work in worker["busy"])
+
+
+COLUMNS: Columns = {
+    "HOST": "host",
+    "STAGES": lambda worker: ", ".join(worker["stages"]),
+    "STATUS": "status",
+    "BUSY": lambda worker: f"{len(worker['busy']) + (worker['answering'] or 0)} of {worker['slots']}",
+    "WORK": _describe_work,
+    "DEVICE": "device",
+    "GPUS": "gpus",
+    "MEMORY": lambda worker: format_size(worker["gpu_memory_bytes"] or worker["memory_bytes"]),
+    "LAST REPORT": lambda worker: f"{format_duration(max(0, time() - worker['last_beat_at']))} ago",
+}

@@ -8,7 +8,7 @@ import typer
 
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect, find_server
-from api.cli.console import format_size, print_json, print_note, print_result, print_table
+from api.cli.console import format_size, print_json, print_note, print_result
 from api.cli.errors import Commands
 from api.cli.imports.asking import Options
 from api.cli.imports.bases import BASES
@@ -22,6 +22,7 @@ from api.cli.imports.push import make_plan, push
 from api.cli.imports.record import most, record, recordings
 from api.cli.imports.source import Source, open_source
 from api.cli.job_options import Assignments
+from api.cli.listing import Columns, print_documents
 
 import_app = typer.Typer(
     cls=Commands,
@@ -53,13 +54,7 @@ def inventory(*, source_url: From = None, as_json: Json = False) -> None:
         found = take_inventory(source)
     if as_json:
         return print_json(found)
-    print_table(
-        ["KIND", "ID", "STATUS", "AVAILABLE", "UNTIL", "NAME"],
-        [
-            [item["kind"], item["id"], item["status"], _yes(item["available"]), _until(item), item["name"] or "-"]
-            for item in found["data"]
-        ],
-    )
+    print_documents(found["data"], ITEMS)
     for kind in dict.fromkeys(item["kind"] for item in found["data"]):
         states = [item["available"] for item in found["data"] if item["kind"] == kind]
         print_note(f"{kind}: {sum(states)} of {len(states)} available")
@@ -125,13 +120,7 @@ def record_answers(
         report = record(source, found, options, limits)
     if as_json:
         return print_json(report)
-    return print_table(
-        ["JOB", "ANSWERS", "PROMPTS", "OPEN", "MODEL"],
-        [
-            [each["job"], each["answers"], each["prompts"], each["open"], f"{each['model']}{_deleted(each)}"]
-            for each in report["models"]
-        ],
-    )
+    return print_documents(report["models"], RECORDED)
 
 
 @import_app.command("push", epilog="Example: attune import push --input openai-export")
@@ -163,13 +152,7 @@ def push_jobs(
         report = push(client, plan)
     if as_json:
         return print_json(report)
-    return print_table(
-        ["AT THE SOURCE", "HERE", "MODEL", "PROBLEM"],
-        [
-            [each["old"], each["new"] or "-", each.get("model") or "-", each["problem"] or "-"]
-            for each in (*report["jobs"], *report["evals"])
-        ],
-    )
+    return print_documents((*report["jobs"], *report["evals"]), PUSHED)
 
 
 @import_app.command("compare", epilog="Example: attune import compare --input openai-export --page answers.html")
@@ -206,16 +189,31 @@ def compare_answers(
     return print_comparison(jobs, list(graders))
 
 
-def _deleted(model: Document) -> str:
-    return " (deleted at the source)" if model["deleted"] else ""
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def _until(item: Document) -> str:
+def _until(item: Document) -> str | None:
     left = days_left(item["until"], datetime.now(UTC).date())
     if left is None:
-        return "-"
+        return None
     return f"{item['until'][:10]} ({f'{left} days' if left >= 0 else 'over'})"
+
+
+ITEMS: Columns = {
+    "KIND": "kind",
+    "ID": "id",
+    "STATUS": "status",
+    "AVAILABLE": lambda item: "yes" if item["available"] else "no",
+    "UNTIL": _until,
+    "NAME": "name",
+}
+RECORDED: Columns = {
+    "JOB": "job",
+    "ANSWERS": "answers",
+    "PROMPTS": "prompts",
+    "OPEN": "open",
+    "MODEL": lambda each: f"{each['model']}{' (deleted at the source)' if each['deleted'] else ''}",
+}
+PUSHED: Columns = {
+    "AT THE SOURCE": "old",
+    "HERE": "new",
+    "MODEL": lambda each: each.get("model"),
+    "PROBLEM": "problem",
+}
