@@ -20,8 +20,12 @@ AFTER_TRAINING = ("comparing", "exporting", "verifying", "storing")
 """Phases that take no steps."""
 
 
-def job_fields(job: Document, last_step: Document | None) -> dict[str, object]:
-    """Return the fields of a job that have a value. `last_step` holds the metrics of its last step, if it has any."""
+def job_fields(job: Document, attempt: Document | None, last_step: Document | None) -> dict[str, object]:
+    """Return the fields of a job that have a value.
+
+    `attempt`: its last attempt. `last_step`: the metrics of its last step. None if there is none.
+    """
+    worker = attempt["worker"] if attempt else ""
     error = job.get("error") or {}
     fields: dict[str, object] = {
         "id": job["id"],
@@ -29,6 +33,8 @@ def job_fields(job: Document, last_step: Document | None) -> dict[str, object]:
         "waits": describe_wait(job),
         "step": _step(job.get("progress") or {}),
         "time left": time_left(job),
+        "host": worker.partition(":")[0],
+        "worker": worker,
         "error": f"{error['message']} ({error['code']})" if error else None,
         "base model": job["model"],
         "fine-tuned model": job.get("fine_tuned_model"),

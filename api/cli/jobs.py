@@ -122,13 +122,14 @@ def get(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show a job: its phase, why it waits, its settings, and its predicted and actual cost."""
+    """Show a job: its phase, why it waits, its worker, its settings, and its predicted and actual cost."""
     with connect(base_url, api_key, data_dir) as client:
         job = client.get(_path(job_id))
         if as_json:
             return print_json(job)
+        attempts = client.get(f"{_path(job_id)}/attempts")["data"]
         steps = client.get(f"{_path(job_id)}/metrics", max_points=2)["data"] if job.get("progress") else []
-    return print_fields(job_fields(job, steps[-1] if steps else None))
+    return print_fields(job_fields(job, attempts[-1] if attempts else None, steps[-1] if steps else None))
 
 
 @jobs_app.command(epilog="Example: attune jobs watch ftjob-abc123")

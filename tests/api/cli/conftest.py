@@ -124,6 +124,9 @@ class FakeServer:
         if path == "/v1/fine_tuning/jobs/ftjob-1":
             current, self.events = self.scenes.pop(0) if len(self.scenes) > 1 else self.scenes[0]
             return 200, current
+        if path == "/v1/fine_tuning/jobs/ftjob-1/attempts":
+            workers = ("gpu-7:prepare-0:ab12", "gpu-8:train-1:cd34")
+            return 200, {"object": "list", "data": [{"worker": worker} for worker in workers], "has_more": False}
         if path == "/v1/fine_tuning/jobs/ftjob-1/events":
             return 200, page(self.events[::-1], query)
         if path == "/v1/fine_tuning/jobs/ftjob-1/log":

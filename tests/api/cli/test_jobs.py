@@ -110,6 +110,7 @@ def test_get_shows_the_fields_that_have_a_value(server: FakeServer) -> None:
     shown = dict(line.split("  ", 1) for line in attune("jobs", "get", "ftjob-1").stdout.splitlines())
     assert shown["status"].strip() == "running"
     assert "error" not in shown
+    assert (shown["host"].strip(), shown["worker"].strip()) == ("gpu-8", "gpu-8:train-1:cd34")
 
 
 def test_events_come_oldest_first(server: FakeServer) -> None:
