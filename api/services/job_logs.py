@@ -14,8 +14,8 @@ ACTIVITY = {"prepare": "preparing", "train": "training"}
 
 
 def read(context: Context, caller: Caller, job_id: str) -> AsyncIterator[bytes]:
-    """Return the logs of all attempts so far, oldest first, each below a line with its start and outcome; then the
-    job's error, if the job failed.
+    """Return the logs of all attempts so far, oldest first, each below a line with its start, worker and outcome; then
+    the job's error, if the job failed.
 
     Raise NoSuchJob. Iterating may raise StorageUnavailable.
     """
@@ -46,4 +46,4 @@ async def _joined(context: Context, job: Job, attempts: Sequence[Attempt]) -> As
 def _title(attempt: Attempt) -> str:
     began = datetime.fromtimestamp(attempt.started_at, UTC).isoformat(timespec="seconds")
     ended = "so far" if attempt.ended_at is None else attempt.outcome
-    return f"{ACTIVITY[attempt.stage]} from {began}: {ended}"
+    return f"{ACTIVITY[attempt.stage]} from {began} on {attempt.owner}: {ended}"

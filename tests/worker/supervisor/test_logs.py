@@ -47,7 +47,8 @@ def test_the_log_has_every_attempt_in_order(node: Node, tmp_path: Path) -> None:
         an_attempt(node, caller, text, tmp_path)
     lines = b"".join(collected(job_logs.read(node.context, caller, job_id))).decode().splitlines()
     assert [lines[1], lines[3]] == ["the first", "the second, without an end of line"]
-    assert all(title.startswith("=== training from 20") and title.endswith(": worker_lost") for title in lines[::2])
+    assert all(title.startswith("=== training from 20") for title in lines[::2])
+    assert all(title.endswith(" on w1: worker_lost") for title in lines[::2])
 
 
 def test_the_log_ends_in_what_the_job_failed_of(node: Node) -> None:
