@@ -99,6 +99,7 @@ export function details(page, path) {
   return {
     elements: [holders.evaluation, checkpoints.element, holders.settings, holders.cost, attempts.element, events.element, log.element],
     onBest: checkpoints.onBest,
+    onAttempt: attempts.onLast,
     addEvent(event) {
       events.add(event);
       if (/heckpoint/.test(event.message)) checkpoints.load();

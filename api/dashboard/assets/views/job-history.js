@@ -67,6 +67,7 @@ const STAGES = { prepare: "Preparing", train: "Training" };
 
 /** Where and when the job was prepared and trained. One of each, without a fault, is nothing to report. */
 export function attemptList({ signal }, path) {
+  let report = () => {};
   const list = table({
     caption: "Attempts, oldest first", key: (row) => String(row.number),
     columns: [
@@ -83,8 +84,9 @@ export function attemptList({ signal }, path) {
     const { data } = await api.get(`${path}/attempts`, {}, signal);
     element.hidden = data.length <= 2 && !data.some((row) => row.explanation);
     list.update(data);
+    if (data.length) report(data.at(-1));
   }
-  return { element, load: () => load().catch(ignoreAbort) };
+  return { element, load: () => load().catch(ignoreAbort), onLast(action) { report = action; } };
 }
 
 /** The trainers' log, one fold for each attempt. It is loaded when it is opened, and followed only from its end. */
@@ -107,7 +109,7 @@ export function logText({ signal }, path) {
 
   const fold = (part, isLast) => {
     const [title, ...lines] = part.split("\n"), text = lines.join("\n").trimEnd();
-    const shown = format.sentence(title).replace(/\S+T\S+?(?=: )/, (iso) => format.clock(Date.parse(iso) / 1000));
+    const shown = format.sentence(title).replace(/\d{4}-\S+T\S+/, (iso) => format.clock(Date.parse(iso) / 1000));
     if (!text) return h("p.muted", {}, shown);
     return h("details.fold", { open: isLast }, h("summary", {}, shown), h("pre", { tabindex: 0 }, text));
   };

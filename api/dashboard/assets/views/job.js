@@ -29,23 +29,26 @@ export async function show(page) {
     return job;
   };
   const bar = more.actions(page, path, refresh), once = changed();
+  let newest = first, worker = null;
   controls.replaceWith(bar.element);
   update(first);
   shown.onBest((step) => curves.mark(step));
+  shown.onAttempt((attempt) => { worker = attempt.worker; update(newest); });
 
   function update(job) {
+    newest = job;
     bar.update(job);
     if (once("title", [job.status, job.user_provided_suffix])) fill(title, headline(job));
     if (once("verdict", [job.status, job.progress, job.queue, job.evaluation, job.estimated_finish, Math.floor(Date.now() / 15000)])) fill(verdict, more.verdict(job));
-    if (once("about", { ...job, progress: null, queue: null, estimated_finish: null })) fill(aside, about(job));
+    if (once("about", { ...job, worker, progress: null, queue: null, estimated_finish: null })) fill(aside, about(job, worker));
     curves.ended(FINAL.includes(job.status));
     shown.update(job);
   }
 
-  const newest = await api.get(`${path}/events`, { limit: 100 }, signal);
-  curves.add(newest.data.filter(({ type }) => type === "metrics").map(({ data }) => data));
+  const last = await api.get(`${path}/events`, { limit: 100 }, signal);
+  curves.add(last.data.filter(({ type }) => type === "metrics").map(({ data }) => data));
   if (FINAL.includes(first.status)) return;
-  const follow = api.follow(`${path}/events`, { after: newest.data[0]?.id, signal, onEvent(event) {
+  const follow = api.follow(`${path}/events`, { after: last.data[0]?.id, signal, onEvent(event) {
     if (event.type === "metrics") curves.add([event.data]);
     else {
       shown.addEvent(event);
@@ -73,7 +76,7 @@ function changed() {
 }
 
 /** What the job is made of, as one column of names and values. */
-function about(job) {
+function about(job, worker) {
   const link = (href, text) => h("a", { href }, text);
   const rows = [
     ["Job", copyable(job.id)],
@@ -85,6 +88,7 @@ function about(job) {
     ["Training file", file(job.training_file)],
     ["Validation file", job.validation_file && file(job.validation_file)],
     ["Evals", job.evals.length ? job.evals.map(evaluated) : null],
+    ["Worker", worker && ranOn(worker)],
     ["Created", when(job.created_at)],
     ["Started", job.started_at && when(job.started_at)],
     ["Finished", job.finished_at && when(job.finished_at)],
@@ -95,6 +99,12 @@ function about(job) {
     ...Object.entries(job.metadata ?? {}),
   ].filter(([, value]) => value !== null && value !== undefined && value !== false);
   return h("dl.facts.column", {}, rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+/** The host that runs or last ran the job, and the worker on it. */
+function ranOn(worker) {
+  const [host, ...name] = worker.split(":");
+  return [host, " · ", copyable(worker, name.join(":") || worker)];
 }
 
 /** An eval that the job runs when it succeeds. */
