@@ -54,8 +54,30 @@ def checked_schema(schema: JsonObject) -> JsonObject:
     refuse the schema.
     """
     check_size(schema, MAX_SCHEMA_BYTES)
-    left: list[tuple[str, object, int]] = [("", schema, 1)]
     multiples: list[int] = []
+    for path, part in _subschemas(schema):
+        _check_keywords(path, part)
+        multiples += _states(part.get("multipleOf"))
+        if len(multiples) > MAX_MULTIPLES or math.lcm(*multiples) > MAX_MULTIPLE:
+            raise ValueError(f"{_join(path, 'multipleOf')} is too costly: {_MULTIPLES}")
+    return schema
+
+
+def text_rules(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
+    """Yield the path of each `pattern`, `format` and name in `patternProperties` of a checked schema, with a schema of
+    this rule alone."""
+    for path, part in _subschemas(schema):
+        for keyword in ("pattern", "format"):
+            if keyword in part:
+                yield _join(path, keyword), {"type": part.get("type", "string"), keyword: part[keyword]}
+        for pattern in part.get("patternProperties", {}):
+            yield _join(_join(path, "patternProperties"), pattern), {"type": "string", "pattern": pattern}
+
+
+def _subschemas(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
+    """Yield the schema and the schemas in it, except booleans, with their paths. Raise ValueError for a part that is no
+    schema or is nested too deeply."""
+    left: list[tuple[str, object, int]] = [("", schema, 1)]
     while left:
         path, part, depth = left.pop()
         if isinstance(part, bool):
@@ -64,12 +86,8 @@ def checked_schema(schema: JsonObject) -> JsonObject:
             raise ValueError(f"{path or 'the schema'} must be a schema: an object or a boolean")
         if depth > MAX_SCHEMA_DEPTH:
             raise ValueError(f"{path[:200]}… is nested more than {MAX_SCHEMA_DEPTH} schemas deep")
-        _check_keywords(path, part)
-        multiples += _states(part.get("multipleOf"))
-        if len(multiples) > MAX_MULTIPLES or math.lcm(*multiples) > MAX_MULTIPLE:
-            raise ValueError(f"{_join(path, 'multipleOf')} is too costly: {_MULTIPLES}")
+        yield path, part
         left += [(inside, value, depth + 1) for inside, value in _parts(path, part)]
-    return schema
 
 
 def check_size(value: object, most_bytes: int) -> None:

@@ -1,6 +1,6 @@
 """Functions that a model may call (OpenAI's `tools`), and whether it must (`tool_choice`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -65,13 +65,20 @@ def check_choice(tools: Sequence[Tool], choice: ToolChoice) -> None:
     named = choice.function.name if isinstance(choice, NamedTool) else None
     if named is not None and named not in {tool.function.name for tool in tools}:
         raise ValueError(f"tool_choice: no tool has the name '{named}'")
+    for path, schema in enforced_schemas(tools, choice):
+        try:
+            _check_arguments(schema)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def enforced_schemas(tools: Sequence[Tool], choice: ToolChoice) -> Iterator[tuple[str, JsonObject]]:
+    """Yield the schemas of arguments that calls are held to, with their paths."""
+    named = choice.function.name if isinstance(choice, NamedTool) else None
     for index, tool in enumerate(tools):
         may_be_called = choice != "none" and named in (None, tool.function.name)
         if may_be_called and (choice != "auto" or tool.function.strict):
-            try:
-                _check_arguments(tool.function.schema_of_arguments)
-            except ValueError as error:
-                raise ValueError(f"tools[{index}].function.parameters: {error}") from None
+            yield f"tools[{index}].function.parameters", tool.function.schema_of_arguments
 
 
 def _check_arguments(schema: JsonObject) -> None:

@@ -1,7 +1,7 @@
 """Answers that must follow a grammar: llguidance computes which tokens may come next, and the sampler draws among
 those."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -10,8 +10,9 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from tokenizers import Tokenizer
 
 from api.spec.fields import JsonObject
-from api.spec.response_format import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat
+from api.spec.response_format import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat, text_rules
 from api.spec.sampling import SamplingRequest
+from api.spec.tools import enforced_schemas
 from worker.sampling.call_form import CallForm
 from worker.sampling.calls import call_grammar
 from worker.sampling.refused import RequestRefused
@@ -30,9 +31,9 @@ _MARK = "\x02"
 class GrammarRefused(RequestRefused):
     """The grammar is invalid, cannot be satisfied, or costs too much."""
 
-    def __init__(self, message: str, param: str) -> None:
+    def __init__(self, message: str, param: str, path: str | None = None) -> None:
         reason = " ".join(message.replace("<non-verbose/>", "").split())[:300]
-        super().__init__(f"{param}: answers cannot be held to it: {reason}", param=param, code="invalid_schema")
+        super().__init__(f"{path or param}: answers cannot be held to it: {reason}", param=param, code="invalid_schema")
 
 
 class GrammarConstraint:
@@ -81,7 +82,14 @@ class Grammars:
 
     def of_request(self, request: SamplingRequest, form: CallForm | None) -> GrammarConstraint | None:
         """Return the constraint of the request's answers; None if every text is allowed. `form`: the form in which
-        answers call the request's tools; None: no tools are offered. Raises GrammarRefused."""
+        answers call the request's tools; None: no tools are offered. Raises GrammarRefused, with the path of the
+        `pattern` or `format` that is the cause."""
+        try:
+            return self._of_request(request, form)
+        except GrammarRefused as refused:
+            raise _find_cause(request) or refused from None
+
+    def _of_request(self, request: SamplingRequest, form: CallForm | None) -> GrammarConstraint | None:
         schema = _schema(request.response_format)
         if form is None:
             return None if schema is None else self.of_schema(schema)
@@ -147,3 +155,23 @@ def _schema(shape: ResponseFormat | None) -> JsonObject | None:
         case JsonSchemaFormat(json_schema=JsonSchema(schema_=schema)):
             return schema
     return None
+
+
+def _find_cause(request: SamplingRequest) -> GrammarRefused | None:
+    """Return the refusal of the first `pattern` or `format` of the request's schemas that is refused by itself."""
+    for param, place, schema in _enforced(request):
+        for path, rule in text_rules(schema):
+            grammar = LLMatcher.grammar_from_json_schema(rule)
+            is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
+            if is_error:
+                return GrammarRefused(messages[0], param, f"{place}.{path}")
+    return None
+
+
+def _enforced(request: SamplingRequest) -> Iterator[tuple[str, str, JsonObject]]:
+    """Yield (field of the request, path, schema) of each schema that the request's answers are held to."""
+    if isinstance(request.response_format, JsonSchemaFormat):
+        param = "response_format"
+        yield param, f"{param}.json_schema.schema", request.response_format.json_schema.schema_
+    for path, schema in enforced_schemas(request.tools, request.tool_choice):
+        yield "tools", path, schema

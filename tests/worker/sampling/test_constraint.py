@@ -86,3 +86,20 @@ def test_a_schema_without_valid_or_affordable_answers_is_refused(
     with pytest.raises(RequestRefused, match=reason) as refused:
         Asked(base, ModelSource(llama), **held_to(schema))
     assert (refused.value.param, refused.value.code) == ("response_format", "invalid_schema")
+
+
+@pytest.mark.parametrize(
+    ("schema", "path", "reason"),
+    [
+        ({"properties": {"a": {"type": "string", "pattern": "("}}}, "properties.a.pattern", "regex parse error"),
+        ({"type": "array", "items": {"type": "string", "format": "color"}}, "items.format", "color"),
+        ({"patternProperties": {"(": {}}}, "patternProperties.(", "regex parse error"),
+    ],
+)
+def test_a_pattern_or_format_that_cannot_be_enforced_is_refused_with_its_path(
+    base: LoadedBase, llama: Path, schema: dict[str, Any], path: str, reason: str
+) -> None:
+    with pytest.raises(RequestRefused, match=reason) as refused:
+        Asked(base, ModelSource(llama), **held_to({"type": "object"} | schema))
+    assert refused.value.message.startswith(f"response_format.json_schema.schema.{path}: ")
+    assert (refused.value.param, refused.value.code) == ("response_format", "invalid_schema")
