@@ -12,7 +12,7 @@ from api.services import waiting
 from api.services.lineage import Origin
 from api.services.previews import PreviewQuery, RowsRefused, resolve_query, run_preview
 from api.spec.methods.base import Problem
-from api.spec.preview_report import Counts
+from api.spec.preview_report import Counts, PreviewReport
 from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, advise_on_length, resolve, warn_of_max_length
 from api.spec.target_modules import NoTargetModules
@@ -47,7 +47,7 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, obje
         return answer | {"reasons": reasons}
     counts = report["counts"]
     answer |= {name: _file_counts(counted) for name, counted in counts.items()}
-    warnings += [str(found["message"]) for found in report["findings"] if found["code"] == "ignored_labels"]
+    warnings += _label_warnings(report, query)
     reasons += _row_reasons(recipe, counts["train"], window)
     if not counts["train"]["kept_rows"]:
         return answer | {"reasons": reasons}
@@ -82,6 +82,14 @@ def blocking_reasons(context: Context, query: PreviewQuery, active: int, live: S
     if gpus != "auto" and gpus > max((worker.gpus for worker in live), default=0):
         reasons.append(_reason("no_gpu", "No worker of this server has a GPU", "resources.gpus"))
     return reasons
+
+
+def _label_warnings(report: PreviewReport, query: PreviewQuery) -> list[str]:
+    """Return the warning about labels that supervised training ignores, if a file has one. Prepared arrays have no rows
+    to read again; the report of their preparation has the findings."""
+    prepared = (found for stored in query.prepared.values() for found in stored.report["findings"])
+    found = [each["message"] for each in (*report["findings"], *prepared) if each["code"] == "ignored_labels"]
+    return found[:1]
 
 
 def _row_reasons(recipe: Recipe, train: Counts, context_window: int) -> list[Reason]:

@@ -1,10 +1,13 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from api.records import workers
 from api.records.jobs import Job
+from api.services.estimates import estimate
 from api.spec.lifecycle import FailureReason, JobStatus, Stage
+from api.spec.recipe import Recipe
 from tests.hostile import CATASTROPHIC
 from tests.worker.prepared import jsonl
 from tests.worker.supervisor.conftest import Workshop, attempt_at
@@ -122,3 +125,6 @@ def test_a_supervised_job_warns_first_of_labels_that_it_ignores(workshop: Worksh
     work_until_idle(workshop.prepare)
     warnings = [told for told in workshop.told(job_id) if told.startswith("training file, line")]
     assert warnings[0].startswith("training file, line 1: These rows have labels")
+    recipe = Recipe.model_validate(workshop.job(job_id).recipe)
+    estimated: Any = estimate(workshop.context, workshop.caller, recipe)["warnings"]
+    assert any(warning.startswith("These rows have labels") for warning in estimated), "read from the prepared arrays"
