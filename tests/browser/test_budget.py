@@ -1,21 +1,14 @@
 """What the dashboard costs a browser: requests, bytes, and the time for which it does not respond."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from sqlalchemy import insert
 
 from api.context import Context
-from api.main import create_app
-from api.records import Database
 from api.records.jobs import Job
-from api.records.migrate import migrate
-from api.services import keys
-from api.settings import Settings
 from api.spec.lifecycle import JobStatus
-from tests.api.served import listening
 from tests.browser.chromium import Visitor
 from tests.events import add_events
 from tests.factories import a_job, a_project
@@ -24,28 +17,6 @@ REQUESTS, BYTES = 12, 250_000
 JOBS, STEPS, STREAMED = 2_000, 10_000, 100
 BLOCKED_MS = 1000
 """Most that one task may block a page on a machine that is busy with many other tests."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Context, str]]:
-    """The address of an API alone, its context, and a key."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("dashboard"))
-    migrate(Database(settings.database))
-    app = create_app(settings)
-    _, key = keys.create(app.state.context, project="default", name="test", scope="write")
-    with listening(app) as address:
-        yield address, app.state.context, key
-    app.state.context.database.dispose()
-
-
-@pytest.fixture
-def visitor(browser: Browser, server: tuple[str, Context, str]) -> Iterator[Visitor]:
-    address, _, key = server
-    visitor = Visitor(browser, address)
-    visitor.sign_in(key)
-    yield visitor
-    visitor.context.close()
-    assert visitor.foreign == visitor.faults == []
 
 
 @pytest.fixture

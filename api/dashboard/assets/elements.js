@@ -28,6 +28,13 @@ export function fill(element, ...children) {
   return element;
 }
 
+/** Make the elements the children of a parent, in this order. Those that are in place keep their focus and selection. */
+export function arrange(parent, elements) {
+  const kept = new Set(elements);
+  for (const child of [...parent.children]) if (!kept.has(child)) child.remove();
+  elements.forEach((element, index) => { if (parent.children[index] !== element) parent.insertBefore(element, parent.children[index] ?? null); });
+}
+
 const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
 /** Each status has a word and a shape, so that color is never needed to tell them apart. */

@@ -1,6 +1,6 @@
 /** A table whose rows are updated in place, so that nothing jumps while one reads. */
 
-import { fill, h } from "./elements.js";
+import { arrange, fill, h } from "./elements.js";
 import { plural } from "./format.js";
 
 /**
@@ -63,10 +63,8 @@ export function table({ caption, columns, href, key = (row) => row.id }) {
   }
 
   function place(rows) {
-    const wanted = rows.map(show);
-    const kept = new Set(wanted);
-    for (const [name, { row }] of drawn) if (!kept.has(row)) { row.remove(); drawn.delete(name); }
-    wanted.forEach((row, index) => { if (body.children[index] !== row) body.insertBefore(row, body.children[index] ?? null); });
+    arrange(body, rows.map(show));
+    for (const [name, { row }] of drawn) if (row.parentNode !== body) drawn.delete(name);
   }
 
   return { element, update };

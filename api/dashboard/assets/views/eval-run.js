@@ -3,7 +3,7 @@
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
 import { marked } from "../diff.js";
-import { button, confirm, facts, fill, h, quantity, section } from "../elements.js";
+import { arrange, button, confirm, facts, fill, h, quantity, section, toast } from "../elements.js";
 import { answerOf, ENDED, graded, questionOf, referenceOf, runPath, runTitle, share } from "../evals.js";
 import { count, exact, metric, plural } from "../format.js";
 import { table } from "../table.js";
@@ -20,15 +20,14 @@ const TABS = [["fail", "Failed", "failed"], ["error", "Not graded", "errored"], 
  */
 export async function show(element, { found, chosen, signal, choose }) {
   const path = (id) => `/v1/evals/${found.id}/runs/${id}`;
-  const [head, items] = [h("div.view"), h("div.view")];
+  const head = h("div.view"), items = itemsOf({ found, chosen, signal, choose });
   let drawn = "";
-  fill(element, head, items);
+  fill(element, head, items.element);
   await api.poll(2, signal, async () => {
     if (drawn && JSON.parse(drawn).every(({ status }) => ENDED.includes(status))) return;
     const runs = await Promise.all([chosen.run, chosen.with].filter(Boolean).map((id) => api.get(path(id), {}, signal)));
     if (JSON.stringify(runs) === drawn || signal.aborted) return;
-    const ended = runs.every(({ status }) => ENDED.includes(status));
-    if (!drawn || ended || !items.hasChildNodes()) await itemsOf(items, { found, runs, chosen, signal, choose });
+    await items.update(runs);
     drawn = JSON.stringify(runs);
     fill(head, ...headOf(runs));
   });
@@ -84,36 +83,63 @@ function difference(counts, before) {
   return h("span", { class: points > 0 ? "good" : "bad" }, `${points > 0 ? "+" : "−"}${Math.abs(points) < 1 ? metric(Math.abs(points)) : Math.round(Math.abs(points))} points`);
 }
 
-/** The items below their tabs. */
-async function itemsOf(element, { found, runs, chosen, signal, choose }) {
-  const [run, other] = runs, list = h("div"), counts = run.result_counts;
-  const pairs = other ? await paired(runs, signal) : [];
-  const differing = pairs.filter(([one, two]) => (one.status === "pass") !== (two.status === "pass"));
-  const tabs = [
-    ...(other ? [["differ", "Differ", differing.length]] : []),
-    ...TABS.map(([name, label, counted]) => [name, label, counts[counted]]),
-  ];
-  const first = tabs.find(([, , number]) => number) ?? tabs[0];
-  const buttons = tabs.map(([name, label, number]) => h("button", { type: "button", onclick: () => { choose(name); select(name); } }, `${label} ${count(number)}`));
-  const partner = new Map(pairs.map(([one, two]) => [one.id, two]));
+/** The items below their tabs, failures first until a tab is chosen. They are updated in place while the run goes on. */
+function itemsOf({ found, chosen, signal, choose }) {
+  const tabs = h("div.filters", { role: "group", "aria-label": "Items" }), list = h("div"), none = h("p.muted", {}, "None.");
+  const partly = h("p.notice", {}, `The first ${count(COMPARED)} items are compared. The command compares all: attune evals compare`);
+  const more = button("Show more", () => { limit += SHOWN; return load(); });
+  const element = h("div.view", { hidden: true }, section("Items", tabs, partly, list, none, more));
+  const buttons = new Map(), articles = new Map();
+  let runs = [], pairs = [], differing = [], shown = null, limit = SHOWN, loads = 0;
 
-  async function select(name) {
-    buttons.forEach((tab, index) => tab.setAttribute("aria-pressed", String(tabs[index][0] === name)));
-    await load(name, SHOWN);
+  async function update(newest) {
+    runs = newest;
+    const [run, other] = runs;
+    element.hidden = !graded(run.result_counts);
+    if (element.hidden) return;
+    if (other && (!pairs.length || runs.every(({ status }) => ENDED.includes(status)))) {
+      pairs = await paired(runs, signal);
+      differing = pairs.filter(([one, two]) => (one.status === "pass") !== (two.status === "pass"));
+    }
+    partly.hidden = !other || run.result_counts.total <= COMPARED;
+    await showTabs([
+      ...(other ? [["differ", "Differ", differing.length]] : []),
+      ...TABS.map(([name, label, counted]) => [name, label, run.result_counts[counted]]),
+    ]);
   }
-  async function load(name, limit) {
-    const { data, hasMore } = name === "differ"
+  /** Put the counts on the tabs, and show the items of the chosen tab, or of the first that has items. */
+  function showTabs(counted) {
+    for (const [name, label, number] of counted) {
+      if (!buttons.has(name)) buttons.set(name, h("button", { type: "button", onclick: () => { choose(name); select(name).catch((error) => signal.aborted || toast(error.message, "bad")); } }));
+      buttons.get(name).textContent = `${label} ${count(number)}`;
+    }
+    arrange(tabs, [...buttons.values()]);
+    const [first] = counted.find(([, , number]) => number) ?? counted[0];
+    return select(buttons.has(chosen.show) ? chosen.show : first);
+  }
+  function select(name) {
+    if (name !== shown) limit = SHOWN;
+    shown = name;
+    for (const [other, tab] of buttons) tab.setAttribute("aria-pressed", String(other === name));
+    return load();
+  }
+  async function load() {
+    const current = loads += 1;
+    const { data, hasMore } = shown === "differ"
       ? { data: differing.slice(0, limit).map(([one]) => one), hasMore: differing.length > limit }
-      : await api.first(`${runPath(run)}/output_items`, { status: name }, limit, signal);
-    fill(list, data.map((item) => (other && partner.has(item.id) ? sideBySide(found, runs, item, partner.get(item.id)) : alone(found, item))),
-      !data.length && h("p.muted", {}, "None."),
-      hasMore && button("Show more", () => load(name, limit + SHOWN)));
+      : await api.first(`${runPath(runs[0])}/output_items`, { status: shown }, limit, signal);
+    if (current !== loads) return; // another tab was chosen meanwhile
+    const partner = new Map(pairs.map(([one, two]) => [one.id, two]));
+    arrange(list, data.map((item) => article(item, partner.get(item.id))));
+    none.hidden = data.length > 0;
+    more.hidden = !hasMore;
   }
-
-  if (!graded(counts)) return fill(element);
-  const partly = other && counts.total > COMPARED && h("p.notice", {}, `The first ${count(COMPARED)} items are compared. The command compares all: attune evals compare`);
-  fill(element, section("Items", h("div.filters", { role: "group", "aria-label": "Items" }, buttons), partly, list));
-  await select(tabs.some(([name]) => name === chosen.show) ? chosen.show : first[0]);
+  function article(item, other) {
+    const key = `${item.id} ${other?.id}`;
+    if (!articles.has(key)) articles.set(key, other ? sideBySide(found, runs, item, other) : alone(found, item));
+    return articles.get(key);
+  }
+  return { element, update };
 }
 
 /** The items of two runs, paired by their content; of equal ones, the first with the first. */
