@@ -167,6 +167,37 @@ def test_the_fields_of_a_grader_follow_its_type(page: Page) -> None:
     expect(page.get_by_label("Source required")).to_have_value("def grade(sample, item):\n    return 1.0")
 
 
+def test_the_graders_of_several_are_fields_with_names(page: Page) -> None:
+    page.goto("/new")
+    page.get_by_text("More methods").click()
+    page.locator("input[value=reinforcement]").check()
+    page.get_by_text("Options of the method").click()
+    page.get_by_label("Grader required").select_option("multi")
+    page.get_by_role("button", name="Add to graders").click()
+    page.get_by_label("Name in graders").fill("same")
+    page.get_by_label("Type required").select_option("string_check")
+    page.get_by_label("Reference required").fill("{{ item.answer }}")
+    page.get_by_label("Name in graders").fill("equal")
+    page.get_by_role("button", name="Add to graders").click()
+    page.get_by_label("Name in graders").last.fill("judge")
+    page.get_by_label("Type required").last.select_option("label_model")
+    page.get_by_label("Labels required", exact=True).fill("good\nbad")
+    page.get_by_label("Calculate output required").fill("equal + judge")
+    page.get_by_text("Copy as").click()
+    page.get_by_role("button", name="curl").click()
+    copied = str(page.evaluate("navigator.clipboard.readText()"))
+    sent = json.loads(copied[copied.index("-d '") + 4 : copied.rindex("'")])
+    graders = sent["method"]["reinforcement"]["grader"]["graders"]
+    assert graders["equal"] == {"type": "string_check", "reference": "{{ item.answer }}"}
+    assert graders["judge"] == {"type": "label_model", "labels": ["good", "bad"]}
+    page.reload()
+    expect(page.get_by_label("Name in graders").last).to_have_value("judge")
+    expect(page.get_by_label("Labels required", exact=True)).to_have_value("good\nbad")
+    page.get_by_text("Options of the method").click()
+    page.get_by_role("button", name="Remove").first.click()
+    expect(page.get_by_label("Name in graders")).to_have_count(1)
+
+
 def test_a_batch_and_an_eval_show_what_came_of_them(page: Page, client: OpenAI) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "abcd"}], "max_tokens": 2}
     requests = [

@@ -3,7 +3,7 @@
 import { fill, h } from "./elements.js";
 import { metric } from "./format.js";
 import { choiceField, fileField, methodField, modelField } from "./job-fields.js";
-import { at, formOf, put } from "./schema-form.js";
+import { at, flattened, formOf, put } from "./schema-form.js";
 
 /** Where the resolved value of each "auto" stands in an estimate. */
 const RESOLVED = {
@@ -34,7 +34,7 @@ export function jobForm({ catalog, files, models, signal, onChange }) {
   const rest = restOf(catalog, files);
   const form = {
     file, model, method, technique,
-    get options() { return [...ofMethod.fields, ...ofTechnique.fields, ...rest.fields].flatMap((field) => [field, ...(field.inner ?? [])]); },
+    get options() { return [...ofMethod.fields, ...ofTechnique.fields, ...rest.fields].flatMap(flattened); },
     get all() { return [file, model, method, technique, ...form.options]; },
   };
   const show = () => { ofMethod.show(method.value()); ofTechnique.show(technique.value()); };

@@ -3,7 +3,7 @@
  * what that is stands in it in grey.
  */
 
-import { h } from "./elements.js";
+import { button, fill, h } from "./elements.js";
 import { sentence } from "./format.js";
 
 /**
@@ -32,19 +32,14 @@ export function formOf(schema, definitions, path) {
     const own = resolved(raw, definitions);
     if ("const" in own) continue; // a `type`, which is chosen elsewhere
     const at = path ? `${path}.${name}` : name;
-    if (own.discriminator) {
-      const made = variant(name, own, definitions, at, schema.required?.includes(name));
-      fields.push(made);
-      elements.push(made.element);
-      continue;
-    }
     if (own.properties) {
       const inner = own.nullable ? optional(name, own, definitions, at) : formOf(own, definitions, at);
       fields.push(...inner.fields);
       elements.push(...inner.elements);
       continue;
     }
-    const made = field(name, own, definitions, at, schema.required?.includes(name));
+    const make = own.discriminator ? variant : namedOf(own) ? several : field;
+    const made = make(name, own, definitions, at, schema.required?.includes(name));
     fields.push(made);
     elements.push(made.element);
   }
@@ -84,14 +79,14 @@ function variant(name, schema, definitions, path, required) {
       control.value = value[propertyName] ?? "";
       choose();
       for (const field of whole.inner) {
-        const given = at(value, field.path.slice(path.length + 1));
+        const given = at(value, field.path.slice(whole.path.length + 1));
         if (given !== undefined && given !== null) field.write(given);
       }
     },
   };
   function choose() {
     const chosen = mapping[control.value] && resolved({ $ref: mapping[control.value] }, definitions);
-    const { elements, fields } = chosen ? formOf(chosen, definitions, path) : { elements: [], fields: [] };
+    const { elements, fields } = chosen ? formOf(chosen, definitions, whole.path) : { elements: [], fields: [] };
     whole.inner = fields;
     inner.replaceChildren(...elements);
     about.replaceChildren(...help(chosen ? definitions[mapping[control.value].split("/").at(-1)] : schema));
@@ -99,6 +94,47 @@ function variant(name, schema, definitions, path, required) {
   control.addEventListener("change", choose);
   choose();
   return whole;
+}
+
+/** The schema of the objects that a schema allows under names of the reader's choice; undefined if it allows none. */
+const namedOf = ({ oneOf = [] }) => oneOf.find((member) => member.additionalProperties?.discriminator)?.additionalProperties;
+
+/** Objects of several types, each under a name of the reader's choice. */
+function several(name, schema, definitions, path, required) {
+  const list = h("div.fields"), problem = h("p.problem", { role: "alert" }), entries = new Map(), words = sentence(name).toLowerCase();
+  const changed = () => list.dispatchEvent(new Event("input", { bubbles: true }));
+  const add = button(`Add to ${words}`, () => { insert("").focus(); changed(); });
+
+  function insert(given) {
+    const title = h("input", { type: "text", autocomplete: "off", spellcheck: "false", value: given, "aria-label": `Name in ${words}` });
+    const entry = variant("type", namedOf(schema), definitions, `${path}.${given}`, true);
+    const remove = button("Remove", () => { entries.delete(entry); element.remove(); changed(); });
+    const element = h("div.field.wide-field", {}, h("div.pick", {}, title, remove), entry.element);
+    title.addEventListener("input", () => move(entry, `${path}.${title.value.trim()}`));
+    entries.set(entry, element);
+    list.append(element);
+    return { entry, focus: () => title.focus() };
+  }
+  return {
+    path, control: add, required, hint: () => {}, complain: complainer(add, problem), read: () => undefined,
+    get inner() { return [...entries.keys()]; },
+    element: h("div.field.wide-field", {}, h("p.label", {}, sentence(name), required && h("span.muted", {}, " required")), problem, h("p.help", {}, help(schema)), list, h("div", {}, add)),
+    write(value) {
+      entries.clear();
+      fill(list);
+      const one = typeof value.type === "string";
+      for (const [given, object] of one ? [[value.name ?? value.type, value]] : Object.entries(value)) insert(given).entry.write(object);
+    },
+  };
+}
+
+/** A field and those in it. */
+export const flattened = (field) => [field, ...(field.inner ?? []).flatMap(flattened)];
+
+/** Give a field another path, and the fields in it. */
+function move(field, path) {
+  const before = field.path.length;
+  for (const each of flattened(field)) each.path = path + each.path.slice(before);
 }
 
 /** A schema without references and without the alternatives "auto" and null, which become flags. */
@@ -148,6 +184,7 @@ function controlOf(schema, definitions, fallback) {
   if (schema.enum || schema.type === "boolean") return choice(schema.enum ?? ["true", "false"], fallback, schema.type === "boolean");
   if (schema.type === "integer" || schema.type === "number") return text(fallback, asNumber, { inputmode: "decimal" });
   if (schema.type === "string") return schema.maxLength >= LONG ? longText(fallback) : text(fallback, (value) => value);
+  if (schema.type === "array" && resolved(schema.items ?? {}, definitions).type === "string") return lines(fallback);
   if (schema.mixed && schema.default !== undefined && typeof schema.default === "string") return text(fallback, (value) => (/^[[{]/.test(value) ? JSON.parse(value) : value));
   return json(schema, definitions);
 }
@@ -171,6 +208,17 @@ function longText(fallback) {
   const grow = () => { control.rows = Math.min(16, Math.max(2, control.value.split("\n").length)); };
   control.addEventListener("input", grow);
   return { control, read: () => control.value || undefined, write: (value) => { control.value = value; grow(); }, hint: () => {} };
+}
+
+/** A list of texts, one in each line. */
+function lines(fallback) {
+  const control = h("textarea", { rows: 3, spellcheck: "false", placeholder: fallback || "one in each line" });
+  return {
+    control,
+    read: () => { const texts = control.value.split("\n").map((text) => text.trim()).filter(Boolean); return texts.length ? texts : undefined; },
+    write: (value) => { control.value = value.join("\n"); },
+    hint: () => {},
+  };
 }
 
 function choice(values, fallback, isBoolean) {

@@ -57,12 +57,15 @@ const summary = ({ learning_rate: rate, max_length: length, total_steps: steps }
   rate && `learning rate ${written(rate)}`, length && `length ${written(length)}`,
 ].filter(Boolean).join(" · ");
 
+/** A value in words: an object as facts of its own, which keep the names of the API. */
 function written(value) {
   if (value === null) return "none";
   if (typeof value === "number") return Number.isInteger(value) ? format.count(value) : format.metric(value);
-  if (typeof value === "object") return Object.keys(value).length ? h("code", {}, JSON.stringify(value)) : "none";
   if (typeof value === "boolean") return value ? "yes" : "no";
-  return String(value);
+  if (typeof value !== "object") return String(value).includes("\n") ? h("pre", { tabindex: 0 }, value) : String(value);
+  if (!Object.keys(value).length) return "none";
+  if (!Array.isArray(value)) return facts(Object.entries(value).map(([name, inner]) => [name, inner === null ? null : written(inner)]));
+  return value.every((each) => typeof each !== "object") ? value.join(", ") : value.map(written);
 }
 
 /** Predicted beside actual. */
