@@ -19,9 +19,10 @@ RUN groupadd --gid 10001 attune && useradd --system --uid 10001 --gid attune --h
 
 # Attune's wheel, built with a build backend whose hashes are pinned.
 FROM base AS wheel
+ARG PIP_ARGS=""
 WORKDIR /source
 COPY requirements/build.txt requirements/build.txt
-RUN pip install $LOCKED -r requirements/build.txt
+RUN pip install $PIP_ARGS $LOCKED -r requirements/build.txt
 COPY . .
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 
@@ -78,8 +79,9 @@ COPY --from=deliver-built /opt/attune /opt/attune
 CMD ["worker", "--stage", "deliver"]
 
 FROM base AS objects
+ARG PIP_ARGS=""
 COPY requirements/objects.txt /tmp/objects.txt
-RUN pip install $LOCKED -r /tmp/objects.txt
+RUN pip install $PIP_ARGS $LOCKED -r /tmp/objects.txt
 USER 10001:10001
 WORKDIR /data
 EXPOSE 8333

@@ -43,13 +43,14 @@ def main(pip_args: str) -> None:
     if os.getuid() != 0:
         raise SystemExit("make images-check mounts file systems: run it as root")
     require_programs()
+    os.umask(0o022)  # the images' user reads the model and the base
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attune-images-")))
         work.chmod(0o711)
-        provide_base(work)
+        base = provide_base(work)
         images = {}
         for target in TARGETS:
-            images[target] = Image(build(target, pip_args))
+            images[target] = Image(build(target, base, pip_args))
             stack.callback(images[target].remove)
         run_job(stack, images, work)
     print("every image was built, and one job ran through all of them")

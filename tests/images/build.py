@@ -12,6 +12,8 @@ from tests.source import ROOT
 DOCKERFILE = ROOT / "Dockerfile"
 TARGETS = ("api", "worker", "deliver", "objects")
 CERTIFICATES = Path("/etc/ssl/certs")
+STAND_IN = "localhost/attune-base:check"
+"""The image in place of a base that cannot be pulled. It has a name of its own, so that no other build takes it."""
 PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
 RELEASE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 
@@ -29,34 +31,43 @@ def require_programs() -> None:
         raise SystemExit(f"{', '.join(missing)}: not installed (on Debian: apt install buildah debootstrap util-linux)")
 
 
-def provide_base(work: Path) -> None:
-    """Pull the Dockerfile's base image, or put a root of Debian with Debian's Python in its place."""
+def provide_base(work: Path) -> str:
+    """Pull the Dockerfile's base image, or put a root of Debian with Debian's Python in its place. Return its name."""
     found = re.search(r"^FROM (\S+) AS base$", DOCKERFILE.read_text(), re.MULTILINE)
     assert found is not None, DOCKERFILE
-    pulled = subprocess.run(["buildah", "pull", "--policy=missing", found[1]], capture_output=True, check=False)
+    name = f"docker.io/library/{found[1]}"
+    pulled = subprocess.run(["buildah", "pull", "--policy=missing", name], capture_output=True, text=True, check=False)
     if pulled.returncode == 0:
-        print(f"base: {found[1]}")
-        return
-    print(f"base: {found[1]} cannot be pulled. A root of Debian {RELEASE} with its Python is in its place.")
-    root = work / "root"
+        print(f"base: {name}")
+        return name
+    reason = pulled.stderr.strip().rpartition("\n")[2]
+    print(f"base: {name} cannot be pulled ({reason}). A root of Debian {RELEASE} with its Python is in its place.")
+    if not buildah("images", "--quiet", f"--filter=reference={STAND_IN}"):
+        make_stand_in(work / "root")
+    return STAND_IN
+
+
+def make_stand_in(root: Path) -> None:
+    """Make the image STAND_IN by debootstrap, which fills the folder `root`."""
     include = f"--include={','.join(PACKAGES)}"
-    subprocess.run(
-        ["debootstrap", "--variant=minbase", include, RELEASE, root, MIRROR], check=True, capture_output=True
-    )
+    command = ["debootstrap", "--variant=minbase", include, RELEASE, str(root), MIRROR]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"debootstrap failed:\n{done.stdout[-4000:]}")
     (root / "usr/bin/python").symlink_to("python3")
     for marker in root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
         marker.unlink()  # the Python of the real base image belongs to no package manager
     container = buildah("from", "scratch")
     buildah("add", "--quiet", container, str(root), "/")
-    buildah("commit", "--quiet", "--rm", container, f"docker.io/library/{found[1]}")
+    buildah("commit", "--quiet", "--rm", container, STAND_IN)
     shutil.rmtree(root)
 
 
-def build(target: str, pip_args: str) -> str:
+def build(target: str, base: str, pip_args: str) -> str:
     """Build the target, and return its image's name."""
     image = f"attune-{target}:check"
     # The machine's certificates, and the folders that pip is told to look in.
-    volumes = [CERTIFICATES, *(Path(word) for word in pip_args.split() if Path(word).is_dir())]
+    volumes = [path for path in (CERTIFICATES, *map(Path, pip_args.split())) if path.is_dir()]
     buildah(
         "bud",
         "--isolation=chroot",
@@ -65,6 +76,7 @@ def build(target: str, pip_args: str) -> str:
         "--pull-never",
         *(f"--volume={path}:{path}:ro" for path in volumes),
         f"--build-arg=PIP_ARGS={pip_args}",
+        f"--from={base}",
         f"--target={target}",
         f"--tag={image}",
         str(ROOT),
