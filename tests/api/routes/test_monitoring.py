@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,3 +173,10 @@ def test_alert_rules_have_the_form_that_prometheus_reads() -> None:
             assert re.fullmatch(r"\d+[smhd]", rule.get("for", "1m"))
             assert rule["labels"]["severity"] in {"info", "warning", "critical"}
             assert rule["annotations"]["summary"].endswith(".")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed: apt-get install prometheus")
+def test_prometheus_accepts_the_alert_rules() -> None:
+    command = ["promtool", "check", "rules", str(FOLDER / "alerts.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
