@@ -109,7 +109,7 @@ export function logText({ signal }, path) {
 
   const fold = (part, isLast) => {
     const [title, ...lines] = part.split("\n"), text = lines.join("\n").trimEnd();
-    const shown = format.sentence(title).replace(/\d{4}-\S+T\S+/, (iso) => format.clock(Date.parse(iso) / 1000));
+    const shown = format.sentence(title).replace(/\d{4}-\S+T\S+\d/, (iso) => format.clock(Date.parse(iso) / 1000));
     if (!text) return h("p.muted", {}, shown);
     return h("details.fold", { open: isLast }, h("summary", {}, shown), h("pre", { tabindex: 0 }, text));
   };
