@@ -77,7 +77,9 @@ class Answer:
         self._vocabulary, self._top_logprobs = base.vocabulary, request.top_logprobs
         self._echoes, self._echoed = request.echo, False
         form = base.call_form if request.offered_tools else None
-        self._calls = None if form is None else CallReader(form, only_one=not request.parallel_tool_calls)
+        self._calls = (
+            None if form is None else CallReader(form, request.offered_tools, only_one=not request.parallel_tool_calls)
+        )
         given = prompt if request.prompts is not None else []
         self._text = AnswerText(
             base.tokenizer.tokenizer, request.stop, given=given, with_special_tokens=form is not None

@@ -1,23 +1,21 @@
 """The form in which a chat template writes the calls of functions, learned from a rendered example.
 
-Templates write a call as JSON with different words around it: Qwen and Hermes in <tool_call> tags, Mistral as a list
-after [TOOL_CALLS], Llama bare and with `parameters` for `arguments`.
+Templates write a call in one of the syntaxes of `call_syntax`, with different words around it: Qwen and Hermes write
+JSON in <tool_call> tags, Mistral a list after [TOOL_CALLS], Llama bare JSON with `parameters` for `arguments`.
 """
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from api.spec.fields import JsonObject
 from api.spec.formats import Message, Messages
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
+from worker.sampling.call_syntax import SYNTAXES, CallSyntax
 
 NAMES = ("probe_a", "probe_b")
 IDS = ("aProbe001", "bProbe002")
 """Ids of the example's calls, in the only form that Mistral's templates accept."""
 TEXT = "probe text"
-ARGUMENTS = ("arguments", "parameters")
-"""Keys that templates use for a call's arguments."""
 
 _TOOLS: Messages = [
     {
@@ -39,9 +37,10 @@ _QUESTION: Message = {"role": "user", "content": "a"}
 
 @dataclass(frozen=True)
 class CallForm:
-    """The texts around the calls in a message of the assistant. The calls are `opening` call (`between` call)* `end`. A
-    call is `head` name `middle` arguments `tail`."""
+    """The syntax of calls, and the texts around them in a message of the assistant. The calls are `opening` call
+    (`between` call)* `end`. A call is `head` name `middle` arguments `tail`."""
 
+    syntax: CallSyntax
     lead: str
     """What the template writes before `opening` in a message without text, such as empty reasoning."""
     opening: str
@@ -59,7 +58,7 @@ class CallForm:
 
     @classmethod
     def learn(cls, template: ChatTemplate, ends: Collection[str]) -> "CallForm | None":
-        """Return the form in which the template writes calls; None if they are not JSON. `ends`: texts of the end
+        """Return the form in which the template writes calls; None if their syntax is unknown. `ends`: texts of the end
         tokens."""
         try:
             prompt = template.render([_QUESTION], _TOOLS, add_generation_prompt=True)
@@ -67,12 +66,13 @@ class CallForm:
             after_text = _turn(template, prompt, {"content": TEXT}, _CALLS[:1])
         except TemplateFailure:
             return None
-        call = _find_call(turn, NAMES[0])
-        later = _find_call(after_text, NAMES[0])
-        if call is None or later is None:
+        syntax = next((each for each in SYNTAXES if each.find(turn, NAMES[0])), None)
+        if syntax is None or (call := syntax.find(turn, NAMES[0])) is None:
+            return None
+        if (later := syntax.find(after_text, NAMES[0])) is None:
             return None
         start, stop = call
-        head, middle, tail = _parts(turn[start:stop])
+        head, middle, tail = syntax.parts(turn[start:stop], NAMES[0])
         begin, end = turn[:start], turn[stop:]
         end = end[: min((end.index(each) for each in ends if each in end), default=len(end))].rstrip()
         begin_after_text = after_text[: later[0]].rpartition(TEXT)[2]
@@ -80,7 +80,8 @@ class CallForm:
         marker = opening.split()[0] if opening else head.rstrip(' "')
         call_id = IDS[0] if IDS[0] in tail else ""
         lead = begin[: len(begin) - len(opening)]
-        return cls(lead, opening, marker, head, middle, tail, call_id, _between(template, prompt), end)
+        between = _between(template, prompt, syntax)
+        return cls(syntax, lead, opening, marker, head, middle, tail, call_id, between, end)
 
 
 def knows_tools(template: ChatTemplate) -> bool:
@@ -104,37 +105,11 @@ def _shared(left: str, right: str) -> int:
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
-def _between(template: ChatTemplate, prompt: str) -> str | None:
+def _between(template: ChatTemplate, prompt: str, syntax: CallSyntax) -> str | None:
     """Return the text between two calls of a message; None if the template cannot write two."""
     try:
         turn = _turn(template, prompt, {"content": ""}, _CALLS)
     except TemplateFailure:
         return None
-    first, second = (_find_call(turn, name) for name in NAMES)
+    first, second = (syntax.find(turn, name) for name in NAMES)
     return None if first is None or second is None else turn[first[1] : second[0]]
-
-
-def _find_call(text: str, name: str) -> tuple[int, int] | None:
-    """Return where the JSON of the function's call begins and ends; None if the text has no such call."""
-    start = text.find("{")
-    while start >= 0:
-        try:
-            call, stop = json.JSONDecoder().raw_decode(text, start)
-        except json.JSONDecodeError:
-            call, stop = None, start + 1
-        if (
-            isinstance(call, dict)
-            and call.get("name") == name
-            and any(isinstance(call.get(k), dict) for k in ARGUMENTS)
-        ):
-            return start, stop
-        start = text.find("{", start + 1)
-    return None
-
-
-def _parts(call: str) -> tuple[str, str, str]:
-    """Return three parts of a call: the texts before the name, between name and arguments, and after the arguments."""
-    head, _, rest = call.partition(NAMES[0])
-    start = rest.index("{")
-    _, stop = json.JSONDecoder().raw_decode(rest, start)
-    return head, rest[:start], rest[stop:]

@@ -3,34 +3,26 @@ the text."""
 
 import json
 import re
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from api.spec.fields import JsonObject
 from api.spec.tools import NamedTool, Tool, ToolChoice
-from worker.sampling.call_form import ARGUMENTS, CallForm
+from worker.sampling.call_form import CallForm
+from worker.sampling.call_syntax import FunctionCall, Incomplete, Lark
 
 MAX_CALLS = 16
 """Most calls that a grammar allows in one answer."""
 ID_RULE = "/[a-zA-Z0-9]{9}/"
 
 
-@dataclass(frozen=True)
-class FunctionCall:
-    id: str
-    name: str
-    arguments: str
-    """JSON of an object."""
-
-
 class CallReader:
     """Separates the calls in a growing answer from its text."""
 
-    def __init__(self, form: CallForm, *, only_one: bool) -> None:
-        self._marker, self._only_one = form.marker, only_one
+    def __init__(self, form: CallForm, tools: Sequence[Tool], *, only_one: bool) -> None:
+        self._syntax, self._marker, self._only_one = form.syntax, form.marker, only_one
+        self._schemas = {tool.function.name: tool.function.schema_of_arguments for tool in tools}
         words = {form.marker, *form.opening.split(), *(form.between or "").split(), *form.end.split()}
-        self._words = sorted((word for word in words if not word.startswith("{")), key=len, reverse=True)
+        self._words = sorted((word for word in words if not form.head.startswith(word)), key=len, reverse=True)
         self._separators = re.compile(
             "(?:" + "|".join(map(re.escape, self._words)) + r"|[\s,;])*" if self._words else r"[\s,;]*"
         )
@@ -77,15 +69,13 @@ class CallReader:
         if not rest or any(word.startswith(rest) for word in self._words):
             return None
         try:
-            value, stop = json.JSONDecoder().raw_decode(rest)
-        except (ValueError, RecursionError):  # a plain ValueError for an integer of too many digits
-            value, stop = None, 0
-            if rest.startswith("{"):
-                return None
-        call = _as_call(value)
+            read = self._syntax.read(rest, self._schemas)
+        except Incomplete:
+            return None
+        call, size = read or (None, 0)
         self._reading = call is not None
         if self.found or call is not None:
-            self._held = rest[stop if call is not None else 0 :]
+            self._held = rest[size:]
         return call
 
     def _undecided(self) -> int:
@@ -101,20 +91,6 @@ class CallReader:
         return text
 
 
-def _as_call(value: object) -> FunctionCall | None:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return None
-    arguments = next((value[key] for key in ARGUMENTS if isinstance(value.get(key), dict)), None)
-    if arguments is None:
-        return None
-    try:
-        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-        (value["name"] + text).encode()
-    except (ValueError, RecursionError):  # NaN, infinity or half of a surrogate pair, which Python's decoder accepts
-        return None
-    return FunctionCall(secrets.token_hex(5)[:9], value["name"], text)
-
-
 def call_grammar(
     form: CallForm,
     tools: Sequence[Tool],
@@ -128,7 +104,8 @@ def call_grammar(
     """Return the grammar of an answer, in llguidance's dialect of Lark; None if every answer is allowed.
 
     `parallel`: an answer may have several calls. `answer`: the schema of an answer without calls; None: any text.
-    `specials`: ids of special tokens by their texts. `options`: llguidance's options for JSON.
+    `specials`: ids of special tokens by their texts. `options`: llguidance's options for JSON. Raise ValueError if the
+    form cannot be held to the schema of a function.
     """
     named = choice.function.name if isinstance(choice, NamedTool) else None
     functions = [tool.function for tool in tools if named in (None, tool.function.name)]
@@ -144,11 +121,11 @@ def call_grammar(
     rules = []
     for index, function in enumerate(functions):
         held = choice != "auto" or function.strict
-        schema = (function.schema_of_arguments if held else {}) | {"type": "object"}
+        schema = function.schema_of_arguments if held else None
         tail = f" {ID_RULE} ".join(map(lark, form.tail.split(form.call_id))) if form.call_id else lark(form.tail)
         opening = lark(form.head + function.name + form.middle)
         rules.append(f"call_{index}: {opening} arguments_{index} {tail}")
-        rules.append(f"arguments_{index}: %json {json.dumps(schema | {'x-guidance': options})}")
+        rules += form.syntax.argument_rules(f"arguments_{index}", schema, lark, options)
     more = f"({lark(form.between)} call){{0,{MAX_CALLS - 1}}}" if parallel and form.between is not None else ""
     rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(functions))))
     calls = f"call {more} {lark(form.end)}"
@@ -164,10 +141,10 @@ def call_grammar(
     return "\n".join(rules)
 
 
-def _free_text(form: CallForm, calls: str, lark: Callable[[str], str]) -> list[str]:
+def _free_text(form: CallForm, calls: str, lark: Lark) -> list[str]:
     """Return the rules of an answer that is any text, or text followed by calls."""
     if not form.opening:
-        return [f"start: TEXT | {calls}", r"TEXT: /([^{](.|\n)*)?/"]
+        return [f"start: TEXT | {calls}", rf"TEXT: /([^{form.head[0]}](.|\n)*)?/"]
     marker = lark(form.marker)
     lazy = "" if marker.startswith("<") else "[lazy]"
     rest = lark(form.opening.removeprefix(form.marker))

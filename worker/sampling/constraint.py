@@ -93,15 +93,18 @@ class Grammars:
         schema = _schema(request.response_format)
         if form is None:
             return None if schema is None else self.of_schema(schema)
-        grammar = call_grammar(
-            form,
-            request.tools,
-            request.tool_choice,
-            parallel=request.parallel_tool_calls,
-            answer=schema,
-            specials=self._specials,
-            options={"whitespace_pattern": WHITESPACE},
-        )
+        try:
+            grammar = call_grammar(
+                form,
+                request.tools,
+                request.tool_choice,
+                parallel=request.parallel_tool_calls,
+                answer=schema,
+                specials=self._specials,
+                options={"whitespace_pattern": WHITESPACE},
+            )
+        except ValueError as error:
+            raise GrammarRefused(str(error), "tools") from None
         return None if grammar is None else self.of(grammar, "tools")
 
     def of_schema(self, schema: JsonObject) -> GrammarConstraint:

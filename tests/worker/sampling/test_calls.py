@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from api.spec.tools import Tool
 from tests.worker.templates import ALL
 from worker.rows.chat_template import ChatTemplate
 from worker.sampling.call_form import CallForm, knows_tools
@@ -21,7 +22,7 @@ def form_of(name: str) -> CallForm:
 
 
 def read(form: CallForm, text: str, size: int = 1, **options: Any) -> tuple[str, list[tuple[str, Any]], bool]:
-    reader = CallReader(form, **{"only_one": False} | options)
+    reader = CallReader(form, options.pop("tools", ()), **{"only_one": False} | options)
     plain, calls = "", []
     for start in range(0, len(text), size):
         more, found = reader.add(text[start : start + size])
@@ -57,6 +58,67 @@ def test_what_is_no_call_stays_text(written: str, plain: str) -> None:
     assert read(form_of("qwen2_5"), written)[:2] == (plain, [])
 
 
+FIND = Tool.model_validate(
+    {
+        "type": "function",
+        "function": {
+            "name": "find",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "text": {"type": "string"},
+                    "count": {"type": "integer"},
+                    "unit": {"enum": ["1", "2"]},
+                    "note": {"type": ["string", "null"]},
+                    "where": {"type": "object"},
+                },
+            },
+        },
+    }
+)
+TAGS = """<function=find>
+<parameter=text>
+12 </function>
+
+é
+</parameter>
+<parameter=count>
+12
+</parameter>
+<parameter=unit>
+1
+</parameter>
+<parameter=note>
+null
+</parameter>
+<parameter=where>
+{"a": [1]}
+</parameter>
+<parameter=unknown>
+true or false
+</parameter>
+</function>"""
+
+
+@pytest.mark.parametrize("name", ["qwen3_6", "qwen3_8", "nemotron_3_nano"])
+def test_calls_with_a_tag_for_each_parameter_are_read_by_the_functions_schema(name: str) -> None:
+    form = form_of(name)
+    arguments = {"text": "12 </function>\n\né", "count": 12, "unit": "1", "note": None, "where": {"a": [1]}}
+    expected = [("find", arguments | {"unknown": "true or false"}), ("now", {})]
+    calls = f"{TAGS}{form.between}<function=now>\n</function>"
+    text = f"Yes.\n\n{form.opening}{calls}{form.end}"
+    for size in (1, 5, len(text)):
+        assert read(form, text, size, tools=[FIND])[:2] == ("Yes.", expected)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["<tool_call>\n<function=f", "<tool_call>\n<function=f>\n<parameter=a>\nx", "<tool_call>\n<function=f>\nx"],
+)
+def test_tags_without_a_whole_call_stay_text(written: str) -> None:
+    assert read(form_of("qwen3_6"), written)[:2] == (written, [])
+
+
 def test_calls_may_differ_in_white_space_and_be_followed_by_text() -> None:
     text = 'A<tool_call>{"arguments":{},"name":"f"}</tool_call>\nB'
     assert read(form_of("qwen2_5"), text)[:2] == ("AB", [("f", {})])
@@ -74,5 +136,5 @@ def test_one_call_ends_an_answer_that_may_have_one() -> None:
 
 def test_templates_without_tools_and_with_other_forms_are_known() -> None:
     assert not knows_tools(ChatTemplate({"default": ALL["zephyr"]}, {}))
-    other = ChatTemplate({"default": ALL["qwen3_6"]}, {})
+    other = ChatTemplate({"default": ALL["glm4moe"]}, {})
     assert (knows_tools(other), CallForm.learn(other, ENDS)) == (True, None)

@@ -96,8 +96,26 @@ def test_an_answer_without_calls_may_be_held_to_a_schema(base: LoadedBase, llama
     assert answer.of("tool_call") or json.loads(answer.text()) in ("yes", "no")
 
 
+def with_tags(llama: Path) -> LoadedBase:
+    (llama / "chat_template.jinja").write_text(ALL["qwen3_6"])
+    return LoadedBase(ModelSource(llama), CPU, torch.float32)
+
+
+def test_arguments_with_tags_are_valid(llama: Path) -> None:
+    (call,) = asked(with_tags(llama), llama, tool_choice="required", parallel_tool_calls=False).of("tool_call")
+    arguments = json.loads(call["arguments"])
+    assert (arguments.keys(), arguments["unit"] in ("C", "F")) == ({"unit", "days"}, True)
+    assert 1 <= arguments["days"] <= 9
+
+
+def test_a_schema_that_tags_cannot_be_held_to_is_refused(llama: Path) -> None:
+    tools = [function("now", parameters=PARAMETERS | {"minProperties": 2})]
+    with pytest.raises(RequestRefused, match="cannot be held to 'minProperties'"):
+        asked(with_tags(llama), llama, tools=tools, tool_choice="required")
+
+
 @pytest.mark.parametrize(
-    ("template", "words"), [("zephyr", "has no place for tools"), ("qwen3_6", "in a form that Attune cannot read")]
+    ("template", "words"), [("zephyr", "has no place for tools"), ("glm4moe", "in a form that Attune cannot read")]
 )
 def test_other_templates_are_refused_in_words(base: LoadedBase, llama: Path, template: str, words: str) -> None:
     (llama / "chat_template.jinja").write_text(ALL[template])
