@@ -1,8 +1,12 @@
 """Questions to a model, within limits, and its answers in a file. No question with a stored answer is asked again."""
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from api.cli.client import Document
@@ -29,6 +33,7 @@ class Limits:
     """Minimum time between two requests."""
     sleep: Callable[[float], None] = time.sleep
     _next_at: float = 0.0
+    _turns: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def lowered(self, requests: int | None, tokens: int | None) -> "Limits":
         """Return the lower of these limits and the given ones, each by itself."""
@@ -40,12 +45,23 @@ class Limits:
     def allow(self, tokens: int) -> bool:
         return self.requests > 0 and tokens <= self.tokens
 
+    def reserve(self, tokens: int) -> None:
+        """Subtract a request that takes at most these tokens. Refused requests count, too."""
+        self.requests -= 1
+        self.tokens -= tokens
+
+    def give_back(self, tokens: int) -> None:
+        """Add tokens that a request did not take after all."""
+        self.tokens += tokens
+
     def wait_turn(self) -> None:
-        """Wait until the next request may be sent."""
-        delay_s = self._next_at - time.monotonic()
-        if delay_s > 0:
-            self.sleep(delay_s)
-        self._next_at = time.monotonic() + self.interval_s
+        """Wait until the next request may be sent. May be called from any thread."""
+        with self._turns:
+            now = time.monotonic()
+            at = max(now, self._next_at)
+            self._next_at = at + self.interval_s
+        if at > now:
+            self.sleep(at - now)
 
 
 @dataclass(frozen=True)
@@ -116,42 +132,93 @@ class Answers:
         self._journal.close()
 
 
-def ask(source: Source, answers: Answers, prompts: Sequence[Prompt], options: Options, limits: Limits) -> None:
-    """Ask the questions that have no answer, and keep each answer at once, until a limit is reached.
+Question = tuple[Prompt, Options]
 
-    Raise CommandError if the source fails.
+
+def ask(source: Source, answers: Answers, questions: Sequence[Question], limits: Limits, *, concurrency: int) -> None:
+    """Ask the questions that have no answer, up to `concurrency` at the same time, until a limit is reached. Keep each
+    answer when it arrives.
+
+    The first question is asked alone, because its response shows whether the model exists, and which fields it refuses.
+    Raise CommandError if the source fails. Answers that are on their way are kept nevertheless.
     """
-    refused: set[str] = set()
-    for prompt in answers.open_prompts(prompts):
-        if not limits.allow(options.most_tokens(prompt)):
-            return
-        limits.requests -= 1  # refused questions count
+    options_of = {prompt.key(answers.model): options for prompt, options in questions}
+    waiting = deque(answers.open_prompts(prompt for prompt, _ in questions))
+    with ThreadPoolExecutor(concurrency) as pool:
+        asking, at_once = _Asking(source, answers, limits, pool), 1
         try:
-            response = _ask_one(source, options.body(answers.model, prompt), prompt, refused, limits)
+            while True:
+                while waiting and len(asking.running) < at_once and not answers.model_is_gone:
+                    options = options_of[waiting[0].key(answers.model)]
+                    if not limits.allow(options.most_tokens(waiting[0])):
+                        break
+                    asking.start(waiting.popleft(), options)
+                if not asking.running:
+                    return
+                asking.keep_next()
+                at_once = concurrency
+        finally:
+            asking.keep_rest()
+
+
+class _Asking:
+    """The questions to a model that are on their way."""
+
+    def __init__(self, source: Source, answers: Answers, limits: Limits, pool: ThreadPoolExecutor) -> None:
+        self._source, self._answers, self._limits, self._pool = source, answers, limits, pool
+        self._refused: set[str] = set()
+        """The keys in OPTIONAL of fields that the model refuses."""
+        self.running: dict[Future[Document], Question] = {}
+
+    def start(self, prompt: Prompt, options: Options) -> None:
+        self._limits.reserve(options.most_tokens(prompt))
+        body = options.body(self._answers.model, prompt)
+        asked = self._pool.submit(_ask_one, self._source, body, prompt, self._refused, self._limits)
+        self.running[asked] = (prompt, options)
+
+    def keep_next(self) -> None:
+        """Wait for the next response and keep it. Raise CommandError if the source fails."""
+        done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+        first = next(iter(done))
+        self._keep(first, *self.running.pop(first))
+
+    def keep_rest(self) -> None:
+        """Keep all responses that are on their way."""
+        while self.running:
+            with suppress(CommandError):
+                self.keep_next()
+
+    def _keep(self, asked: Future[Document], prompt: Prompt, options: Options) -> None:
+        most = options.most_tokens(prompt)
+        try:
+            response = asked.result()
         except NotAvailable as refusal:
             if refusal.status == 403:
-                raise CommandError(ExitCode.NOT_AUTHORIZED, f"{answers.model}: {refusal.message}") from None
-            answers.keep(prompt, options, error={"status": refusal.status, "message": refusal.message})
-            if answers.model_is_gone:
-                return
+                message = f"{self._answers.model}: {refusal.message}"
+                raise CommandError(ExitCode.NOT_AUTHORIZED, message) from None
+            self._limits.give_back(most)
+            self._answers.keep(prompt, options, error={"status": refusal.status, "message": refusal.message})
         else:
-            limits.tokens -= int((response.get("usage") or {}).get("total_tokens") or options.most_tokens(prompt))
-            answers.keep(prompt, options, response=response)
+            taken = int((response.get("usage") or {}).get("total_tokens") or most)
+            self._limits.give_back(most - taken)
+            self._answers.keep(prompt, options, response=response)
 
 
 def _ask_one(source: Source, body: Document, prompt: Prompt, refused: set[str], limits: Limits) -> Document:
     """Ask a question and return the response. If the model refuses optional fields, ask again without them.
 
-    `refused` collects the refused fields' keys in OPTIONAL. Raise NotAvailable if the model refuses the question.
+    `refused` collects the refused fields' keys in OPTIONAL, for all questions. Raise NotAvailable if the model refuses
+    the question.
     """
     while True:
-        without = {name for word in refused for name in OPTIONAL[word]}
+        without = {name for word in tuple(refused) for name in OPTIONAL[word]}
         body = {name: value for name, value in body.items() if name not in without}
         limits.wait_turn()
         try:
             return source.ask(prompt.path, body, idempotency_key=f"attune-import-{digest_of(body)}")
         except NotAvailable as refusal:
-            word = next((word for word in OPTIONAL.keys() - refused if word in refusal.message), None)
+            sent = (word for word, names in OPTIONAL.items() if body.keys() & names)
+            word = next((word for word in sent if word in refusal.message), None)
             if refusal.status != 400 or word is None:
                 raise
             refused.add(word)

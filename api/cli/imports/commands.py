@@ -44,6 +44,7 @@ JobIds = Annotated[
     list[str] | None,
     typer.Option(metavar="ID", help="Only this job of the source. Repeatable. Default: those that succeeded."),
 ]
+Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Questions that are asked at the same time.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Agree to the plan without being asked.")]
 
 
@@ -98,6 +99,7 @@ def record_answers(
     max_requests: Annotated[int | None, typer.Option(min=1, help="Ceiling of all requests.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Ceiling of the tokens of prompts and answers.")] = None,
     requests_per_minute: Annotated[float | None, typer.Option(min=0.1, help="Ask at most this often.")] = None,
+    concurrency: Concurrency = 4,
     yes: Yes = False,
     source_url: From = None,
     as_json: Json = False,
@@ -117,7 +119,7 @@ def record_answers(
                 print_note(f"{each.answers.model}: {len(each.answers.open_prompts(each.prompts))} prompts")
             print_note(f"At most {limits.requests:,} requests and {limits.tokens:,} tokens to {source.base_url}.")
             require_consent("Ask them?", yes=yes)
-        report = record(source, found, options, limits)
+        report = record(source, found, options, limits, concurrency=concurrency)
     if as_json:
         return print_json(report)
     return print_documents(report["models"], RECORDED)
@@ -164,6 +166,7 @@ def compare_answers(
         list[Path] | None, typer.Option(metavar="FILE.json", help="A grader that grades all answers. Repeatable.")
     ] = None,
     page: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Also write the comparison as a page.")] = None,
+    concurrency: Concurrency = 4,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
@@ -177,7 +180,7 @@ def compare_answers(
     target, graders = find_server(base_url, api_key, data_dir), read_graders(grader or [])
     server = Source(target.url, target.key, key_source=target.key_source)
     with held(folder), target.client() as client, server:
-        jobs = compare(client, server, folder, job, graders)
+        jobs = compare(client, server, folder, job, graders, concurrency=concurrency)
     if page is not None:
         # Imported only for this option: no client command needs Jinja.
         from api.cli.imports.page import comparison_page  # noqa: PLC0415

@@ -1,6 +1,7 @@
 """`attune import compare`: the recorded answers of the old models beside those of the new ones, with grades."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 
@@ -22,6 +23,8 @@ REFERENCE = "reference_answer"
 UNLIMITED = 1 << 62
 
 Graders = Mapping[str, Document]
+Case = tuple[Prompt, Mapping[str, str | None]]
+"""A prompt, and the answer of each side."""
 
 
 def read_graders(paths: Sequence[Path]) -> Graders:
@@ -34,13 +37,20 @@ def read_graders(paths: Sequence[Path]) -> Graders:
 
 
 def compare(
-    client: Client, server: Source, folder: Path, chosen: Sequence[str] | None, graders: Graders
+    client: Client,
+    server: Source,
+    folder: Path,
+    chosen: Sequence[str] | None,
+    graders: Graders,
+    *,
+    concurrency: int,
 ) -> list[Document]:
     """Return a comparison for each job with recorded answers whose job here has succeeded.
 
-    Raise CommandError if a chosen job is unknown, or if a server fails.
+    `concurrency`: number of questions, and of gradings, at the same time. Raise CommandError if a chosen job is
+    unknown, or if a server fails.
     """
-    grading = _Grading(server, graders)
+    grading = _Grading(server, graders, concurrency)
     found = []
     for job in read_jobs(folder, chosen):
         if not job.get("fine_tuned_model"):
@@ -55,13 +65,16 @@ def compare(
             path = folder / NEW_ANSWERS / f"{safe_id(new_job['id'])}.jsonl"
             new = Answers(path, new_job["fine_tuned_model"], retry_errors=True)
             print_note(f"{job['id']}: asking {new.model} {len(old.answered())} prompts")
-            for prompt, options in old.answered():
-                ask(server, new, [prompt], options, Limits(UNLIMITED, UNLIMITED))
+            ask(server, new, old.answered(), Limits(UNLIMITED, UNLIMITED), concurrency=concurrency)
             found.append(_comparison(job, new_job, old, new, grading))
     return found
 
 
 def _comparison(job: Document, new_job: Document, old: Answers, new: Answers, grading: "_Grading") -> Document:
+    prompts = [prompt for prompt, _ in old.answered()]
+    rewards = grading.rewards(
+        [(prompt, {"old": old.text_of(prompt), "new": new.text_of(prompt)}) for prompt in prompts]
+    )
     rows: list[Document] = [
         {
             "prompt": prompt.request,
@@ -69,9 +82,9 @@ def _comparison(job: Document, new_job: Document, old: Answers, new: Answers, gr
             "old": old.text_of(prompt),
             "new": new.text_of(prompt),
             "new_error": new.error_of(prompt),
-            "rewards": grading.rewards(prompt, old.text_of(prompt), new.text_of(prompt)),
+            "rewards": by_grader,
         }
-        for prompt, _ in old.answered()
+        for prompt, by_grader in zip(prompts, rewards, strict=True)
     ]
     return {
         "old_job": job["id"],
@@ -94,26 +107,44 @@ def _means(rewards: Sequence[Mapping[str, float | None]]) -> dict[str, float | N
 class _Grading:
     """Grades by this server. Equal answers to a prompt are graded once."""
 
-    def __init__(self, server: Source, graders: Graders) -> None:
+    def __init__(self, server: Source, graders: Graders, concurrency: int) -> None:
         self.names = list(graders)
-        self._server, self._graders = server, graders
+        self._server, self._graders, self._concurrency = server, graders, concurrency
         self._known: dict[str, float] = {}
 
-    def rewards(self, prompt: Prompt, old: str | None, new: str | None) -> dict[str, dict[str, float | None]]:
-        item = {REFERENCE: prompt.reference, **prompt.item}
-        return {
-            name: {"old": self._reward(grader, item, old), "new": self._reward(grader, item, new)}
-            for name, grader in self._graders.items()
-        }
+    def rewards(self, cases: Sequence[Case]) -> list[dict[str, dict[str, float | None]]]:
+        """Return {grader: {side: reward}} of each case. A side without an answer has no reward."""
+        bodies = [
+            {
+                name: {side: _body(grader, prompt, text) for side, text in texts.items()}
+                for name, grader in self._graders.items()
+            }
+            for prompt, texts in cases
+        ]
+        self._grade([body for case in bodies for sides in case.values() for body in sides.values() if body])
+        return [
+            {
+                name: {side: self._known[digest_of(body)] if body else None for side, body in sides.items()}
+                for name, sides in case.items()
+            }
+            for case in bodies
+        ]
 
-    def _reward(self, grader: Document, item: Document, text: str | None) -> float | None:
-        if text is None:
-            return None
-        body = {"grader": grader, "model_sample": text, "item": item}
-        key = digest_of(body)
-        if key not in self._known:
-            try:
-                self._known[key] = self._server.ask(GRADE, body, idempotency_key=f"attune-import-{key}")["reward"]
-            except NotAvailable as refusal:
-                raise CommandError(ExitCode.REFUSED, f"grader {grader['name']}: {refusal.message}") from None
-        return self._known[key]
+    def _grade(self, bodies: Sequence[Document]) -> None:
+        """Have those answers graded that were not graded before."""
+        unknown = {key: body for body in bodies if (key := digest_of(body)) not in self._known}
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            self._known |= zip(unknown, pool.map(self._reward, unknown, unknown.values()), strict=True)
+
+    def _reward(self, key: str, body: Document) -> float:
+        try:
+            graded = self._server.ask(GRADE, body, idempotency_key=f"attune-import-{key}")
+        except NotAvailable as refusal:
+            raise CommandError(ExitCode.REFUSED, f"grader {body['grader']['name']}: {refusal.message}") from None
+        return float(graded["reward"])
+
+
+def _body(grader: Document, prompt: Prompt, text: str | None) -> Document | None:
+    """Return the request that grades an answer; None without an answer."""
+    item = {REFERENCE: prompt.reference, **prompt.item}
+    return None if text is None else {"grader": grader, "model_sample": text, "item": item}

@@ -48,13 +48,16 @@ def most(found: Sequence[Recording], options: Options) -> Limits:
     return Limits(requests=len(prompts), tokens=sum(options.most_tokens(prompt) for prompt in prompts))
 
 
-def record(source: Source, found: Sequence[Recording], options: Options, limits: Limits) -> Document:
+def record(
+    source: Source, found: Sequence[Recording], options: Options, limits: Limits, *, concurrency: int
+) -> Document:
     """Ask the open questions, and return a report.
 
     Raise CommandError if the source fails; `attune import record` can then be run again.
     """
     for each in found:
-        ask(source, each.answers, each.prompts, options, limits)
+        questions = [(prompt, options) for prompt in each.prompts]
+        ask(source, each.answers, questions, limits, concurrency=concurrency)
     return {
         "object": "import.record",
         "source": source.base_url,

@@ -65,6 +65,8 @@ class Source:
         self.base_url = base_url
         self._key, self._key_source = key, key_source
         self._sleep = sleep
+        self._silent_until = 0.0
+        """Time, by the monotonic clock, until which the source wants no requests. It holds for all threads."""
         headers = {"authorization": f"Bearer {key}", "accept-encoding": "identity"}  # so that a range counts file bytes
         if key_source == KEY:
             headers |= {name: os.environ[variable] for name, variable in SCOPES.items() if os.environ.get(variable)}
@@ -128,6 +130,8 @@ class Source:
         """Return a successful response, repeating the request after temporary failures."""
         waited_s, attempts, failures = 0.0, 0, 0
         while True:
+            if (silent_s := self._silent_until - time.monotonic()) > 0:
+                self._sleep(silent_s)
             response = self._attempt(method, path, stream, request)
             if response is not None and response.is_success:
                 return response
@@ -141,7 +145,10 @@ class Source:
                 raise CommandError(ExitCode.UNAVAILABLE, f"{self._outage(response)} Repeat the command later.")
             if delay_s >= 1:
                 print_note(f"{self._outage(response)} The next attempt is in {format_duration(delay_s)}.")
-            self._sleep(delay_s)
+            if response is not None and response.status_code == 429:
+                self._silent_until = time.monotonic() + delay_s
+            else:
+                self._sleep(delay_s)
             waited_s += delay_s
 
     def _attempt(self, method: str, path: str, stream: bool, request: dict[str, Any]) -> httpx.Response | None:

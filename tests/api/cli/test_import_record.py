@@ -1,9 +1,11 @@
 """`attune import record`, from a stand-in of OpenAI."""
 
+import itertools
 import json
 import os
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,8 @@ def recorded(source: StandIn, folder: Path, *words: object) -> list[dict[str, An
 
 
 def answers(folder: Path, number: int = 0) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "answers" / f"ftjob-{number}.jsonl").read_text().splitlines()]
+    lines = (folder / "answers" / f"ftjob-{number}.jsonl").read_text().splitlines()
+    return sorted(map(json.loads, lines), key=lambda answer: answer["reference"] or "")  # they arrive in any order
 
 
 def test_answers_are_kept_with_their_log_probabilities(source: StandIn, folder: Path) -> None:
@@ -100,6 +103,37 @@ def test_refused_questions_count(source: StandIn, folder: Path, monkeypatch: pyt
     assert recorded(source, folder, "--job", "ftjob-0", "--max-requests", 3)[0]["open"] == 1
 
 
+def test_several_questions_are_asked_at_once_after_the_first(
+    source: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, answer, asked = threading.Barrier(3), source.answer, itertools.count()
+
+    def answer_together(body: dict[str, Any]) -> tuple[int, Any]:
+        if next(asked):
+            together.wait(timeout=20)
+        return answer(body)
+
+    monkeypatch.setattr(source, "answer", answer_together)
+    assert recorded(source, folder, "--job", "ftjob-0", "--concurrency", 3)[0]["open"] == 0
+    assert not source.repeats()
+
+
+def test_a_source_that_fails_ends_the_command_but_no_answer_on_its_way_is_lost(
+    source: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, asked = source.answer, itertools.count()
+
+    def refuse_the_second(body: dict[str, Any]) -> tuple[int, Any]:
+        if next(asked) == 1:
+            return 403, refusal("Your project has no access.")
+        return answer(body)
+
+    monkeypatch.setattr(source, "answer", refuse_the_second)
+    line = ("import", "record", "--from", source.base_url, "--input", folder, "--yes", "--job", "ftjob-0")
+    assert attune(*line).exit_code == ExitCode.NOT_AUTHORIZED
+    assert len(answers(folder)) == 3
+
+
 def test_a_missing_model_is_asked_for_again_by_the_next_command(
     source: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +145,8 @@ def test_a_missing_model_is_asked_for_again_by_the_next_command(
 
 @pytest.mark.parametrize("when", ["before", "amid"])
 def test_killed_at_random_moments_no_prompt_is_asked_twice(source: StandIn, folder: Path, when: str) -> None:
-    words = ("import", "record", "--from", source.base_url, "--input", folder, "--yes")
+    # Of several questions at once, a killed command asks again those whose answers were on their way.
+    words = ("import", "record", "--from", source.base_url, "--input", folder, "--yes", "--concurrency", "1")
     source.kill_when, kills, moments = when, 0, random.Random(when)
     for _ in range(4):
         source.victim, source.kill_at = 0, source.requests + moments.randint(1, 3)
