@@ -33,8 +33,9 @@ class Eval(Base):
     """Time at which a user deleted the eval. The row remains until the last run of the eval is gone."""
 
 
-LISTING = Listing(Eval.project_id, Eval.id, (Eval.created_at, Eval.id))
-BY_UPDATE = Listing(Eval.project_id, Eval.id, (Eval.updated_at, Eval.id))
+_KEPT = (Eval.created_at, Eval.id, Eval.updated_at)
+LISTING = Listing(Eval.project_id, Eval.id, (Eval.created_at, Eval.id), _KEPT)
+BY_UPDATE = Listing(Eval.project_id, Eval.id, (Eval.updated_at, Eval.id), _KEPT)
 
 
 def get(session: Session, project_id: str, eval_id: str) -> Eval | None:

@@ -39,8 +39,11 @@ class DeletedRow(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     owner: Mapped[str] = mapped_column(String(256))
     position: Mapped[list[str | float]] = mapped_column(JSON)
-    """Values of the columns in the `order` of the Listing."""
+    """Values of the columns in `kept` of the Listing, or in `order` without it."""
     deleted_at: Mapped[float] = mapped_column(UnixTime, index=True)
+
+
+SortColumn = InstrumentedAttribute[str] | InstrumentedAttribute[float] | InstrumentedAttribute[int]
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,11 @@ class Listing:
     owner: InstrumentedAttribute[str]
     """Column with the project or object that a row's list belongs to."""
     id: InstrumentedAttribute[str]
-    order: tuple[InstrumentedAttribute[str] | InstrumentedAttribute[float] | InstrumentedAttribute[int], ...]
+    order: tuple[SortColumn, ...]
     """The columns to sort by, oldest first; the last one is unique within a list."""
+    kept: tuple[SortColumn, ...] = ()
+    """The columns that are recorded of a deleted row: those of `order`, and of each other Listing of the same rows.
+    Empty: those of `order`."""
 
     def position(self, session: Session, owner: str, row_id: str) -> Sequence[object]:
         """Return the values of `order` in the owner's row with this id, which may be deleted.
@@ -62,14 +68,16 @@ class Listing:
         if row is not None:
             return tuple(row)
         deleted = select(DeletedRow.position).where(DeletedRow.id == row_id, DeletedRow.owner == owner)
-        position = session.scalars(deleted).one_or_none()
-        if position is None:
+        values = session.scalars(deleted).one_or_none() or []
+        # Rows that were deleted before this listing existed lack some of its columns.
+        position = dict(zip((column.key for column in self.kept or self.order), values, strict=False))
+        if any(column.key not in position for column in self.order):
             raise UnknownCursor(row_id)
-        return position
+        return [position[column.key] for column in self.order]
 
     def delete(self, session: Session, condition: ColumnElement[bool]) -> int:
         """Delete the rows that match the condition, and record their positions. Return their number."""
-        statement = delete(self.id.class_).where(condition).returning(self.id, self.owner, *self.order)
+        statement = delete(self.id.class_).where(condition).returning(self.id, self.owner, *(self.kept or self.order))
         now = current_time(session)
         deleted = [
             {"id": row_id, "owner": owner, "position": position, "deleted_at": now}

@@ -32,6 +32,18 @@ def test_an_eval_is_kept_changed_and_listed(client: TestClient) -> None:
     assert [each["id"] for each in latest] == [made[0], made[2], made[1]]
 
 
+def test_a_deleted_eval_is_a_cursor_in_every_order(client: TestClient) -> None:
+    made = [an_eval(client, name=name) for name in ("a", "b", "c")]
+    client.post(f"/v1/evals/{made[0]}", json={"name": "z"})
+    client.delete(f"/v1/evals/{made[2]}")
+
+    def after(query: str) -> list[str]:
+        return [each["id"] for each in client.get(f"/v1/evals?after={made[2]}&{query}").json()["data"]]
+
+    assert (after("order=asc"), after("order=desc")) == ([], [made[1], made[0]])
+    assert (after("order_by=updated_at"), after("order_by=updated_at&order=desc")) == ([made[0]], [made[1]])
+
+
 def custom(**fields: Any) -> dict[str, Any]:
     return {"data_source_config": SOURCE | fields, "testing_criteria": [EQUAL]}
 
