@@ -1,7 +1,7 @@
 """Injected faults, for tests: ATTUNE_FAIL_AT="step:5:kill", or several separated by commas.
 
-A fault strikes at the beginning of its step. `kill` ends the process as a crash would, `hang` sleeps forever, `oom`
-raises an out-of-memory error (`oom*3`: in the first three tries of the step).
+A fault strikes at the beginning of its step. `kill` ends the process as an operator would, `crash` as a fault in native
+code would, `hang` sleeps forever, `oom` raises an out-of-memory error (`oom*3`: in the first three tries of the step).
 """
 
 import os
@@ -29,6 +29,8 @@ def _fail(step: int, fault: str, times: str = "1") -> None:
     match fault:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "crash":
+            os.kill(os.getpid(), signal.SIGABRT)
         case "hang":
             threading.Event().wait()
         case "oom":

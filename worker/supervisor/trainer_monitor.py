@@ -241,9 +241,8 @@ class TrainerMonitor:
         log.error("trainer_died", job_id=self._job.id, code=self.exit_code, log=self._trainer.log_tail())
         if not self._phases:
             return AttemptFailed(FailureReason.WORKER_FAULT, "The trainer ended before it read the job")
-        # Before the first step, a kill from outside is no fault of the job.
-        trained = "training" in self._phases and self._step > 0
-        died_at = self._step if trained or -self.exit_code not in SIGNALS_FROM_OUTSIDE else None
+        # A kill from outside is no fault of the rows. Kills for lack of memory are recognized in train.py.
+        died_at = None if -self.exit_code in SIGNALS_FROM_OUTSIDE else self._step
         return AttemptFailed(FailureReason.WORKER_LOST, _killed_by(self.exit_code), died_at=died_at)
 
 
