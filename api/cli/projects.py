@@ -52,11 +52,23 @@ def set_budget(
     stored_bytes: Annotated[
         str | None, typer.Option(metavar="NUMBER|none", help="Bytes of files and models that it may store.")
     ] = None,
+    judge_tokens: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER|none", help="Tokens that judges may read and write for it in a month."),
+    ] = None,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
-    """Set the project's budgets; `none` removes one. A budget that is used up refuses new jobs until the next month."""
-    given = {"trained_tokens": trained_tokens, "device_seconds": device_seconds, "stored_bytes": stored_bytes}
+    """Set the project's budgets; `none` removes one. A budget that is used up refuses new jobs until the next month.
+
+    Without a budget of judges' tokens, the limit of the settings holds. A used-up one keeps judges from being asked.
+    """
+    given = {
+        "trained_tokens": trained_tokens,
+        "device_seconds": device_seconds,
+        "stored_bytes": stored_bytes,
+        "judge_tokens": judge_tokens,
+    }
     limits = {name: UNCHANGED if text is None else _limit(text) for name, text in given.items()}
     with open_context(data_dir, config) as context:
         quotas.set_budget(context, project, **limits)

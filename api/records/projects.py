@@ -23,9 +23,12 @@ class Project(Base):
     """Budget: device seconds that the project's jobs may use in a month; None for no limit."""
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """Budget: bytes of stored objects that the project may have; None for no limit."""
+    monthly_judge_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    """Budget: tokens that judges may read and write for the project in a month; None for the limit in the settings."""
 
     @property
     def has_budget(self) -> bool:
+        """Whether the project has a budget that may refuse jobs."""
         limits = (self.monthly_trained_tokens, self.monthly_device_seconds, self.max_stored_bytes)
         return any(limit is not None for limit in limits)
 

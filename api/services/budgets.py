@@ -13,8 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.errors import TooManyRequests
-from api.records import files, idempotency, jobs, projects, uploads, usage
-from api.records.base import current_time
+from api.records import files, idempotency, jobs, projects, uploads
 from api.services import quotas
 
 DO_NOT_RETRY = {"x-should-retry": "false"}
@@ -76,12 +75,11 @@ def require_answer(context: Context, session: Session, project_id: str) -> None:
 def require_judge_tokens(context: Context, session: Session, project_id: str) -> None:
     """Raise TooManyRequests if the project's judges have used up this month's tokens. Questions that judges are
     answering already may exceed the limit."""
-    limit = context.settings.max_project_judge_tokens
-    month, _ = quotas.month_of(current_time(session))
-    if limit and usage.judge_tokens_since(session, project_id, month) >= limit:
+    budget = quotas.judge_budget(context, session, project_id)
+    if budget.used_up:
         raise TooManyRequests(
-            f"The judges of a project may use {limit:,} tokens in a month, and this month's are used up: ask the "
-            "operator for more, or use a grader without a judge",
+            f"The judges of this project may use {budget.limit:,} tokens in a month, and this month's are used up: ask "
+            "the operator for more, or use a grader without a judge",
             code="judge_tokens_used_up",
             headers=DO_NOT_RETRY,
         )

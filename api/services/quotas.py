@@ -1,7 +1,8 @@
-"""Budgets that the operator sets for a project: trained tokens and device seconds of a month, and stored bytes.
+"""Budgets that the operator sets for a project: trained tokens, device seconds and judges' tokens of a month, and
+stored bytes.
 
 Once a budget is used up, new jobs are refused. Once the budget of stored bytes is used up, new files are refused, too.
-Jobs that were accepted before run to their end.
+Jobs that were accepted before run to their end. A used-up budget of judges' tokens only keeps judges from being asked.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class InsufficientQuota(TooManyRequests):
 @dataclass(frozen=True)
 class Budget:
     name: str
-    """trained_tokens, device_seconds or stored_bytes."""
+    """trained_tokens, device_seconds, stored_bytes or judge_tokens."""
     used: int
     limit: int | None
     resets_at: int | None
@@ -51,6 +52,14 @@ def budgets_of(session: Session, project_id: str) -> list[Budget]:
         Budget("device_seconds", int(device_s + running_s), project.monthly_device_seconds, next_month),
         Budget("stored_bytes", stored_bytes.of_project(session, project_id), project.max_stored_bytes, None),
     ]
+
+
+def judge_budget(context: Context, session: Session, project_id: str) -> Budget:
+    """Return the project's budget of judges' tokens: its own, or the one of every project. Jobs do not depend on it."""
+    month, next_month = month_of(current_time(session))
+    own, of_all = session.get_one(Project, project_id).monthly_judge_tokens, context.settings.max_project_judge_tokens
+    limit = own if own is not None else of_all or None
+    return Budget("judge_tokens", usage.judge_tokens_since(session, project_id, month), limit, next_month)
 
 
 def require_budgets(session: Session, project_id: str) -> None:
@@ -104,12 +113,17 @@ def set_budget(
     trained_tokens: int | None = UNCHANGED,
     device_seconds: int | None = UNCHANGED,
     stored_bytes: int | None = UNCHANGED,
+    judge_tokens: int | None = UNCHANGED,
 ) -> None:
-    """Set the project's limits. None removes a limit. Raise NoSuchProject."""
+    """Set the project's limits. None removes a limit; for judges' tokens, that of every project then holds again.
+
+    Raise NoSuchProject.
+    """
     values = {
         "monthly_trained_tokens": trained_tokens,
         "monthly_device_seconds": device_seconds,
         "max_stored_bytes": stored_bytes,
+        "monthly_judge_tokens": judge_tokens,
     }
     with context.database.write() as session:
         row = projects.find(session, project)
@@ -123,7 +137,10 @@ def set_budget(
 def listed(context: Context) -> list[tuple[Project, list[Budget]]]:
     """Return all projects with their budgets."""
     with context.database.read() as session:
-        return [(project, budgets_of(session, project.id)) for project in projects.listed(session)]
+        return [
+            (project, [*budgets_of(session, project.id), judge_budget(context, session, project.id)])
+            for project in projects.listed(session)
+        ]
 
 
 class NoSuchProject(NotFound):
