@@ -6,7 +6,7 @@ from typing import Any, Self
 from api.infra.doorbell import Doorbell
 from api.infra.fair_limiter import FairLimiter
 from api.infra.latest import Latest
-from api.infra.outside_judge import OutsideJudge
+from api.infra.outside_judges import OutsideJudges
 from api.infra.preview_process import PreviewProcesses
 from api.infra.storage import Storage
 from api.records import Database
@@ -32,7 +32,7 @@ class Context:
     previews: PreviewProcesses
     requests: FairLimiter
     """Limit of the threads that handle requests."""
-    judge: OutsideJudge
+    outside_judges: OutsideJudges
     judgements: FairLimiter
     """Limit of the judgements that are awaited at the same time."""
     away_judges: set[str] = field(default_factory=set)
@@ -55,7 +55,7 @@ class Context:
                 per_project=min(settings.requests_at_once, REQUEST_THREADS),
                 max_waiting=settings.requests_waiting,
             ),
-            OutsideJudge(settings),
+            OutsideJudges(settings),
             FairLimiter(
                 "judgements",
                 total=settings.judge_requests,

@@ -4,18 +4,70 @@ The entry point of each process builds `Settings` once and passes it down. No mo
 `docs/settings.md` is generated from this file (`make docs`).
 """
 
+import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 Seconds = Annotated[float, Field(gt=0)]
 Days = Annotated[float, Field(ge=0)]
 Bytes = Annotated[int, Field(gt=0)]
+
+
+def _check_judge_url(url: str) -> str:
+    if url and re.fullmatch(r"https?://[^@?#\s]+", url) is None:
+        raise ValueError("give a URL such as https://api.openai.com/v1, without a user, a password or a query")
+    return url.rstrip("/")
+
+
+def _check_judge_models(models: str) -> str:
+    for entry in _separated(models):
+        name, named, model = entry.partition("=")
+        if not name or (named and not model) or name.startswith("ft:") or len(name) > 256:
+            raise ValueError(f"'{entry}' is not NAME or NAME=MODEL, where NAME does not begin with ft:")
+    return models
+
+
+JudgeUrl = Annotated[str, AfterValidator(_check_judge_url)]
+JudgeModels = Annotated[str, AfterValidator(_check_judge_models)]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model of another server with OpenAI's API, which graders may ask by a name of the operator's."""
+
+    url: str
+    """Base URL of the server."""
+    api_key: SecretStr
+    model: str
+    """Name of the model there."""
+
+
+class JudgeServer(BaseModel):
+    """An entry of `judge_servers`. The fields are those of `judge_url`, `judge_models` and `judge_api_key`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Annotated[JudgeUrl, Field(min_length=1)]
+    models: JudgeModels
+    api_key: SecretStr = SecretStr("")
+
+    @property
+    def judges(self) -> list[tuple[str, Judge]]:
+        """(name that graders use, judge) of each model."""
+        entries = (entry.partition("=") for entry in _separated(self.models))
+        return [(name, Judge(self.url, self.api_key, model or name)) for name, _, model in entries]
+
+    def plain(self) -> dict[str, str]:
+        """Return the fields, with the key in plain text."""
+        return {"url": self.url, "models": self.models, "api_key": self.api_key.get_secret_value()}
 
 
 class Settings(BaseSettings):
@@ -213,28 +265,38 @@ class Settings(BaseSettings):
     max_project_eval_items: Annotated[int, Field(ge=1)] = 500_000
     """Number of items that all runs of one project may have together. Deleting runs makes room for new items."""
 
-    judge_url: str = ""
+    judge_url: JudgeUrl = ""
     """Base URL of a server with OpenAI's API, such as `https://api.openai.com/v1`, whose models graders may ask to
     judge answers. Prompts and answers of jobs that use such a judge are sent there. Empty: graders ask this server's
     own models only."""
-    judge_models: str = ""
+    judge_models: JudgeModels = ""
     """Models at `judge_url` that graders may name, separated by commas: `NAME`, or `NAME=MODEL` for a model whose name
     there is MODEL. A model named here takes precedence over a base model of the same name."""
     judge_api_key: SecretStr = SecretStr("")
     """API key for `judge_url`. Empty: none is sent."""
+    judge_servers: dict[str, JudgeServer] = {}
+    """Further servers with judges, by names of your own: JSON such as `{"local": {"url": "http://10.0.0.5:8000/v1",
+    "models": "strict=qwen3-32b", "api_key": "…"}}`, or a table of the file for each. `url`, `models` and `api_key` are
+    as in `judge_url`, `judge_models` and `judge_api_key`. The names of all models differ."""
     judge_requests: Annotated[int, Field(ge=1)] = 8
     """Number of judgements that one process waits for at the same time. Projects take turns."""
     judge_timeout_s: Seconds = 60
-    """Time limit of one request to `judge_url`, in seconds. For models of this server, `sample_timeout_s` applies."""
+    """Time limit of one request to a judge on another server, in seconds. For models of this server, `sample_timeout_s`
+    applies."""
     judge_tries: Annotated[int, Field(ge=1, le=20)] = 6
     """Number of attempts to get a judgement. After the last one, the answer stays without a judgement. A judge is asked
     again if it is busy, cannot be reached, does not answer, or answers with something other than a judgement."""
     judge_retry_s: Seconds = 1
     """Seconds between the first and the second attempt to get a judgement. The pause doubles with each attempt, up to
     30 times this value, and is at least as long as the judge requests in `retry-after`, up to a minute."""
+    judge_wait_s: Seconds = 24 * 3600
+    """Seconds for which runs of evals and jobs wait for a judge that is busy or cannot be reached in all attempts. The
+    wait of a run ends when an item is graded. After this time, items end with an error, and answers in jobs have no
+    judgement."""
     max_project_judge_tokens: Annotated[int, Field(ge=0)] = 100_000_000
-    """Tokens that judges may read and write for one project in a calendar month (UTC). This server's models count as
-    judges, too. A stored judgement that is used again costs no tokens. 0: no limit."""
+    """Tokens that judges may read and write for one project in a calendar month (UTC), unless `attune projects budget`
+    sets another limit for the project. This server's models count as judges, too. A stored judgement that is used
+    again costs no tokens. 0: no limit."""
 
     keep_files_days: Days = 0
     """Days until an uploaded file or the output of a batch is deleted, counted from its creation. A file that an
@@ -287,21 +349,13 @@ class Settings(BaseSettings):
             raise ValueError("give a folder, or a URL such as s3://bucket/prefix")
         return url
 
-    @field_validator("judge_url")
-    @classmethod
-    def _check_judge_url(cls, url: str) -> str:
-        if url and re.fullmatch(r"https?://[^@?#\s]+", url) is None:
-            raise ValueError("give a URL such as https://api.openai.com/v1, without a user, a password or a query")
-        return url.rstrip("/")
-
-    @field_validator("judge_models")
-    @classmethod
-    def _check_judge_models(cls, models: str) -> str:
-        for entry in _separated(models):
-            name, named, model = entry.partition("=")
-            if not name or (named and not model) or name.startswith("ft:") or len(name) > 256:
-                raise ValueError(f"'{entry}' is not NAME or NAME=MODEL, where NAME does not begin with ft:")
-        return models
+    @model_validator(mode="after")
+    def _check_judges(self) -> Self:
+        counts = Counter(name for server in self._judge_servers for name in dict(server.judges))
+        for name, count in counts.items():
+            if count > 1:
+                raise ValueError(f"judge_servers: several judges have the name '{name}': write OTHER=MODEL for one")
+        return self
 
     @field_validator("cors_origins")
     @classmethod
@@ -354,10 +408,14 @@ class Settings(BaseSettings):
         return _separated(self.cors_origins)
 
     @property
-    def judges(self) -> Mapping[str, str]:
-        """{name that graders use: name of the model at `judge_url`}."""
-        entries = [entry.partition("=") for entry in _separated(self.judge_models)] if self.judge_url else []
-        return {name: model or name for name, _, model in entries}
+    def judges(self) -> Mapping[str, Judge]:
+        """{name that graders use: judge}."""
+        return {name: judge for server in self._judge_servers for name, judge in server.judges}
+
+    @property
+    def _judge_servers(self) -> list[JudgeServer]:
+        first = JudgeServer.model_construct(url=self.judge_url, models=self.judge_models, api_key=self.judge_api_key)
+        return [*([first] if self.judge_url else []), *self.judge_servers.values()]
 
     @property
     def credentials_file(self) -> Path:
@@ -367,11 +425,7 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """Return the settings as environment variables, for a child process that builds its own `Settings`."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        return {
-            f"ATTUNE_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            for name, value in values.items()
-            if value is not None
-        }
+        return {f"ATTUNE_{name.upper()}": _as_text(value) for name, value in values.items() if value is not None}
 
     @classmethod
     def settings_customise_sources(
@@ -393,6 +447,15 @@ class Settings(BaseSettings):
 def load_settings(**options: Any) -> Settings:
     """Return the settings. Command-line options that are not None override the other sources."""
     return Settings(**{name: value for name, value in options.items() if value is not None})
+
+
+def _as_text(value: object) -> str:
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case dict():
+            return json.dumps({name: server.plain() for name, server in value.items()})
+    return str(value)
 
 
 def _separated(text: str) -> list[str]:

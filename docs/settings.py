@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from api.settings import Settings
+from api.settings import JudgeServer, Settings
 
 PAGE = Path(__file__).with_suffix(".md")
 
@@ -46,6 +46,7 @@ NAMES: dict[Any, str] = {
     bool: "true or false",
     int: "integer",
     float: "number",
+    dict[str, JudgeServer]: "JSON object",
 }
 SYMBOLS = ((Gt, "gt", ">"), (Ge, "ge", "≥"), (Le, "le", "≤"))
 UNITS = ((1024**3, "GiB"), (1024**2, "MiB"))
@@ -96,7 +97,7 @@ def _default(name: str, field: FieldInfo) -> str:
     match value:
         case None:
             return "not set"
-        case SecretStr() | "":
+        case SecretStr() | "" | dict():
             return "empty"
         case bool():
             return f"`{str(value).lower()}`"

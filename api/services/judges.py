@@ -1,4 +1,5 @@
-"""Judges: chat models that grade answers. A judge is a model of this server, or a model at the operator's `judge_url`.
+"""Judges: chat models that grade answers. A judge is a model of this server, or a model of another server that the
+operator has configured.
 
 The judgement of a question is stored, so that the same question of a project is asked only once. A judge is asked
 again, with growing pauses, if it is busy, cannot be reached, does not answer, or answers with something other than a
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
-from api.infra.outside_judge import Reply, Unanswered
+from api.infra.outside_judges import Reply, Unanswered
 from api.records import base_models, judgements, usage
 from api.records.database import is_outage
 from api.records.usage import Account
@@ -120,7 +121,7 @@ async def judge(context: Context, caller: Caller, grader: ModelGrader, case: Cas
     """Return the grade of an answer. Raise GradingError, or JudgeAway if the same question may succeed later."""
     question = grader.question(case)
     try:
-        verdict = await _verdict(context, caller, question)
+        verdict = await verdict_on(context, caller, question)
     except Unanswered as failure:
         if failure.away:
             raise JudgeAway(failure.message) from None
@@ -140,12 +141,12 @@ async def judge(context: Context, caller: Caller, grader: ModelGrader, case: Cas
 async def ask(context: Context, caller: Caller, question: Question) -> Verdict:
     """Return the verdict on the question. If no attempt gives a judgement, the verdict holds the error."""
     try:
-        return await _verdict(context, caller, question)
+        return await verdict_on(context, caller, question)
     except GradingError as error:
         return Verdict.of(error)
 
 
-async def _verdict(context: Context, caller: Caller, question: Question) -> Verdict:
+async def verdict_on(context: Context, caller: Caller, question: Question) -> Verdict:
     """Return the verdict on the question, after several attempts if needed. Raise Unanswered after the last attempt."""
     settings, attempt = context.settings, 0
     while True:
@@ -188,7 +189,7 @@ async def _attempt(context: Context, caller: Caller, question: Question) -> Verd
 
 def _digest(context: Context, question: Question) -> str:
     """Return the hash of everything that determines the judgement. The judgement is stored under this hash."""
-    if (identity := context.judge.identity(question.model)) is None:
+    if (identity := context.outside_judges.identity(question.model)) is None:
         with context.database.read() as session:
             base = base_models.get(session, question.model)
         identity = [question.model if base is None else base.digest]
@@ -211,8 +212,8 @@ def _kept(context: Context, caller: Caller, question: Question, digest: str) -> 
 
 
 async def _reply(context: Context, caller: Caller, question: Question) -> Reply:
-    if context.judge.identity(question.model) is not None:
-        return await context.judge.ask(question)
+    if context.outside_judges.identity(question.model) is not None:
+        return await context.outside_judges.ask(question)
     return await _sampled(context, caller, question)
 
 
@@ -260,7 +261,7 @@ def _charge(context: Context, caller: Caller, question: Question, reply: Reply) 
     """Add the tokens to the usage ledger: as the judges' tokens, and for an outside judge also as prompt and completion
     tokens. For a model of this server, `sample` has added the latter."""
     spent = {"judge_tokens": reply.prompt_tokens + reply.completion_tokens}
-    if context.judge.identity(question.model) is not None:
+    if context.outside_judges.identity(question.model) is not None:
         spent |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
     with context.database.write() as session:
         usage.add(session, Account(caller.project_id, caller.key_id, question.model), **spent)

@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 
 from api.context import Caller, Context
 from api.records.usage import Usage
-from api.services import judges
+from api.services import judges, quotas
 from api.services.judges import JudgeAway
-from api.settings import Settings
+from api.settings import JudgeServer, Settings
 from api.spec.graders import Case, GradingError, Question, Verdict
 from api.spec.graders.base import Sampling
 from api.spec.graders.label_model import LabelModel
@@ -171,6 +171,39 @@ def test_a_projects_judges_have_a_budget_of_tokens(settings: Settings) -> None:
     with context.database.read() as session:
         entry = session.scalars(select(Usage)).one()
     assert (entry.model, entry.prompt_tokens, entry.completion_tokens, entry.judge_tokens) == ("strict", 20, 5, 25)
+
+
+def test_a_project_may_have_a_budget_of_judges_tokens_of_its_own(settings: Settings) -> None:
+    with outside_judge(in_turn(Said(0.5))) as server:
+        context = opened(settings, max_project_judge_tokens=25, **server.settings)
+        own, other = a_caller(context.database), a_caller(context.database, "other")
+
+        def values(caller: Caller) -> list[float | str | None]:
+            questions = (replace(QUESTION, range=(0, 1 + number)) for number in range(3))
+            return [asyncio.run(judges.ask(context, caller, question)).value for question in questions]
+
+        quotas.set_budget(context, "default", judge_tokens=50)
+        assert (values(own), values(other)) == ([0.5, 0.5, None], [0.5, None, None])
+        quotas.set_budget(context, "other", judge_tokens=0)
+        assert values(other) == [0.5, None, None], "a kept judgement costs nothing"
+        used = {project.name: budgets[-1] for project, budgets in quotas.listed(context)}
+        assert (used["default"].used, used["default"].limit, used["other"].limit) == (50, 50, 0)
+        quotas.set_budget(context, "other", judge_tokens=None)
+        with context.database.read() as session:
+            assert quotas.judge_budget(context, session, other.project_id).limit == 25
+
+
+def test_each_judge_is_asked_at_its_own_server_with_its_own_key(settings: Settings) -> None:
+    with outside_judge(in_turn(Said(0.5))) as first, outside_judge(in_turn(Said(0.25))) as second:
+        other = {"url": second.settings["judge_url"], "models": "mild=mild-model", "api_key": "sk-other"}
+        servers = {"other": JudgeServer.model_validate(other)}
+        context = opened(settings, **first.settings, judge_servers=servers)
+        caller = a_caller(context.database)
+        asked = [replace(QUESTION, model=name) for name in ("strict", "mild")]
+        verdicts = [asyncio.run(judges.ask(context, caller, question)) for question in asked]
+    assert [verdict.value for verdict in verdicts] == [0.5, 0.25]
+    assert (first.keys, second.keys) == ([f"Bearer {KEY}"], ["Bearer sk-other"])
+    assert [body["model"] for body in second.asked] == ["mild-model"]
 
 
 def test_a_server_that_reports_no_tokens_is_not_free(settings: Settings) -> None:

@@ -1,5 +1,5 @@
-"""Requests to the operator's judge, a server with OpenAI's API. Its address comes from the settings only, never from
-users."""
+"""Requests to the operator's judges, models of servers with OpenAI's API. The addresses come from the settings only,
+never from users."""
 
 import asyncio
 import math
@@ -10,7 +10,7 @@ from functools import cached_property
 import httpx
 import msgspec
 
-from api.settings import Settings
+from api.settings import Judge, Settings
 from api.spec.fields import JsonObject
 from api.spec.graders.base import GradingError, Question
 from api.spec.graders.judgement import MAX_TOKENS, conversation, response_format
@@ -75,16 +75,16 @@ class _Completion(msgspec.Struct):
     usage: _Usage | None = None
 
 
-class OutsideJudge:
+class OutsideJudges:
     def __init__(self, settings: Settings) -> None:
-        self._url, self._timeout_s = f"{settings.judge_url}/chat/completions", settings.judge_timeout_s
-        self._key, self._models = settings.judge_api_key, settings.judges
+        self._judges, self._timeout_s = settings.judges, settings.judge_timeout_s
         self._unformatted: set[str] = set()
         """Names of models that refused `response_format`, and answered without it."""
 
     def identity(self, name: str) -> list[str] | None:
         """Return the URL and the model's name there, which identify the judge of this name; None if there is none."""
-        return [self._url, self._models[name]] if name in self._models else None
+        judge = self._judges.get(name)
+        return None if judge is None else [_endpoint(judge), judge.model]
 
     async def ask(self, question: Question) -> Reply:
         """Return the judge's answer as text. Raises Unanswered if there is no answer."""
@@ -102,15 +102,16 @@ class OutsideJudge:
         return replace(reply, prompt_tokens=asked // TOKEN_CHARS, completion_tokens=len(reply.text) // TOKEN_CHARS)
 
     async def _send(self, question: Question, *, formatted: bool) -> _Response:
-        name, body = question.model, self._body(question, formatted=formatted)
+        name, judge = question.model, self._judges[question.model]
+        body = {"model": judge.model, **_body(question, formatted=formatted)}
         headers = {"accept": "application/json"}
-        if key := self._key.get_secret_value():
+        if key := judge.api_key.get_secret_value():
             headers["authorization"] = f"Bearer {key}"
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
                 httpx.AsyncClient(verify=self._tls, timeout=self._timeout_s) as client,
-                client.stream("POST", self._url, json=body, headers=headers) as sent,
+                client.stream("POST", _endpoint(judge), json=body, headers=headers) as sent,
             ):
                 return _Response(sent.status_code, sent.headers.get("retry-after", ""), await _read(sent))
         except (TimeoutError, httpx.TimeoutException):
@@ -118,22 +119,28 @@ class OutsideJudge:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _away(f"{name} could not be reached ({type(error).__name__})") from None
 
-    def _body(self, question: Question, *, formatted: bool) -> JsonObject:
-        sampling = question.sampling
-        options = {
-            "max_completion_tokens": sampling.max_tokens or MAX_TOKENS,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed,
-            "reasoning_effort": sampling.reasoning_effort,
-            "response_format": response_format(question) if formatted else None,
-        }
-        given = {key: value for key, value in options.items() if value is not None}
-        return {"model": self._models[question.model], "messages": conversation(question), **given}
-
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         return ssl.create_default_context()
+
+
+def _endpoint(judge: Judge) -> str:
+    return f"{judge.url}/chat/completions"
+
+
+def _body(question: Question, *, formatted: bool) -> JsonObject:
+    """Return the body of the request, without the model's name."""
+    sampling = question.sampling
+    options = {
+        "max_completion_tokens": sampling.max_tokens or MAX_TOKENS,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+        "reasoning_effort": sampling.reasoning_effort,
+        "response_format": response_format(question) if formatted else None,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    return {"messages": conversation(question), **given}
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -1,0 +1,38 @@
+"""Settings that are more than a value: the servers of judges."""
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from api.settings import Judge, Settings
+
+LOCAL = {"url": "http://10.0.0.5:8000/v1/", "models": "strict=qwen3-32b, plain", "api_key": "sk-local"}
+FIRST = {"judge_url": "https://api.openai.com/v1", "judge_models": "gpt-5-mini"}
+
+
+def test_child_processes_have_the_same_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.model_validate(FIRST | {"judge_servers": {"local": LOCAL}})
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    key = SecretStr("sk-local")
+    assert Settings().judges == settings.judges
+    assert settings.judges == {
+        "gpt-5-mini": Judge("https://api.openai.com/v1", SecretStr(""), "gpt-5-mini"),
+        "strict": Judge("http://10.0.0.5:8000/v1", key, "qwen3-32b"),
+        "plain": Judge("http://10.0.0.5:8000/v1", key, "plain"),
+    }
+    assert "sk-local" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("servers", "words"),
+    [
+        ({"local": LOCAL | {"models": "gpt-5-mini"}}, "several judges have the name 'gpt-5-mini'"),
+        ({"local": LOCAL | {"url": "http://user@host"}}, "give a URL"),
+        ({"local": LOCAL | {"url": ""}}, "at least 1 item"),
+        ({"local": LOCAL | {"models": "ft:x"}}, "is not NAME or NAME=MODEL"),
+        ({"local": LOCAL | {"key": "x"}}, "Extra inputs"),
+    ],
+)
+def test_servers_of_judges_are_checked(servers: object, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Settings.model_validate(FIRST | {"judge_servers": servers})
