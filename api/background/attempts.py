@@ -5,9 +5,7 @@ MAX_FAULTS = 3
 FAULT_WAIT_S = 10.0
 OUTAGE_WAIT_S = 5.0
 JUDGE_WAIT_S = 60.0
-"""Wait after the first fault of an item whose judge is away. The next wait is JUDGE_WAIT_GROWTH times as long, so that
-the items of a run do not fail because a judge is away for some minutes."""
-JUDGE_WAIT_GROWTH = 5
+"""Wait of a run's items until one of them asks a judge that was away again."""
 
 
 class Postponed(Exception):

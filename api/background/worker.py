@@ -58,6 +58,10 @@ class ItemWorker(ABC, Generic[W, I, R]):
     def finish(self, session: Session, claim: ItemClaim[W, I], result: R) -> bool:
         """Store the item's result. Return False if the claim is lost."""
 
+    def postpone(self, session: Session, claim: ItemClaim[W, I], end: Postponed) -> None:
+        """Give up the claim of an item without a result."""
+        self._queue.release(session, claim, end.wait_s, fault=end.fault)
+
     @abstractmethod
     def internal_error(self, claim: ItemClaim[W, I]) -> R:
         """Return the result of an item that could not be answered because of an internal error of this server."""
@@ -160,7 +164,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
     def _write(self, claim: ItemClaim[W, I], end: R | Postponed) -> None:
         with self._context.database.write() as session:
             if isinstance(end, Postponed):
-                self._queue.release(session, claim, end.wait_s, fault=end.fault)
+                self.postpone(session, claim, end)
             elif not self.finish(session, claim, end):
                 log.info(f"{self.name}_result_stale")
 

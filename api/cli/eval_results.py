@@ -20,7 +20,8 @@ def describe_run(run: Document) -> tuple[str, int, int]:
     done = counts["passed"] + counts["failed"] + counts["errored"]
     passed = f", {_share(counts)} passed" if done else ""
     of_all = f": {done} of {counts['total']} items graded{passed}" if counts["total"] else ""
-    return f"{run['status'].replace('_', ' ')}{of_all}", done, counts["total"]
+    waits = f". {run['error']['message']}" if run["status"] == "in_progress" and run["error"]["message"] else ""
+    return f"{run['status'].replace('_', ' ')}{of_all}{waits}", done, counts["total"]
 
 
 def print_eval(found: Document, runs: Sequence[Document]) -> None:
@@ -60,7 +61,9 @@ def print_run(run: Document, items: Sequence[Document]) -> None:
             "report": run["report_url"],
         }
     )
-    if run["error"]["message"]:
+    if run["error"]["message"] and run["status"] == "in_progress":
+        print_note(run["error"]["message"])
+    elif run["error"]["message"]:
         print_error(f"the run failed: {run['error']['message']} ({run['error']['code']})")
     if run["per_testing_criteria_results"]:
         print_line("")

@@ -6,13 +6,14 @@ with limits. Models are asked by api.services.judges.
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from api.background import attempts
-from api.background.attempts import MAX_FAULTS, Postponed
+from api.background.attempts import Postponed
 from api.context import Caller, Context
 from api.infra.preview_process import PreviewFailed
 from api.records.eval_items import EvalItemClaim, Use
@@ -27,6 +28,16 @@ from api.spec.graders.model_grader import ModelGrader
 from api.spec.graders.python import Python
 from api.spec.graders.string_check import StringCheck
 from api.spec.graders.text_similarity import TextSimilarity
+
+
+class JudgeIsAway(Postponed):
+    """The run waits for a judge."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(attempts.JUDGE_WAIT_S)
+        self.reason = reason
+        self.kept: JsonObject | None = None
+        """What the next attempt uses."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,14 @@ class Outcome:
 
 
 async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[Criterion], case: Case) -> list[Outcome]:
-    """Return an outcome for each criterion, in their order. Raise Postponed if a judge cannot be reached."""
+    """Return an outcome for each criterion, in their order. Raise JudgeIsAway if the run has to wait
+    for a judge."""
     slow = [criterion for criterion in criteria if isinstance(criterion, Python | TextSimilarity)]
     judged = [_judged(context, claim, criterion, case) for criterion in criteria if isinstance(criterion, ModelGrader)]
     by_child, by_judges = await asyncio.gather(_graded_by_child(context, slow, case), asyncio.gather(*judged))
     outcomes = {outcome.name: outcome for outcome in by_child}
     for outcome in by_judges:
-        if isinstance(outcome, Postponed):
+        if isinstance(outcome, JudgeIsAway):
             raise outcome
         outcomes[outcome.name] = outcome
     for criterion in criteria:
@@ -68,10 +80,10 @@ async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[C
 
 async def _judged(
     context: Context, claim: EvalItemClaim, criterion: ScoreModelCriterion | LabelModel, case: Case
-) -> Outcome | Postponed:
-    """Return the outcome by a judge, or Postponed if the judge cannot be reached.
+) -> Outcome | JudgeIsAway:
+    """Return the outcome by a judge, or JudgeIsAway if the judge cannot be reached.
 
-    Postponed is returned, not raised: an exception would end `gather` while other judges are still being asked.
+    JudgeIsAway is returned, not raised: an exception would end `gather` while other judges are still being asked.
     """
     caller = Caller(claim.work.project_id, claim.work.key_id, "write")
     try:
@@ -79,9 +91,9 @@ async def _judged(
     except GradingError as error:
         return _outcome(criterion, 0.0, error.flag, [error.message])
     except JudgeAway as error:
-        if claim.item.faults + 1 < MAX_FAULTS:
-            wait_s = attempts.JUDGE_WAIT_S * attempts.JUDGE_WAIT_GROWTH**claim.item.faults
-            return Postponed(wait_s, fault=True)
+        since = claim.work.waits_since
+        if since is None or time.time() - since < context.settings.judge_wait_s:
+            return JudgeIsAway(error.message)
         return _outcome(criterion, 0.0, error.code, [error.message])
     answer = {"role": "assistant", "content": given.text}
     shown = {"input": [*given.messages], "output": [answer], "model": given.model, "label": given.label}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from anyio.to_thread import run_sync
 from pydantic import TypeAdapter
@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from api.background.completion import CHAT, complete, validated
 from api.context import Caller, Context
 from api.errors import ServiceError
-from api.eval_worker.grading import Outcome, grades_of
+from api.eval_worker.grading import JudgeIsAway, Outcome, grades_of
 from api.records.eval_items import EvalItemClaim, Graded, Use
 from api.records.evals import Eval
 from api.spec.evals.criteria import Criterion
@@ -71,13 +71,18 @@ async def grade_item(context: Context, claim: EvalItemClaim) -> Graded:
     source = SOURCE.validate_python(claim.work.data_source | {"source": NO_ROWS})
     row = EvalRow.model_validate_json(claim.item.row)
     if isinstance(source, CompletionsSource):
-        answer = await _sampled(context, claim, source, row)
+        kept = claim.item.result
+        answer = await _sampled(context, claim, source, row) if kept is None else Answer(**kept["answer"])
         uses = [Use(answer.model, answer.prompt_tokens, answer.completion_tokens)]
     else:
         answer, uses = Answer(row.answer or "", row.tools), []
     if answer.error is not None:
         return Graded(ItemStatus.ERRORED, _all_errored(claim), {"results": [], "sample": answer.sample()})
-    outcomes = await grades_of(context, claim, criteria, Case(answer.text, row.item, answer.tools))
+    try:
+        outcomes = await grades_of(context, claim, criteria, Case(answer.text, row.item, answer.tools))
+    except JudgeIsAway as postponed:
+        postponed.kept = {"answer": asdict(answer)} if isinstance(source, CompletionsSource) else None
+        raise
     return Graded(
         status_of(outcomes),
         {outcome.name: outcome.kind for outcome in outcomes},

@@ -3,9 +3,11 @@
 from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 
+from api.background.attempts import Postponed
 from api.background.worker import ItemWorker
 from api.context import Context
 from api.eval_worker import item, rows
+from api.eval_worker.grading import JudgeIsAway
 from api.records import eval_items
 from api.records.eval_items import EvalItem, EvalItemClaim, Graded
 from api.records.eval_runs import EvalRun
@@ -24,6 +26,12 @@ class EvalWorker(ItemWorker[EvalRun, EvalItem, Graded]):
 
     def finish(self, session: Session, claim: EvalItemClaim, result: Graded) -> bool:
         return eval_items.finish(session, claim, result)
+
+    def postpone(self, session: Session, claim: EvalItemClaim, end: Postponed) -> None:
+        if isinstance(end, JudgeIsAway):
+            eval_items.wait_for_judge(session, claim, end.wait_s, end.reason, end.kept)
+        else:
+            super().postpone(session, claim, end)
 
     def internal_error(self, claim: EvalItemClaim) -> Graded:
         return item.internal_error(claim)

@@ -25,7 +25,8 @@ class EvalItem(Item, Base):
     status: Mapped[str | None] = mapped_column(String(16))
     """An api.spec.evals.status.ItemStatus; None while the item has no result."""
     result: Mapped[JsonObject | None]
-    """The fields "results" and "sample" of the output item that the API returns."""
+    """The fields "results" and "sample" of the output item that the API returns. While the item waits for a judge,
+    {"answer"}: the model's answer, so that it is sampled only once."""
     finished_at: Mapped[float | None] = mapped_column(UnixTime)
 
     @property
@@ -90,6 +91,8 @@ def finish(session: Session, claim: EvalItemClaim, graded: Graded) -> bool:
     run = QUEUE.lock_for_result(session, claim, **values)
     if run is None:
         return False
+    if graded.status != ItemStatus.ERRORED:
+        run.error = None  # its judges answer
     run.passed += graded.status == ItemStatus.PASSED
     run.failed += graded.status == ItemStatus.FAILED
     run.errored += graded.status == ItemStatus.ERRORED
@@ -107,6 +110,20 @@ def finish(session: Session, claim: EvalItemClaim, graded: Graded) -> bool:
     if run.passed + run.failed + run.errored == run.total:
         eval_runs.transition(session, run, RunStatus.COMPLETED)
     return True
+
+
+def wait_for_judge(session: Session, claim: EvalItemClaim, wait_s: float, reason: str, kept: JsonObject | None) -> None:
+    """Give up the claim, and let all items of the run wait, because each of them needs the same judges.
+
+    The run's `error` has the reason and the beginning of the wait. `kept`: what the next attempt uses. Raise StaleWork
+    if the run was deleted.
+    """
+    run = QUEUE.lock(session, claim.work.id)
+    QUEUE.release(session, claim, wait_s, result=kept)
+    QUEUE.postpone(session, run.id, wait_s)
+    if run.status == RunStatus.IN_PROGRESS:
+        since = run.waits_since or current_time(session)
+        run.error = {"code": "judge_unavailable", "message": f"The run waits for a judge: {reason}", "since": since}
 
 
 def get(session: Session, run_id: str, item_id: str) -> EvalItem | None:

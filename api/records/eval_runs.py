@@ -39,7 +39,8 @@ class EvalRun(Work, Base):
     model: Mapped[str | None] = mapped_column(String(256))
     """The model that answers the rows; None if the rows are graded as they are, without a model's answers."""
     error: Mapped[JsonObject | None]
-    """{"code", "message"} of a failed run."""
+    """{"code", "message"} of a failed run, and {"code", "message", "since"} of one that waits for a judge since that
+    time."""
     total: Mapped[int] = mapped_column(Integer, default=0)
     """Number of items of the run; 0 before its rows are read."""
     passed: Mapped[int] = mapped_column(Integer, default=0)
@@ -49,6 +50,11 @@ class EvalRun(Work, Base):
     """{criterion: {"passed", "failed", "errored"}}."""
     usage: Mapped[JsonObject]
     """{model: {"invocation_count", "prompt_tokens", "completion_tokens"}}."""
+
+    @property
+    def waits_since(self) -> float | None:
+        """Time since which a run in progress waits for a judge, without having graded an item."""
+        return (self.error or {}).get("since")
 
 
 LISTING = Listing(EvalRun.eval_id, EvalRun.id, (EvalRun.created_at, EvalRun.id))

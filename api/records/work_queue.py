@@ -212,11 +212,21 @@ class WorkQueue(Generic[W, I]):
             return None
         return work
 
-    def release(self, session: Session, claim: ItemClaim[W, I], wait_s: float, *, fault: bool = False) -> None:
-        """Give up the claim, so that a worker may take the item again after `wait_s` seconds. `fault`: the attempt
-        ended with a fault which the item may have caused."""
-        faults = claim.item.faults + fault
-        self._write(session, claim, due_at=current_time(session) + wait_s, owner=None, faults=faults)
+    def release(
+        self, session: Session, claim: ItemClaim[W, I], wait_s: float, *, fault: bool = False, **values: object
+    ) -> None:
+        """Give up the claim, so that a worker may take the item again after `wait_s` seconds, and set these values.
+
+        `fault`: the attempt ended with a fault which the item may have caused.
+        """
+        values |= {"due_at": current_time(session) + wait_s, "owner": None, "faults": claim.item.faults + fault}
+        self._write(session, claim, **values)
+
+    def postpone(self, session: Session, work_id: str, wait_s: float) -> None:
+        """Let the items that are due, and that no worker holds, wait for `wait_s` seconds."""
+        now, item = current_time(session), self.item
+        due = update(item).where(item.work_id == work_id, item.due_at <= now)
+        session.execute(due.values(due_at=now + wait_s))
 
     def _write(self, session: Session, claim: ItemClaim[W, I], **values: object) -> bool:
         work_id, line, fence = claim.key

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from api.background import attempts
 from api.context import Context
@@ -355,20 +356,54 @@ def test_judges_score_and_label_answers_and_are_asked_again(client: TestClient, 
     assert usage["total_tokens"] == 25 * usage["invocation_count"]
 
 
-def test_a_judge_that_stays_away_is_the_error_of_its_items(
+def judged_by(served: Context, settings: dict[str, Any], **given: Any) -> Context:
+    context = Context.open(served.settings.model_copy(update=settings | {"judge_tries": 1, **given}))
+    object.__setattr__(served, "settings", context.settings)
+    return context
+
+
+def make_due(served: Context) -> None:
+    with served.database.write() as session:
+        session.execute(update(EvalItem).where(EvalItem.status.is_(None)).values(due_at=0))
+
+
+def test_a_run_waits_for_a_judge_that_is_away_and_says_so(client: TestClient, served: Context) -> None:
+    answers = [Said(status=500), Said(8.0)]
+    with outside_judge(lambda number, body: answers[0]) as server:
+        context = judged_by(served, server.settings, eval_items=1)
+        run = a_run(client, an_eval(client, SCORED), row("a"), row("b"), sampled=True)
+        assert work(context, says("x")) == 1
+        waiting = client.get(run).json()
+        assert len(server.asked) == 1, "all items wait, not only the first"
+        del answers[0]
+        make_due(context)
+        assert work(context, says("x")) == 1, "the first item has its answer"
+        context.database.dispose()
+    assert waiting["status"] == "in_progress"
+    assert waiting["error"] == {
+        "code": "judge_unavailable",
+        "message": "The run waits for a judge: strict answered with status 500",
+    }
+    ended = client.get(run).json()
+    assert (ended["status"], ended["error"], ended["result_counts"]["passed"]) == (
+        "completed",
+        {"code": "", "message": ""},
+        2,
+    )
+    assert {usage["model_name"]: usage["invocation_count"] for usage in ended["per_model_usage"]}["tiny"] == 2
+
+
+def test_a_judge_that_stays_away_for_too_long_is_the_error_of_its_items(
     client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "JUDGE_WAIT_S", 0.0)
     with outside_judge(lambda number, body: Said(status=500)) as server:
-        settings = {"judge_tries": 1, **server.settings}
-        context = Context.open(served.settings.model_copy(update=settings))
-        object.__setattr__(served, "settings", context.settings)
-        run = a_run(client, an_eval(client, SCORED), row("a", "a"))
+        context = judged_by(served, server.settings, judge_wait_s=0.001)
+        run = a_run(client, an_eval(client, SCORED), row("a", "a"), row("b", "b"))
         work(context)
         context.database.dispose()
-        assert len(server.asked) == attempts.MAX_FAULTS
-    (item,) = items_of(client, run)
-    assert item["results"][0]["error"]["code"] == "judge_unavailable"
+    assert {item["results"][0]["error"]["code"] for item in items_of(client, run)} == {"judge_unavailable"}
+    assert client.get(run).json()["status"] == "completed"
 
 
 def test_calls_of_functions_are_graded(client: TestClient, served: Context) -> None:
