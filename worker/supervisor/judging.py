@@ -2,9 +2,11 @@
 (docs/internals/wall.md).
 
 It asks in a thread of its own, so that the trainer's other reports, pauses and lost leases are handled meanwhile,
-however long a model takes.
+however long a model takes. The job waits for a model that is away.
 """
 
+import asyncio
+import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from types import TracebackType
@@ -12,15 +14,25 @@ from typing import Self
 
 import structlog
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.to_thread import run_sync
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Caller
+from api.infra.outside_judges import Unanswered
+from api.records import events, jobs
+from api.records.jobs import StaleFence
 from api.records.usage import UNKNOWN_KEY
 from api.services import judges
-from api.spec.graders import Question, Verdict
+from api.spec.graders import GradingError, Question, Verdict
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.child import Child
 
 log = structlog.get_logger(__name__)
+
+AWAY_WAIT_S = 30.0
+"""Seconds after which a model that is away is asked again."""
+CHECK_S = 0.5
+"""Seconds between two checks, during such a wait, for a pause or a shutdown."""
 
 
 class JudgeDesk:
@@ -28,9 +40,11 @@ class JudgeDesk:
 
     def __init__(self, attempt: AttemptContext, trainer: Child) -> None:
         job = attempt.job
-        self._context, self._trainer = attempt.node.context, trainer
+        self._attempt, self._context, self._trainer = attempt, attempt.node.context, trainer
         self._caller = Caller(job.project_id, job.key_id or UNKNOWN_KEY, "write")
         self._models = {use.model for use in attempt.recipe.method.named_models}
+        self._away_since: dict[str, float] = {}
+        """{model that is away: time at which it was first found away, by the monotonic clock}."""
         self._portal: BlockingPortal | None = None
         """The thread that sends the requests to chat models. It starts with the first question."""
         self._stack = ExitStack()
@@ -64,4 +78,40 @@ class JudgeDesk:
     async def _verdict(self, question: Question) -> Verdict:
         if question.model not in self._models:  # a trainer is not trusted with models that its job does not name
             return Verdict(message="the grader does not name this model")
-        return await judges.ask(self._context, self._caller, question)
+        while True:
+            away = False
+            try:
+                verdict = await judges.verdict_on(self._context, self._caller, question)
+            except GradingError as error:
+                verdict, away = Verdict.of(error), isinstance(error, Unanswered) and error.away
+            if not away:
+                if self._away_since.pop(question.model, None) is not None:
+                    await run_sync(self._add_event, f"The judge {question.model} answers again.", "info")
+                return verdict
+            if not await self._may_wait(question.model, verdict.message):
+                return verdict
+
+    async def _may_wait(self, model: str, reason: str) -> bool:
+        """Wait for a model that is away. Return whether it may be asked again: not after `judge_wait_s`, and not if the
+        job is to pause or to stop."""
+        if model not in self._away_since:
+            self._away_since[model] = time.monotonic()
+            await run_sync(self._add_event, f"The job waits for a judge: {reason}.", "warn")
+        deadline = self._away_since[model] + self._context.settings.judge_wait_s
+        again_at = min(deadline, time.monotonic() + AWAY_WAIT_S)
+        while not self._stops and (left_s := again_at - time.monotonic()) > 0:
+            await asyncio.sleep(min(left_s, CHECK_S))
+        return not self._stops and time.monotonic() < deadline
+
+    @property
+    def _stops(self) -> bool:
+        return self._attempt.beat.pause.is_set() or self._attempt.node.stopping.is_set()
+
+    def _add_event(self, message: str, level: str) -> None:
+        job_id, fence = self._attempt.job.id, self._attempt.claim.fence
+        try:
+            with self._context.database.write() as session:
+                jobs.lock_for_attempt(session, job_id, fence)
+                events.add_event(session, job_id, message, level=level)
+        except (SQLAlchemyError, StaleFence) as error:
+            log.warning("event_not_added", job_id=job_id, message=message, error=type(error).__name__)

@@ -1,22 +1,28 @@
 """A job whose answers a judge grades: the supervisor asks it, and the trainer waits."""
 
 import json
+import queue
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from api.context import Context
+from api.records import events
 from api.services import jobs as job_service
 from api.spec.graders import Question
 from api.spec.lifecycle import JobStatus
 from tests.conftest import EMBEDDED
-from tests.outside_judge import Said, outside_judge
+from tests.factories import a_caller, a_job, the_job
+from tests.outside_judge import Said, in_turn, outside_judge
 from tests.worker.supervisor.conftest import OpenWorkshop
 from worker.shared.judgements import Interrupted, Judgements
 from worker.shared.pipe import Pipe
 from worker.shared.reports import TRAINER_REPORTS, QuestionReport, decode, encode
+from worker.supervisor import judging
+from worker.supervisor.judging import JudgeDesk
 
 SETTINGS = EMBEDDED
 
@@ -57,8 +63,9 @@ class Troubled:
 
 
 def test_a_training_goes_on_with_a_judge_in_trouble_and_is_paused_while_it_waits(
-    open_workshop: OpenWorkshop, context: Context
+    open_workshop: OpenWorkshop, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(judging, "AWAY_WAIT_S", 0.1)
     troubled = Troubled()
     with outside_judge(troubled) as server:
         given = {"judge_tries": 6, "judge_retry_s": 0.01, "judge_timeout_s": 60, "poll_s": 0.1}
@@ -74,7 +81,7 @@ def test_a_training_goes_on_with_a_judge_in_trouble_and_is_paused_while_it_waits
         attempt.join(30)
         assert workshop.job(job_id).status == JobStatus.PAUSED
         troubled.released.set()
-        workshop.context.judge._timeout_s = 0.3
+        workshop.context.outside_judges._timeout_s = 0.3
         job_service.resume(workshop.context, workshop.caller, job_id)
         workshop.work()
     job, told = workshop.job(job_id), workshop.told(job_id)
@@ -85,6 +92,55 @@ def test_a_training_goes_on_with_a_judge_in_trouble_and_is_paused_while_it_waits
     )
     assert failed in told
     assert KEY not in json.dumps([told, job.recipe, job.resolved, job.error])
+
+
+class Desk:
+    """A JudgeDesk, without a worker and a trainer around it."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.verdicts = context, queue.SimpleQueue[dict[str, Any]]()
+        self.pause = threading.Event()
+        self.job_id = a_job(context.database, a_caller(context.database).project_id)
+        job = the_job(context.database, self.job_id)
+        self.attempt: Any = SimpleNamespace(
+            node=SimpleNamespace(context=context, stopping=threading.Event()),
+            job=job,
+            claim=SimpleNamespace(fence=job.fence),
+            beat=SimpleNamespace(pause=self.pause),
+            recipe=SimpleNamespace(method=SimpleNamespace(named_models=[SimpleNamespace(model="strict")])),
+        )
+        self.trainer: Any = SimpleNamespace(command=lambda **command: self.verdicts.put(command["verdict"]))
+
+    def told(self) -> list[str]:
+        with self.context.database.read() as session:
+            return [event.message for event in events.page(session, self.job_id, after=None, limit=9).data]
+
+
+def test_a_job_waits_for_a_judge_that_is_away(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "AWAY_WAIT_S", 0.02)
+    with outside_judge(in_turn(Said(status=503), Said(status=503), Said(0.5))) as server:
+        settings = context.settings.model_copy(update={"judge_tries": 1, **server.settings})
+        desk = Desk(Context.open(settings))
+        with JudgeDesk(desk.attempt, desk.trainer) as asked:
+            asked.ask(Question("strict", [{"role": "user", "content": "a"}]))
+            assert desk.verdicts.get(timeout=30)["value"] == 0.5
+    assert desk.told()[:2] == [
+        "The judge strict answers again.",
+        "The job waits for a judge: strict answered with status 503.",
+    ]
+
+
+@pytest.mark.parametrize("end", ["pause", "deadline"])
+def test_the_wait_for_a_judge_ends(context: Context, end: str) -> None:
+    with outside_judge(in_turn(Said(status=503))) as server:
+        limits = {"judge_tries": 1, "judge_wait_s": 0.05 if end == "deadline" else 3600}
+        desk = Desk(Context.open(context.settings.model_copy(update=limits | server.settings)))
+        with JudgeDesk(desk.attempt, desk.trainer) as asked:
+            if end == "pause":
+                desk.pause.set()
+            asked.ask(Question("strict", [{"role": "user", "content": "a"}]))
+            verdict = desk.verdicts.get(timeout=30)
+    assert (verdict["value"], verdict["message"]) == (None, "strict answered with status 503")
 
 
 def test_a_question_passes_the_pipe_as_it_was() -> None:
