@@ -297,6 +297,10 @@ class Settings(BaseSettings):
     """Tokens that judges may read and write for one project in a calendar month (UTC), unless `attune projects budget`
     sets another limit for the project. This server's models count as judges, too. A stored judgement that is used
     again costs no tokens. 0: no limit."""
+    embedding_model: Path | None = None
+    """Folder of an embedding model, as sentence-transformers writes it, with which `text_similarity` graders compute
+    `cosine`: on the machines of the API, the evaluation workers and the training workers. Not set: `cosine` is
+    refused."""
 
     keep_files_days: Days = 0
     """Days until an uploaded file or the output of a batch is deleted, counted from its creation. A file that an
@@ -386,6 +390,11 @@ class Settings(BaseSettings):
     def work(self) -> Path:
         """The worker's folder: the setting, or its default."""
         return (self.work_dir or self.data_dir / "work").resolve()
+
+    @property
+    def embedding_folder(self) -> str | None:
+        """The absolute path of `embedding_model`, for child processes."""
+        return None if self.embedding_model is None else str(self.embedding_model.resolve())
 
     @property
     def wandb_folder(self) -> Path:

@@ -17,9 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 from api.spec.evals.criteria import Criterion
 from api.spec.evals.item_schema import problem, validator
 from api.spec.evals.run_source import EvalRow
+from api.spec.graders.base import Case
 from api.spec.graders.grade import grade
 from worker.rows.child_io import ProcessLimits, write_report
 from worker.rows.limits import CpuTimeUsedUp
+from worker.shared.embeddings import similarity_verdicts
 
 CRITERIA = TypeAdapter[list[Criterion]](list[Criterion])
 MAX_MESSAGE = 300
@@ -40,6 +42,8 @@ class Request(ProcessLimits, kw_only=True):
     tools: list[object] = msgspec.field(default_factory=list)
     """For `grade`: the answer's text, the item of the row that it answers, and the answer's calls of functions
     (`tools`)."""
+    embedding_model: str | None = None
+    """Folder of the operator's embedding model, for `cosine`."""
     file_bytes: int | None = 64 << 20
 
 
@@ -104,9 +108,11 @@ def _problem(error: ValidationError) -> str:
 def run_graders(criteria: Sequence[Criterion], request: Request) -> dict[str, object]:
     """Return a report with each criterion's reward. `code` is None, or the reason why the criterion cannot grade the
     answer."""
-    grades = []
+    case = Case(request.text, request.item, request.tools)
+    questions = [question for criterion in criteria for question in criterion.questions(case)]
+    verdicts, grades = similarity_verdicts(request.embedding_model, questions), []
     for criterion in criteria:
-        given = grade(criterion, request.text, request.item, tools=request.tools)
+        given = grade(criterion, request.text, request.item, tools=request.tools, verdicts=verdicts)
         grades.append({"reward": given.reward, "code": given.errors.first, "details": given.metadata.details})
     return {"fault": None, "grades": grades}
 

@@ -13,8 +13,10 @@ import msgspec
 from pydantic import TypeAdapter
 
 from api.spec.graders import Case, Grade, Grader, Verdict, grade
+from api.spec.graders.base import EMBEDDING_MODEL
 from worker.rows.child_io import ProcessLimits, write_report
 from worker.rows.limits import CpuTimeUsedUp
+from worker.shared.embeddings import similarity_verdicts
 
 
 class Request(ProcessLimits, kw_only=True):
@@ -27,6 +29,8 @@ class Request(ProcessLimits, kw_only=True):
     verdicts: dict[str, Verdict] | None = None
     """Chat models' verdicts on the grader's questions, by the questions' keys. None: no model was asked yet. If the
     grader has questions, the report then lists them instead of a grade."""
+    embedding_model: str | None = None
+    """Folder of the operator's embedding model, for `cosine`."""
     file_bytes: int | None = 64 << 20
 
 
@@ -50,10 +54,12 @@ def main(run_folder: str) -> int:
 def run_grader(request: Request, model_sample: str) -> dict[str, object]:
     """Return a report as JSON values: the grade, or the questions that chat models must answer first."""
     grader = TypeAdapter[Grader](Grader).validate_python(request.grader)
+    questions = grader.questions(Case(model_sample, request.item))
     if grader.needs_model and request.verdicts is None:
-        questions = grader.questions(Case(model_sample, request.item))
-        return {"grade": None, "error": None, "questions": [msgspec.to_builtins(question) for question in questions]}
-    graded = grade(grader, model_sample, request.item, verdicts=request.verdicts or {})
+        asked = [msgspec.to_builtins(question) for question in questions if question.model != EMBEDDING_MODEL]
+        return {"grade": None, "error": None, "questions": asked}
+    verdicts = {**(request.verdicts or {}), **similarity_verdicts(request.embedding_model, questions)}
+    graded = grade(grader, model_sample, request.item, verdicts=verdicts)
     return {"grade": TypeAdapter(Grade).dump_python(graded), "error": None}
 
 

@@ -111,6 +111,7 @@ async def _graded_by_child(context: Context, criteria: Sequence[Criterion], case
         "text": case.text,
         "item": case.item,
         "tools": case.tools,
+        "embedding_model": context.settings.embedding_folder,
     }
     try:
         run = partial(context.previews.run, "worker.evaluate", "request.json", request)

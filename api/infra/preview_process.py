@@ -62,7 +62,8 @@ class PreviewFailed(Unavailable):
 class PreviewProcesses:
     def __init__(self, settings: Settings, programs: tuple[str, ...] = ("worker.preview", "worker.grade")) -> None:
         """`programs`: the programs that the fork server imports, so that they start quickly."""
-        self._settings, self._programs = settings, programs
+        embeddings = ("worker.shared.embedding_model",) if settings.embedding_model is not None else ()
+        self._settings, self._programs = settings, (*programs, *embeddings)
         processes = settings.preview_processes
         self._turns = FairLimiter(
             "previews, estimates and gradings",

@@ -14,7 +14,7 @@ from api.records import base_models, evals, events, files, trackings
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
-from api.services import judges, lineage
+from api.services import graders, judges, lineage
 from api.services.lineage import NO_PENDING, Origin, Pending
 from api.spec import catalog
 from api.spec.fields import AUTO, JsonObject
@@ -237,6 +237,8 @@ def _check_recomputation(recipe: Recipe, base: BaseModelRow) -> None:
 def _check_named_models(
     context: Context, session: Session, caller: Caller, recipe: Recipe, base: BaseModelRow, pending: Pending
 ) -> None:
+    if recipe.method.grader is not None:
+        graders.require_embedding_model(context, recipe.method.grader, f"method.{recipe.method.type}.grader")
     for use in recipe.method.named_models:
         if use.reads_tokens:
             _check_reward_model(session, caller, use, base, pending)

@@ -12,7 +12,7 @@ from api.records import eval_runs, evals, projects
 from api.records.base import db_now
 from api.records.evals import Eval, OrderBy
 from api.records.pages import Page
-from api.services import judges
+from api.services import graders, judges
 from api.services.budgets import DO_NOT_RETRY
 from api.spec.evals.criteria import Criterion, templates
 from api.spec.evals.data_source import CustomDataSource
@@ -49,6 +49,8 @@ async def create(
     """
     _require_names(criteria)
     _require_sample(data_source, criteria)
+    for number, criterion in enumerate(criteria):
+        graders.require_embedding_model(context, criterion, f"testing_criteria.{number}")
     if any(criterion.runs_script for criterion in criteria):
         await context.previews.run_in_turn(caller.project_id, partial(_require_scripts, context, criteria))
     row = Eval(

@@ -35,8 +35,33 @@ class NeedsWorker(InvalidRequest):
         )
 
 
+class NoEmbeddingModel(InvalidRequest):
+    """`cosine` needs an embedding model, which the operator has to name."""
+
+    code = "no_embedding_model"
+
+
 class GraderRefused(InvalidRequest):
     """The grader exceeded its limits of time or memory, or has a script that its sandbox cannot run."""
+
+
+def require_embedding_model(context: Context, grader: GraderBase, param: str) -> None:
+    """Raise NoEmbeddingModel if the grader needs an embedding model and there is none. `param`: the grader's field in
+    the request."""
+    folder = context.settings.embedding_model
+    if not grader.embedding_fields or (folder is not None and (folder / "config.json").is_file()):
+        return
+    where = f"{param}.{grader.embedding_fields[0]}"
+    if folder is None:
+        raise NoEmbeddingModel(
+            f"{where}: 'cosine' needs an embedding model, and this server has none: use fuzzy_match, gleu or rouge_l, "
+            "or ask the operator to name one (ATTUNE_EMBEDDING_MODEL)",
+            param=where,
+        )
+    raise NoEmbeddingModel(
+        f"{where}: this server's embedding model is missing: ask the operator to check ATTUNE_EMBEDDING_MODEL",
+        param=where,
+    )
 
 
 def require_scripts(context: Context, grader: GraderBase) -> None:
@@ -72,6 +97,7 @@ async def require_scripts_in_turn(context: Context, caller: Caller, recipe: Reci
 async def validate(context: Context, caller: Caller, grader: GraderBase) -> None:
     """Raise InvalidRequest if a job cannot use the grader: because of a model that cannot answer its questions, or a
     script that the sandbox cannot run. Raise PreviewFailed, TooBusy."""
+    require_embedding_model(context, grader, "grader")
     await run_sync(_models, context, caller, grader)
     if grader.runs_script:
         await context.previews.run_in_turn(caller.project_id, partial(require_scripts, context, grader))
@@ -82,6 +108,7 @@ async def run(context: Context, caller: Caller, grader: GraderBase, model_sample
 
     Raise InvalidRequest for a model that cannot be used, NeedsWorker, GraderRefused, PreviewFailed, TooBusy, JudgeAway.
     """
+    require_embedding_model(context, grader, "grader")
     if any(await run_sync(_models, context, caller, grader)):
         raise NeedsWorker
     work = partial(_report, context, grader, model_sample, item)
@@ -127,6 +154,7 @@ def _report(
         "model_sample": model_sample,
         "item": item,
         "verdicts": None if verdicts is None else {key: asdict(verdict) for key, verdict in verdicts.items()},
+        "embedding_model": context.settings.embedding_folder,
     }
     report: JsonObject = json.loads(context.previews.run("worker.grade", "request.json", request))
     if report["error"] is not None:

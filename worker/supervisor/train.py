@@ -2,6 +2,7 @@
 
 import json
 import signal
+from pathlib import Path
 
 from api.estimate.machine import Machine, predict, refused_precision, resolve_hardware_auto
 from api.estimate.stored import StoredEstimate
@@ -104,6 +105,19 @@ def _fill_run_folder(attempt: AttemptContext, resolved: ResolvedRecipe) -> None:
     fetch_parent_adapter(node, job, folder / "start")
     (folder / ORIGIN).write_text(origin_of(node, job, attempt.base).model_dump_json(indent=2))
     fetch_reward_models(node, attempt.recipe, folder)
+    _link_embedding_model(attempt)
+
+
+def _link_embedding_model(attempt: AttemptContext) -> None:
+    """Put the operator's embedding model into the run folder, if the job's grader needs it. Raise AttemptFailed if this
+    worker has none."""
+    grader, model = attempt.recipe.method.grader, attempt.node.context.settings.embedding_folder
+    if grader is None or not grader.embedding_fields:
+        return
+    if model is None or not Path(model, "config.json").is_file():
+        message = "The job's grader computes cosine similarity, but this worker's ATTUNE_EMBEDDING_MODEL names no model"
+        raise AttemptFailed(FailureReason.WORKER_FAULT, message)
+    (attempt.folder / "embedding_model").symlink_to(model)
 
 
 def _fetch_state(attempt: AttemptContext) -> None:

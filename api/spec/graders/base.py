@@ -33,6 +33,11 @@ Flag = Literal[
 """OpenAI's names of the reasons why an answer cannot be graded."""
 
 
+EMBEDDING_MODEL = ""
+"""The model of a question about the similarity of two texts: the operator's embedding model. The process that grades
+loads it and answers the question itself."""
+
+
 class GradingError(Exception):
     """One answer cannot be graded. Its reward is 0; the job continues."""
 
@@ -55,7 +60,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation that a grader sends to a model: a reward model scores it, a chat model judges it."""
+    """A conversation that a grader sends to a model: a reward model scores it, a chat model judges it. Or two texts
+    that the operator's embedding model compares."""
 
     model: str
     messages: Messages
@@ -161,6 +167,11 @@ class GraderBase(StrictModel, ABC):
     def runs_script(self) -> bool:
         """Whether the grader runs a user's script. Such a grader may grade in a child process only."""
         return any(part.runs_script for part in self.parts.values())
+
+    @property
+    def embedding_fields(self) -> list[str]:
+        """The paths of the fields that need the operator's embedding model."""
+        return [f"graders.{name}.{path}" for name, part in self.parts.items() for path in part.embedding_fields]
 
     def faults(self) -> Mapping[str, str]:
         """Return {path of the field: what is wrong with the script}. The grader's scripts are loaded in their sandbox

@@ -63,6 +63,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "testing_criteria.0.source",
         "grade(sample, item)",
     ),
+    (
+        custom() | {"testing_criteria": [SIMILAR | {"evaluation_metric": "cosine"}]},
+        "testing_criteria.0.evaluation_metric",
+        "ATTUNE_EMBEDDING_MODEL",
+    ),
     (custom() | {"testing_criteria": [SCORED]}, "testing_criteria.0.model", "neither a model"),
     (custom() | {"nmae": "x"}, "nmae", "name"),
 ]

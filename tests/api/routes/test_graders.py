@@ -60,6 +60,29 @@ def test_a_grade_is_as_openais_client_expects_it(client: TestClient) -> None:
     assert not any(answer["metadata"]["errors"].values())
 
 
+COSINE = {
+    "type": "text_similarity",
+    "name": "near",
+    "evaluation_metric": "cosine",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+}
+
+
+@pytest.mark.parametrize(("folder", "words"), [(None, "this server has none: use fuzzy_match"), ("x", "is missing")])
+def test_cosine_without_an_embedding_model_is_refused(
+    client: TestClient, served: Context, folder: str | None, words: str
+) -> None:
+    named = {"embedding_model": None if folder is None else served.settings.data_dir / folder}
+    object.__setattr__(served, "settings", served.settings.model_copy(update=named))
+    for grader, param in ((COSINE, "grader"), (multi(a=COSINE), "grader.graders.a")):
+        bodies = {RUN: {"grader": grader, "model_sample": "a", "item": {}}, VALIDATE: {"grader": grader}}
+        for path, body in bodies.items():
+            status, found, message = error_of(client.post(path, json=body))
+            assert (status, found) == (400, f"{param}.evaluation_metric")
+            assert words in message
+
+
 def test_the_parts_of_a_multi_grader_are_told(client: TestClient) -> None:
     grader = multi(a=a_check("eq"), b=a_check("like"))
     answer = client.post(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from api.spec.graders import Case, GraderBase, GradingError, Messages, Question, Verdict, Verdicts, grade
+from api.spec.graders.base import EMBEDDING_MODEL
 from api.spec.lifecycle import FailureReason
 from api.spec.methods.reward import Reward
 from api.spec.resolve import ResolvedRecipe
@@ -25,11 +26,14 @@ from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.end_tokens import EndTokens
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, rows_of
+from worker.shared.embedding_model import EmbeddingModel
 from worker.shared.judgements import AskJudges, no_judge
 
 MAX_GRADING_ERRORS = 100
 """Maximum number of different grader messages that are kept. A script's message may quote the answer, so every answer
 may have another message."""
+EMBEDDINGS = "embedding_model"
+"""In the run folder: the operator's embedding model, if the grader needs one."""
 REWARD_MODELS = "judges.json"
 """File in the run folder that lists the reward models: {model id: {"folder", "technique"}}."""
 
@@ -164,6 +168,7 @@ class RewardFunction:
             raise TrainingError(FailureReason.INVALID_RECIPE, f"The grader cannot run. {path}: {fault}")
         self._reward_model, self._grader, self._ask = reward_model, grader, ask
         self._models = _reward_models(run, recipe, device)
+        self._embeddings = EmbeddingModel(run / EMBEDDINGS) if (run / EMBEDDINGS).exists() else None
         self.grading_errors: set[str] = set()
         """The grader's messages about answers that it could not grade."""
 
@@ -178,8 +183,8 @@ class RewardFunction:
         assert self._grader is not None, "neither a reward model nor a grader"
         cases = [Case(text, item) for text, item in zip(answers.texts, items, strict=True)]
         questions = [question for case in cases for question in self._grader.questions(case)]
-        judged = [question for question in questions if question.model not in self._models]
-        verdicts = {**self._ask(judged, may_interrupt=may_interrupt), **self._scores(questions, budget_tokens)}
+        verdicts = dict(self._scores(questions, budget_tokens))
+        verdicts |= self._ask([each for each in questions if each.key not in verdicts], may_interrupt=may_interrupt)
         rewards = np.zeros(len(cases), np.float32)
         for row, case in enumerate(cases):
             graded = grade(self._grader, case.text, case.item, verdicts=verdicts)
@@ -189,9 +194,10 @@ class RewardFunction:
         return rewards
 
     def _scores(self, questions: list[Question], budget_tokens: int) -> Verdicts:
-        """Return the verdicts of the reward models. Each model scores all of its messages in one call, so that they
-        share batches."""
-        verdicts: dict[str, Verdict] = {}
+        """Return the verdicts of the embedding model and of the reward models. Each scores all of its messages
+        in one call, so that they share batches."""
+        compared = [question for question in questions if question.model == EMBEDDING_MODEL]
+        verdicts = {} if self._embeddings is None else self._embeddings.verdicts(compared)
         for name, model in self._models.items():
             asked = [question for question in questions if question.model == name]
             if not asked:

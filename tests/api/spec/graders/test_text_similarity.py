@@ -4,10 +4,12 @@ import math
 import time
 
 import pytest
-from pydantic import ValidationError
 
+from api.spec.graders import Case, Verdict, grade
+from api.spec.graders.base import EMBEDDING_MODEL
 from api.spec.graders.similarity import METRICS
-from tests.api.spec.graders.graders import a_grader, graded
+from api.spec.graders.text_similarity import TextSimilarity
+from tests.api.spec.graders.graders import graded
 
 CANDIDATE = "It is a guide to action which ensures that the military always obeys the commands of the party"
 REFERENCE = "It is a guide to action that ensures that the military will forever heed Party commands"
@@ -88,6 +90,15 @@ def test_the_longest_texts_take_seconds_at_most(metric: str) -> None:
     assert time.perf_counter() - began < 5
 
 
-def test_cosine_is_refused_with_what_to_use_in_its_place() -> None:
-    with pytest.raises(ValidationError, match=r"needs an embedding model.*use fuzzy_match"):
-        a_grader(type="text_similarity", evaluation_metric="cosine", **TEXTS)
+def test_cosine_is_a_question_to_the_embedding_model() -> None:
+    grader = TextSimilarity.model_validate(
+        {"type": "text_similarity", "name": "s", "evaluation_metric": "cosine", **TEXTS}
+    )
+    case = Case("It is Paris", {"answer": "Paris"})
+    (question,) = grader.questions(case)
+    assert (question.model, [each["content"] for each in question.messages]) == (
+        EMBEDDING_MODEL,
+        ["It is Paris", "Paris"],
+    )
+    assert grade(grader, case.text, case.item, verdicts={question.key: Verdict(0.25)}).reward == 0.25
+    assert grader.questions(Case("no answer in the item", {})) == []

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from api.spec.graders.python import Python
 from api.spec.graders.score_model import ScoreModel
+from api.spec.graders.text_similarity import TextSimilarity
 from api.spec.techniques import Full
-from tests.tiny_models import make_tokenizer
+from tests.tiny_models import make_encoder, make_tokenizer
 from tests.worker.parity import ours
 from worker.engine.errors import TrainingError
 from worker.engine.generation import rewards
@@ -99,3 +100,16 @@ def test_a_script_that_fails_on_an_answer_gives_it_no_reward_and_ends_no_job(
 def test_a_script_that_cannot_run_ends_the_job_before_it_trains(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"source: line 1: .*`numpy`"):
         by_script(tmp_path, "import numpy\ndef grade(sample, item): return 1")
+
+
+def test_answers_are_compared_by_the_embedding_model_in_the_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "embedding_model").symlink_to(make_encoder(tmp_path / "encoder"))
+    texts = {"input": "{{ sample.output_text }}", "reference": "the same"}
+    grader = TextSimilarity.model_validate(
+        {"type": "text_similarity", "name": "s", "evaluation_metric": "cosine", **texts}
+    )
+    recipe = ours.settled("supervised", {})
+    reward = RewardFunction(tmp_path, recipe, torch.device("cpu"), reward_model=None, grader=grader)
+    same, other = reward(*said("the same", "another"), 64).tolist()
+    assert same == pytest.approx(1)
+    assert 0 <= other < 1

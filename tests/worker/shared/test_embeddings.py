@@ -1,0 +1,104 @@
+"""`text_similarity` with `cosine`, by a tiny random encoder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from api.spec.graders import Question
+from api.spec.graders.base import EMBEDDING_MODEL
+from tests.tiny_models import make_encoder
+from worker.evaluate import CRITERIA, run_graders
+from worker.evaluate import Request as EvaluateRequest
+from worker.grade import Request, run_grader
+from worker.shared.embedding_model import EmbeddingModel
+
+COSINE: dict[str, object] = {
+    "type": "text_similarity",
+    "name": "near",
+    "evaluation_metric": "cosine",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+}
+TEXTS = ("It is Paris.", "Paris")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_encoder(tmp_path_factory.mktemp("models") / "encoder")
+
+
+def question(*texts: str) -> Question:
+    return Question(EMBEDDING_MODEL, [{"role": "user", "content": text} for text in texts])
+
+
+def similarity(folder: Path, *texts: str) -> float:
+    asked = question(*texts)
+    value = EmbeddingModel(folder).verdicts([asked])[asked.key].value
+    assert isinstance(value, float)
+    return value
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_the_similarity_is_the_cosine_of_the_pooled_states(encoder: Path, pooling: str) -> None:
+    (encoder / "1_Pooling").mkdir(exist_ok=True)
+    (encoder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    network, tokenizer = AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder)
+    pool: dict[str, Any] = {"mean": lambda h: h.mean(0), "cls": lambda h: h[0], "lasttoken": lambda h: h[-1]}
+    with torch.no_grad():
+        states = [network(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in TEXTS]
+    first, second = (pool[pooling](each) for each in states)
+    expected = torch.cosine_similarity(first, second, dim=0).clamp(min=0)
+    assert similarity(encoder, *TEXTS) == pytest.approx(float(expected), abs=1e-5)
+    (encoder / "1_Pooling" / "config.json").unlink()
+
+
+def test_equal_texts_are_one_and_long_or_broken_ones_are_read(encoder: Path) -> None:
+    assert similarity(encoder, "same", "same") == pytest.approx(1)
+    assert 0 <= similarity(encoder, "long " * 10_000, "\ud800") <= 1
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("modules.json", [{"type": "sentence_transformers.models.Dense"}]),
+        ("1_Pooling/config.json", {"pooling_mode": "x"}),
+    ],
+)
+def test_models_with_unknown_parts_are_refused(tmp_path: Path, file: str, content: object) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="embedding model has a p"):
+        EmbeddingModel(tmp_path)
+
+
+def test_graders_and_criteria_ask_the_embedding_model(encoder: Path) -> None:
+    expected = similarity(encoder, *TEXTS)
+    item: dict[str, object] = {"answer": TEXTS[1]}
+    multi: dict[str, object] = {
+        "type": "multi",
+        "name": "m",
+        "graders": {"near": COSINE},
+        "calculate_output": "2 * near",
+    }
+    given: dict[str, Any] = {"model_sample": TEXTS[0], "item": item, "embedding_model": str(encoder)}
+    report: Any = run_grader(Request(grader=multi, **given), TEXTS[0])
+    assert report["grade"]["reward"] == pytest.approx(2 * expected)
+    request = EvaluateRequest(task="grade", text=TEXTS[0], item=item, embedding_model=str(encoder))
+    criteria = CRITERIA.validate_python([COSINE | {"pass_threshold": 0.5}])
+    graded: Any = run_graders(criteria, request)
+    assert graded["grades"][0]["reward"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"), [(None, "has named no embedding model"), ("/nowhere", "embedding model cannot be loaded")]
+)
+def test_a_missing_embedding_model_is_the_error_of_the_answer(folder: str | None, words: str) -> None:
+    report: Any = run_grader(
+        Request(grader=COSINE, model_sample="a", item={"answer": "b"}, embedding_model=folder), "a"
+    )
+    assert report["grade"]["reward"] == 0
+    assert words in report["grade"]["metadata"]["details"][0]

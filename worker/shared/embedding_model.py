@@ -1,0 +1,79 @@
+"""The operator's embedding model, which measures the similarity of texts for `text_similarity` graders with `cosine`.
+
+It is a folder as sentence-transformers writes it: an encoder, whose last hidden states are pooled to one vector for
+each text. Models of sentence-transformers with further layers are refused.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch.nn.functional import cosine_similarity
+from transformers import AutoModel
+
+from api.spec.graders import Question, Verdict
+
+POOLINGS = ("mean", "cls", "lasttoken")
+MODULES = ("Transformer", "Pooling", "Normalize")
+"""Parts of a sentence-transformers model that are known here. Normalization does not change a cosine."""
+MAX_TOKENS = 512
+"""Tokens of a text that are read if the folder gives no limit."""
+
+
+class EmbeddingModel:
+    def __init__(self, folder: Path) -> None:
+        """Load the model. Raise ValueError if it has parts that are not known here."""
+        modules = [str(each["type"]).rpartition(".")[2] for each in _json(folder / "modules.json") or []]
+        if unknown := set(modules) - set(MODULES):
+            raise ValueError(f"{folder}: the embedding model has a part '{min(unknown)}', which is not supported")
+        self._pooling = _pooling(folder)
+        self._network: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        self._network.eval()
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        limit = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
+        longest = getattr(self._network.config, "max_position_embeddings", MAX_TOKENS)
+        self._tokenizer.enable_truncation(min(limit or MAX_TOKENS, longest))
+
+    def verdicts(self, questions: Iterable[Question]) -> dict[str, Verdict]:
+        """Return {key: similarity from 0 to 1} of the questions. A negative cosine counts as 0."""
+        vectors: dict[str, torch.Tensor] = {}
+        found = {}
+        for question in questions:
+            first, second = (message["content"] for message in question.messages)
+            for text in (first, second):
+                if text not in vectors:
+                    vectors[text] = self._embed(text)
+            cosine = float(cosine_similarity(vectors[first], vectors[second], dim=0))
+            found[question.key] = Verdict(min(max(cosine, 0.0), 1.0))
+        return found
+
+    @torch.no_grad()
+    def _embed(self, text: str) -> torch.Tensor:
+        """Return the vector [D] of a text."""
+        token_ids = self._tokenizer.encode(text.encode(errors="replace").decode()).ids
+        if not token_ids:  # an empty text, by a tokenizer that adds no tokens of its own
+            return torch.zeros(self._network.config.hidden_size)
+        hidden_TD: torch.Tensor = self._network(input_ids=torch.tensor([token_ids])).last_hidden_state[0]
+        match self._pooling:
+            case "cls":
+                return hidden_TD[0]
+            case "lasttoken":
+                return hidden_TD[-1]
+        return hidden_TD.mean(dim=0)
+
+
+def _pooling(folder: Path) -> str:
+    config = _json(folder / "1_Pooling" / "config.json") or {"pooling_mode": "mean"}
+    older = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
+    pooling = config.get("pooling_mode") or next((older[name] for name in older if config.get(name)), None)
+    if pooling not in POOLINGS:
+        raise ValueError(f"{folder}: the embedding model has a pooling that is not one of {', '.join(POOLINGS)}")
+    return pooling
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_bytes()) if path.is_file() else None

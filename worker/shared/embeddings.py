@@ -1,0 +1,25 @@
+"""Answers of the operator's embedding model to graders' questions about the similarity of texts. Torch is imported only
+if there is such a question."""
+
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from api.spec.graders import Question, Verdict, Verdicts
+from api.spec.graders.base import EMBEDDING_MODEL
+
+
+def similarity_verdicts(folder: str | None, questions: Iterable[Question]) -> Verdicts:
+    """Return the verdicts on the questions that the embedding model in this folder answers."""
+    asked = {question.key: question for question in questions if question.model == EMBEDDING_MODEL}
+    if not asked:
+        return {}
+    if folder is None:
+        return dict.fromkeys(asked, Verdict(message="the operator has named no embedding model"))
+    from worker.shared.embedding_model import EmbeddingModel  # noqa: PLC0415 (see the module's docstring)
+
+    try:
+        return EmbeddingModel(Path(folder)).verdicts(asked.values())
+    except (OSError, ValueError):
+        traceback.print_exc()
+        return dict.fromkeys(asked, Verdict(message="the operator's embedding model cannot be loaded"))
