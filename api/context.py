@@ -15,6 +15,13 @@ from api.settings import Settings
 REQUEST_THREADS = 36
 """Number of anyio's 40 threads that requests may use. Four are left for short calls from coroutines."""
 
+UPLOADS = 24
+"""Number of files and parts of uploads that a process receives or joins at the same time. Each takes up to 30 MiB of
+memory."""
+
+PROJECT_UPLOADS = 8
+"""Number of these that one project may have. Its further ones wait for their turn, before their first byte is read."""
+
 JUDGEMENTS_WAITING = 1000
 """Number of judgements of one project that may wait for their turn. Jobs and runs of evals never reach it: they limit
 themselves to fewer."""
@@ -32,6 +39,8 @@ class Context:
     previews: PreviewProcesses
     requests: FairLimiter
     """Limit of the threads that handle requests."""
+    uploads: FairLimiter
+    """Limit of the files and parts of uploads that are received or joined at the same time."""
     outside_judges: OutsideJudges
     judgements: FairLimiter
     """Limit of the judgements that are awaited at the same time."""
@@ -53,6 +62,12 @@ class Context:
                 "requests",
                 total=REQUEST_THREADS,
                 per_project=min(settings.requests_at_once, REQUEST_THREADS),
+                max_waiting=settings.requests_waiting,
+            ),
+            FairLimiter(
+                "uploads",
+                total=UPLOADS,
+                per_project=PROJECT_UPLOADS,
                 max_waiting=settings.requests_waiting,
             ),
             OutsideJudges(settings),

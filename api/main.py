@@ -12,7 +12,7 @@ from api.http import error_handlers, openapi
 from api.http.authentication import Authenticate
 from api.http.azure import AzureBody, AzureMount
 from api.http.idempotency import Idempotency
-from api.http.middleware import LimitBody, OriginForm, RequestId
+from api.http.middleware import LimitBody, LimitUploads, OriginForm, RequestId
 from api.services.budgets import RequestRate
 from api.services.health import HealthCheck
 from api.services.signing import PublishedKeys
@@ -70,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(RequestId),
             Middleware(Authenticate, context=context, is_page=dashboard.is_page),
             Middleware(LimitBody, limit=settings.max_body_bytes),
+            Middleware(LimitUploads, turns=context.uploads),
             Middleware(AzureBody),
             Middleware(Idempotency, context=context),
         ],

@@ -23,6 +23,7 @@ from api.errors import (
     TooLarge,
     Unavailable,
 )
+from api.infra.fair_limiter import FairLimiter
 from api.infra.multipart import STREAMED
 from api.records.database import holds_nul, is_full, is_outage
 
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 BODY_S = 60.0
 """Seconds in which a JSON body must arrive. Files have no deadline: their clients may be slow."""
+SILENCE_S = 60.0
+"""Seconds for which the client of an upload may send nothing."""
 ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 API_KEY = re.compile(r"sk-[\w-]{8,}")
 """An API key in a path, where it does not belong. The log never shows it."""
@@ -143,7 +146,7 @@ class LimitBody:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["method"] == "POST" and STREAMED.fullmatch(scope["path"])):
+        if scope["type"] != "http" or _is_upload(scope):
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "0")
@@ -187,3 +190,36 @@ class LimitBody:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The request's body is larger than {self.limit} bytes")
+
+
+class LimitUploads:
+    """Lets a process receive only some uploads at the same time, in turn by project, and refuses one whose client stops
+    sending. An upload waits for its turn before its first byte is read."""
+
+    def __init__(self, app: ASGIApp, turns: FairLimiter) -> None:
+        self.app, self.turns = app, turns
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _is_upload(scope):
+            await self.app(scope, receive, send)
+            return
+        async with self.turns.turn(scope["state"]["caller"].project_id):
+            await self.app(scope, _without_silence(receive), send)
+
+
+def _is_upload(scope: Scope) -> bool:
+    """Return whether the body is a form that is streamed to the storage."""
+    return scope["method"] == "POST" and STREAMED.fullmatch(scope["path"]) is not None
+
+
+def _without_silence(receive: Receive) -> Receive:
+    """Return a receive function that raises RequestTimeout after SILENCE_S seconds without a byte."""
+
+    async def receive_in_time() -> Message:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                return await receive()
+        except TimeoutError:
+            raise RequestTimeout(f"The client sent nothing of the request's body for {SILENCE_S:.0f} s") from None
+
+    return receive_in_time

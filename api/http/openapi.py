@@ -6,7 +6,6 @@ for samplers, and also 405 and the 404 of unknown addresses, which belong to no 
 
 from api.http.authentication import PUBLIC, READS
 from api.http.idempotency import UNKEPT
-from api.infra.multipart import STREAMED
 from api.schemas.stored import with_stored_schemas
 from api.spec.fields import JsonObject
 
@@ -96,7 +95,7 @@ def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
         statuses.add("404")
     if method == "post":
         statuses.add("413")
-    if "requestBody" in operation and not STREAMED.fullmatch(path):
+    if "requestBody" in operation:
         statuses.add("408")
     if _may_be_repeated(path, method):
         statuses.add("409")

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import ClassVar
 
 import h11
@@ -69,14 +70,16 @@ class HttpProtocol(H11Protocol):
     """uvicorn's protocol with a limit on connections, a deadline for a request's head, and one for a client that reads
     nothing.
 
-    At the limit, the connection that has waited longest for its client is closed. So clients that open connections and
-    then send or read nothing never keep others out.
+    At the limit, the connection that has waited longest for its client is closed: first one without a request, else one
+    without the end of its body. So clients that open connections and then send or read nothing never keep others out.
     """
 
     max_connections: ClassVar[int] = 4096
     """Connections that this process accepts."""
     idle: ClassVar[dict["HttpProtocol", None]] = {}
     """Connections that wait for their client to send a request or to read a response, oldest first."""
+    receiving: ClassVar[dict["HttpProtocol", None]] = {}
+    """Connections with a request whose body is incomplete. Those whose clients sent nothing for longest come first."""
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class HttpProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
-            oldest = next(iter(self.idle), None)
+            oldest = next(chain(self.idle, self.receiving), None)
             if oldest is None:
                 self._refuse(Unavailable("This server has no connection free", headers={"retry-after": "1"}))
                 return
@@ -132,6 +135,8 @@ class HttpProtocol(H11Protocol):
         """
         if self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused:
             self._clear_deadline()
+            if self.cycle.more_body:
+                self.receiving[self] = None
         else:
             self._start_deadline()
 
@@ -142,6 +147,7 @@ class HttpProtocol(H11Protocol):
 
     def _clear_deadline(self) -> None:
         self.idle.pop(self, None)
+        self.receiving.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

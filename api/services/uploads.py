@@ -119,6 +119,15 @@ async def complete(
     NoSuchUpload, UploadEnded, WrongParts, WrongMd5, TooManyRequests.
     """
     digest = None if md5 is None else _as_md5(md5)
+    async with context.uploads.turn(caller.project_id):  # joining takes as much memory as receiving a file
+        upload = await _join(context, caller, upload_id, part_ids, digest)
+    return await run_sync(_completed, context, upload, part_ids)
+
+
+async def _join(
+    context: Context, caller: Caller, upload_id: str, part_ids: Sequence[str], digest: str | None
+) -> Upload:
+    """Join the parts of a pending upload into a file, and return the upload as it then is."""
     upload, parts = await run_sync(_begin_completion, context, caller, upload_id, part_ids)
     if upload.status == PENDING:
         file_id = new_id("file-")
@@ -133,7 +142,7 @@ async def complete(
             upload = await run_sync(_finish, context, upload, part_ids, AssembledUpload(file_id, key, stored))
             is_ours = upload.file_id == file_id
             await run_sync(context.storage.delete, [part.storage_key for part in parts] if is_ours else [key])
-    return await run_sync(_completed, context, upload, part_ids)
+    return upload
 
 
 def _begin_completion(

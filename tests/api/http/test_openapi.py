@@ -10,8 +10,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api.context import Context
+from api.context import PROJECT_UPLOADS, Context
 from api.http import idempotency, middleware
+from api.infra.multipart import STREAMED
 from api.infra.sample_queue import Consumer, Producer, SampleJob
 from api.main import create_app
 from api.records import idempotency as idempotency_records
@@ -37,6 +38,7 @@ BODIES: dict[str, dict[str, Any]] = {
 """Good ones, of calls that look for what they are about only then."""
 FORMS = {"/v1/files": "file", "/v1/uploads/{upload_id}/parts": "data"}
 """Where a file is sent, and as what."""
+ANNOUNCED = {"bytes": 3, "filename": "a", "mime_type": "a/b", "purpose": "fine-tune"}
 LONG = 64
 """Bytes."""
 
@@ -158,8 +160,7 @@ def test_409_is_for_a_request_whose_first_attempt_is_at_work(
 
 
 def test_413_is_for_bodies_over_the_limit(documented: Documented, served: Context, admin: TestClient) -> None:
-    announced = {"bytes": 3, "filename": "a", "mime_type": "a/b", "purpose": "fine-tune"}
-    upload = admin.post("/v1/uploads", json=announced).json()["id"]
+    upload = admin.post("/v1/uploads", json=ANNOUNCED).json()["id"]
     limits = dict.fromkeys(("max_body_bytes", "max_file_bytes", "max_part_bytes"), LONG)
     strict = TestClient(create_app(served.settings.model_copy(update=limits)), headers=dict(admin.headers))
     for method, path in documented["413"]:
@@ -207,9 +208,6 @@ def test_429_is_for_more_than_is_allowed_at_once(documented: Documented, served:
 
 COROUTINES = {
     ("POST", "/v1/evals"),
-    ("POST", "/v1/files"),
-    ("POST", "/v1/uploads/{upload_id}/parts"),
-    ("POST", "/v1/uploads/{upload_id}/complete"),
     ("POST", "/v1/webhook_endpoints/{webhook_id}/test"),
     ("POST", "/v1/fine_tuning/alpha/graders/validate"),
 }
@@ -228,6 +226,8 @@ async def _crowd(served: Context) -> None:
     project, settings = a_project(served.database), served.settings
     for _ in range(settings.requests_at_once + settings.requests_waiting):
         served.requests._enter(project)
+    for _ in range(PROJECT_UPLOADS + settings.requests_waiting):
+        served.uploads._enter(project)
     for _ in range(1 + settings.preview_waiting):
         served.previews._turns._enter(project)
 
@@ -246,8 +246,11 @@ def test_408_is_for_bodies_that_do_not_come(
     documented: Documented, app: FastAPI, admin: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(middleware, "BODY_S", 0.01)
+    monkeypatch.setattr(middleware, "SILENCE_S", 0.01)
+    upload = admin.post("/v1/uploads", json=ANNOUNCED).json()["id"]
     for method, path in documented["408"]:
-        status, body = asyncio.run(_without_body(app, method, address(path), admin.headers["authorization"]))
+        there = path.replace("{upload_id}", upload) if path in FORMS else address(path)
+        status, body = asyncio.run(_without_body(app, method, there, admin.headers["authorization"]))
         assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout"), path
 
 
@@ -260,7 +263,9 @@ async def _without_body(app: FastAPI, method: str, path: str, key: str) -> tuple
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = [(b"authorization", key.encode()), (b"content-type", b"application/json")]
+    is_form = STREAMED.fullmatch(path) is not None
+    content_type = b"multipart/form-data; boundary=x" if is_form else b"application/json"
+    headers = [(b"authorization", key.encode()), (b"content-type", content_type)]
     scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b""}
     await app({**scope, "headers": headers, "http_version": "1.1", "scheme": "http", "root_path": ""}, receive, send)
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])

@@ -25,6 +25,12 @@ async def _ok(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+async def _reads(scope: Any, receive: Any, send: Any) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await _ok(scope, receive, send)
+
+
 async def _much(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(MUCH).encode())]})
     for more in range(MUCH // 2**20 - 1, -1, -1):
@@ -161,6 +167,36 @@ def test_connections_without_a_request_make_room_for_those_with_one(monkeypatch:
             assert set(await asyncio.gather(*(reader.read() for reader in dropped))) == {b""}
 
     asyncio.run(scenario())
+
+
+def test_bodies_that_stay_incomplete_make_room_and_a_steady_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HttpProtocol, "max_connections", 20)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n"
+
+    async def scenario() -> None:
+        async with _served(_reads) as connect:
+            steady = await connect()
+            steady[1].write(head)
+            stalled = [await connect() for _ in range(19)]
+            for _, writer in stalled:
+                writer.write(head + b"x")
+            while len(HttpProtocol.receiving) < 20:
+                await asyncio.sleep(0.01)
+            steady[1].write(b"x")
+            while next(reversed(HttpProtocol.receiving)).transport.get_extra_info("peername") != _own(steady):
+                await asyncio.sleep(0.01)
+            assert await _answer(await connect()) == b"HTTP/1.1 200 OK\r\n"
+            async with asyncio.timeout(5):
+                assert await stalled[0][0].read() == b""
+                assert await _answer(steady, b"x" * 98) == b"HTTP/1.1 200 OK\r\n"
+            for _, writer in stalled:
+                writer.close()
+
+    asyncio.run(scenario())
+
+
+def _own(connection: Connection) -> Any:
+    return connection[1].get_extra_info("sockname")
 
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
