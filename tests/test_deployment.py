@@ -106,3 +106,16 @@ def test_the_broker_keeps_its_password_off_the_command_line(tmp_path: Path) -> N
         assert list(tmp_path.glob("appendonlydir/*.aof")), "nothing is kept over a restart"
     finally:
         broker.stop()
+
+
+def test_only_the_api_is_asked_whether_it_answers() -> None:
+    of_its_image = {name: service for name, service in OURS.items() if service["image"].startswith("attune-api:")}
+    unasked = {name for name, service in of_its_image.items() if service.get("healthcheck") == {"disable": True}}
+    assert unasked == of_its_image.keys() - {"api"}
+
+
+def test_the_api_has_room_for_its_previews() -> None:
+    settings, api = Settings(), SERVICES["api"]
+    assert [volume.partition(":")[2] for volume in api["volumes"]] == ["/data"]
+    assert not [mount for mount in api["tmpfs"] if mount.startswith("/data")], "files of previews would take memory"
+    assert int(api["mem_limit"].removesuffix("g")) > settings.preview_processes * settings.preview_memory_bytes / 2**30
