@@ -162,7 +162,8 @@ class Settings(BaseSettings):
     preview_memory_bytes: Bytes = 1024**3
     """Memory limit of the child process of a preview, an estimate or a grading, in bytes."""
     preview_file_bytes: Bytes = 256 * 1024**2
-    """Bytes at the beginning of a file that a preview or an estimate reads. An estimate extrapolates to the rest."""
+    """Bytes at the beginning of a file that a preview or an estimate reads. An estimate extrapolates to the rest. A
+    Parquet file, which can only be read whole, may have at most this size."""
 
     webhook_private_hosts: str = ""
     """Names or addresses of private hosts that webhooks may be sent to, separated by commas. Empty: public hosts

@@ -35,6 +35,17 @@ class RowsRefused(InvalidRequest):
     """The preparation of a job would refuse the rows."""
 
 
+class ParquetTooLarge(InvalidRequest):
+    code = "rows_too_large"
+
+    def __init__(self, size: int, limit: int, param: str) -> None:
+        super().__init__(
+            f"A Parquet file can only be read whole, and this one has {size} bytes. Previews and estimates read at "
+            f"most {limit} bytes of a file: create the job, or send the rows as JSON lines",
+            param=param,
+        )
+
+
 @dataclass(frozen=True)
 class PreviewQuery:
     """A recipe, with the database's records of the model and the files that it names."""
@@ -45,7 +56,8 @@ class PreviewQuery:
     """("train" or "validation", file) for each named file that exists. Files may be missing if the recipe is
     refused."""
     prepared: dict[str, Arrays]
-    """{"train" or "validation": the arrays that an earlier job prepared from the same rows}."""
+    """{"train" or "validation": the arrays that an earlier job prepared from the same rows}, unless they are larger
+    than `preview_file_bytes`."""
     refused: InvalidRequest | None
     """The error that creating the job would raise; None if the job would be accepted."""
 
@@ -85,7 +97,7 @@ def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQu
             hashes = [file.sha256 for _, file in existing[: index + 1]]
             key = arrays.content_key(caller.project_id, hashes, recipe, origin.base, origin.labels)
             found = arrays.get(session, key)
-            if found is not None:
+            if found is not None and found.bytes <= context.settings.preview_file_bytes:
                 prepared[name] = found
     return PreviewQuery(recipe, origin, existing, prepared, refused)
 
@@ -109,8 +121,8 @@ def run_preview(
     """Return the child's report on the files with these names. `output`: "rows" for a preview, "counts" for an
     estimate.
 
-    Raise RowsRefused if a job's preparation would refuse the rows, InvalidRequest if a file was deleted meanwhile, and
-    PreviewFailed.
+    Raise RowsRefused if a job's preparation would refuse the rows, ParquetTooLarge, InvalidRequest if a file was
+    deleted meanwhile, and PreviewFailed.
     """
     requested = [(name, file) for name, file in query.files if name in names]
     prepared = query.prepared if output == "counts" else {}
@@ -124,7 +136,7 @@ def run_preview(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
         for name, file in requested:
-            _fetch(context, file, prepared.get(name), folder / name)
+            _fetch(context, file, prepared.get(name), folder / name, _param(name))
 
     try:
         report = context.previews.preview(_key(query, request, requested), request, fill)
@@ -153,8 +165,7 @@ def child_request(query: PreviewQuery, output: str, rows: int) -> dict[str, obje
 
 
 def _entry(context: Context, name: str, file: File, prepared: Arrays | None) -> dict[str, object]:
-    param = "training_file" if name == "train" else "validation_file"
-    named = {"name": name, "path": name, "file_id": file.id, "param": param}
+    named = {"name": name, "path": name, "file_id": file.id, "param": _param(name)}
     return {
         "file": named | {"min_rows": MIN_EXAMPLES if name == "train" else 1},
         "arrays_of_rows": None if prepared is None else prepared.report["rows"],
@@ -163,20 +174,25 @@ def _entry(context: Context, name: str, file: File, prepared: Arrays | None) -> 
     }
 
 
-def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) -> None:
-    """Fetch the prepared arrays if there are any, else the file: a Parquet file whole, another file up to
-    `preview_file_bytes`."""
+def _param(name: str) -> str:
+    return "training_file" if name == "train" else "validation_file"
+
+
+def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path, param: str) -> None:
+    """Fetch the prepared arrays if there are any, else the first `preview_file_bytes` of the file. Raise
+    ParquetTooLarge for a larger Parquet file."""
     if prepared is not None:
         context.storage.read_file(prepared.storage_key, path, sha256=prepared.sha256)
         return
     assert file.storage_key is not None, file.id
-    left, parquet = context.settings.preview_file_bytes, False
+    left = limit = context.settings.preview_file_bytes
     with path.open("wb") as target:
         for number, chunk in enumerate(context.storage.read(file.storage_key)):
-            parquet = parquet or (number == 0 and chunk.startswith(PARQUET))
-            target.write(chunk if parquet else chunk[:left])
+            if number == 0 and chunk.startswith(PARQUET) and file.bytes > limit:
+                raise ParquetTooLarge(file.bytes, limit, param)
+            target.write(chunk[:left])
             left -= len(chunk)
-            if left <= 0 and not parquet:
+            if left <= 0:
                 break
 
 

@@ -1,6 +1,7 @@
 """Previews and estimates, through the API and a real child."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api.context import Context
+from api.context import Caller, Context
 from api.infra.child_environment import child_environment
 from api.infra.latest import Latest
 from api.infra.preview_process import PreviewProcesses
+from api.records import arrays, files, workers
 from api.records import base_models as records
-from api.records import workers
-from api.services import base_models
+from api.records.arrays import Arrays
+from api.records.base import db_now
+from api.services import base_models, previews
 from api.spec.lifecycle import Stage
+from api.spec.recipe import Recipe
 from tests.api.conftest import client_of
 from tests.conftest import EMBEDDED
 from tests.factories import a_file, a_model, a_project
@@ -283,3 +287,20 @@ def test_experts_that_are_left_out_are_said_by_an_estimate_and_by_the_jobs_event
     object.__setattr__(server, "queue_board", Latest(0.0))
     named = {"technique": {"type": "lora", "target_modules": ["q_proj"]}}
     assert post(client, "estimates", jsonl(*[CHAT] * 12), **named).json()["warnings"] == []
+
+
+def test_no_more_of_a_file_is_fetched_than_the_limit_allows(server: Context) -> None:
+    project = a_project(server.database)
+    caller, file = Caller(project, "key_1", "read"), a_file(server, project, b"PAR1" + bytes(100))
+    small = replace(server, settings=server.settings.model_copy(update={"preview_file_bytes": 100}))
+    recipe = Recipe(model="tiny", training_file=file)
+    with pytest.raises(previews.ParquetTooLarge, match="104 bytes"):
+        previews.preview(small, caller, recipe, rows=1)
+    with server.database.write() as session:
+        base, stored = records.get(session, "tiny"), files.get(session, project, file)
+        assert base is not None
+        assert stored is not None
+        key = arrays.content_key(project, [stored.sha256], recipe, base)
+        session.add(Arrays(key=key, project_id=project, bytes=101, sha256="", report={}, created_at=db_now()))
+    prepared = [previews.resolve_query(context, caller, recipe).prepared.keys() for context in (server, small)]
+    assert prepared == [{"train"}, set()]
