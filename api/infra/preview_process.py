@@ -22,10 +22,11 @@ from typing import TypeVar
 import anyio
 import structlog
 
-from api.errors import Unavailable
+from api.errors import InsufficientStorage, Unavailable
 from api.infra.child_environment import child_environment
 from api.infra.child_process import ForkServer, fork_server, start_fresh
 from api.infra.fair_limiter import FairLimiter
+from api.infra.storage import NO_ROOM
 from api.settings import Settings
 from api.spec.preview_report import PreviewReport
 
@@ -129,10 +130,20 @@ class PreviewProcesses:
     def run(
         self, module: str, name: str, request: Mapping[str, object], fill: Callable[[Path], None] | None = None
     ) -> str:
-        """Run a child process, and return its report. Raises PreviewFailed if it exceeds its limits or dies.
+        """Run a child process, and return its report. Raises PreviewFailed if it exceeds its limits or dies,
+        InsufficientStorage if the disk of the work folder is full.
 
         `name` is the file from which the child process reads the request and its limits.
         """
+        try:
+            return self._run(module, name, request, fill)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            log.error("work_folder_full", folder=str(self._settings.work))
+            raise InsufficientStorage("The disk of this server's work folder is full") from None
+
+    def _run(self, module: str, name: str, request: Mapping[str, object], fill: Callable[[Path], None] | None) -> str:
         settings = self._settings
         settings.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=settings.work, prefix="preview-") as temporary:

@@ -224,7 +224,10 @@ class Storage:
             raise StorageUnavailable(f"deleting {prefix}") from error
 
 
-_NO_ROOM = tuple(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a full disk."""
+
+_NO_ROOM = tuple(f"(os error {number})" for number in NO_ROOM)
 """Parts of the library's messages about a full disk. The library has no exception class for this error."""
 
 

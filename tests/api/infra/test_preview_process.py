@@ -1,8 +1,13 @@
 """The threads that wait for child processes."""
 
 import asyncio
+import errno
 import threading
+from pathlib import Path
 
+import pytest
+
+from api.errors import InsufficientStorage
 from api.infra.preview_process import PreviewProcesses
 from api.settings import Settings
 
@@ -29,3 +34,14 @@ def test_work_whose_caller_is_cancelled_keeps_its_place() -> None:
 
     asyncio.run(main())
     assert order == ["first", "second"]
+
+
+def test_full_disk_is_reported_to_the_operator(tmp_path: Path) -> None:
+    processes = PreviewProcesses(Settings(work_dir=tmp_path))
+
+    def fill(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InsufficientStorage, match="work folder is full"):
+        processes.run("worker.grade", "grade.json", {}, fill)
+    assert not list(tmp_path.iterdir())
