@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from api.background import attempts
 from api.background.attempts import MAX_FAULTS, Postponed
 from api.context import Context
+from api.errors import InsufficientStorage
 from api.infra.beats import ProcessReport, process_name, reporting
 from api.infra.storage import StorageUnavailable
 from api.records.database import is_outage
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 RETRY_S = 2.0
 """Seconds between two attempts to write a result during an outage of the database."""
+OUTAGES = (StorageUnavailable, InsufficientStorage)
+"""Errors of the storage, and of a full disk, that no item has caused."""
 
 R = TypeVar("R")
 """Type of an item's result."""
@@ -137,9 +140,10 @@ class ItemWorker(ABC, Generic[W, I, R]):
             await self._store(claim, end)
 
     def _end_after(self, error: Exception, claim: ItemClaim[W, I]) -> R | Postponed:
-        """Return how an attempt ends after this error. An outage of the database or the storage postpones the item. Any
-        other error is a fault: it postpones the item, too, until there are MAX_FAULTS, and then gives its result."""
-        if isinstance(error, StorageUnavailable) or (isinstance(error, SQLAlchemyError) and is_outage(error)):
+        """Return how an attempt ends after this error. An outage of the database or the storage, or a full disk,
+        postpones the item. Any other error is a fault: it postpones the item, too, until there are MAX_FAULTS, and then
+        gives its result."""
+        if isinstance(error, OUTAGES) or (isinstance(error, SQLAlchemyError) and is_outage(error)):
             log.warning(f"{self.name}_item_waits", error=type(error).__name__)
             return Postponed(attempts.OUTAGE_WAIT_S, outage=True)
         log.exception(f"{self.name}_item_raised")
@@ -207,7 +211,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
                 await self.advance(claim)
         except StaleWork:  # its status changed meanwhile, for example to cancelled: it may be due again
             return True
-        except (SQLAlchemyError, StorageUnavailable) as error:  # the work is due again when its lease expires
+        except (SQLAlchemyError, *OUTAGES) as error:  # the work is due again when its lease expires
             log.warning(f"{self.name}_not_advanced", error=type(error).__name__)
         except Exception:
             log.exception(f"{self.name}_not_advanced")

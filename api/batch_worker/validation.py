@@ -93,7 +93,11 @@ class InputReader:
             message = f"custom_id: '{line.custom_id[:64]}' is also used by an earlier line: each must be unique"
             self._errors.append(LineError("duplicate_custom_id", message, "custom_id", number))
         self._names.add(line.custom_id)
-        self.models.add(str(line.body.get("model"))[:256])
+        model = str(line.body.get("model"))[:256]
+        if "\0" in model:
+            message = "body.model: the text holds a NUL character (\\u0000), which cannot be stored"
+            self._errors.append(LineError("invalid_value", message, "body.model", number))
+        self.models.add(model)
         return NewItem(number, line.custom_id, start, len(content))
 
 

@@ -9,10 +9,12 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.background import attempts
+from api.background.attempts import Postponed
 from api.batch_worker import item, results
 from api.batch_worker.validation import MAX_ERRORS
 from api.batch_worker.worker import BatchWorker
 from api.context import Context
+from api.errors import InsufficientStorage
 from api.infra.storage import StorageUnavailable
 from api.records import batch_items
 from api.records.batch_items import QUEUE, BatchItem
@@ -100,6 +102,7 @@ BROKEN = [
     (line("a", other=1), "invalid_value", "other"),
     (line("first"), "duplicate_custom_id", "custom_id"),
     (line("a\0"), "invalid_value", "custom_id"),
+    (line("model", CHAT | {"model": "\0x"}), "invalid_value", "body.model"),
 ]
 
 
@@ -289,3 +292,10 @@ def test_batches_are_listed_in_pages(client: TestClient, app: FastAPI) -> None:
     assert (first["has_more"], rest["has_more"]) == (True, False)
     reader = client_of(app, "default", "read")
     assert reader.post(f"/v1/batches/{made[0]}/cancel").status_code == 403
+
+
+def test_full_disk_is_no_fault_of_an_item(served: Context) -> None:
+    claim: Any = None  # nothing of it matters
+    end = BatchWorker(served)._end_after(InsufficientStorage("full"), claim)
+    assert isinstance(end, Postponed)
+    assert (end.outage, end.fault) == (True, False)
