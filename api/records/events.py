@@ -1,5 +1,6 @@
 """Events of jobs, for their users. Each event is written in the transaction of the change that it describes."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 
 from sqlalchemy import (
@@ -127,29 +128,23 @@ def metrics_after(session: Session, job_id: str, seq: int) -> Sequence[Event]:
     return session.scalars(query.order_by(Event.job_id, Event.seq)).all()
 
 
-def metrics_of(session: Session, job_id: str) -> Iterator[Sequence[tuple[int, JsonObject]]]:
-    """Yield the sequence numbers and the data of the job's metrics events, in batches, sorted by step.
-
-    If a step was trained again, only its newest event is included.
-    """
+def newest_metrics(session: Session, job_id: str) -> Sequence[int]:
+    """Return the sequence numbers of the job's metrics events, sorted by step. If a step was trained again, only its
+    newest event is included."""
     step = Event.data["step"].as_integer()
-    newest = (
-        select(func.max(Event.seq).label("seq"), step.label("step"))
-        .where(Event.job_id == job_id, Event.type == "metrics", step.is_not(None))
-        .group_by(step)
-        .subquery()
-    )
-    rows = session.execute(
-        select(Event.seq, Event.data).join(newest, Event.seq == newest.c.seq).order_by(newest.c.step)
-    )
-    for batch in rows.partitions(BATCH):
-        yield [(seq, data) for seq, data in batch if data is not None]
+    query = select(func.max(Event.seq)).where(Event.job_id == job_id, Event.type == "metrics", step.is_not(None))
+    return array("q", session.scalars(query.group_by(step).order_by(step)))
 
 
 def metrics_at(session: Session, numbers: Sequence[int]) -> list[JsonObject]:
-    """Return the data of the events with these sequence numbers, in the order of `numbers`."""
-    found: dict[int, JsonObject] = {}
+    """Return the data of the events with these sequence numbers, in the order of `numbers`. Events that were
+    deleted in the meantime are missing."""
+    rows = session.execute(select(Event.seq, Event.data).where(Event.seq.in_(list(numbers))))
+    found: dict[int, JsonObject] = {seq: data for seq, data in rows if data is not None}
+    return [found[number] for number in numbers if number in found]
+
+
+def batches_of(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield the numbers in batches for `metrics_at`."""
     for start in range(0, len(numbers), BATCH):
-        rows = session.execute(select(Event.seq, Event.data).where(Event.seq.in_(numbers[start : start + BATCH])))
-        found |= {seq: data for seq, data in rows if data is not None}
-    return [found[number] for number in numbers]
+        yield numbers[start : start + BATCH]

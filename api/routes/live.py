@@ -97,9 +97,6 @@ def list_metrics(
     With `max_points`, list at most that many steps: the first and the last, the lowest and highest of every series if
     there is room, then the lowest and highest `train_loss` of equal stretches of steps. Values are never interpolated.
     """
-    if max_points is None:
-        body = metric_list_body(metrics.batches(context, caller, job_id))
-    else:
-        points, total = metrics.reduced(context, caller, job_id, max_points)
-        body = metric_list_body([points], total)
-    return Response(body, media_type="application/json")
+    steps = metrics.select_steps(context, caller, job_id, max_points)
+    body = metric_list_body(metrics.batches(context, steps.numbers), steps.total)
+    return StreamingResponse(body, media_type="application/json")

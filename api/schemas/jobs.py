@@ -1,7 +1,7 @@
 """Jobs, events and checkpoints: OpenAI's objects with Attune's additional fields."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Literal, Self
 
 import msgspec
@@ -322,17 +322,12 @@ class MetricList(BaseModel):
     """The number of all steps, including those that are not listed."""
 
 
-def metric_list_body(batches: Iterable[Sequence[JsonObject]], total_points: int | None = None) -> bytes:
-    """Return the JSON of a MetricList of these metrics. `total_points`: by default the number of the metrics.
-
-    The JSON is written batch by batch, because a long job has hundreds of thousands of steps.
-    """
-    body, count = bytearray(b'{"object":"list","data":['), 0
-    for batch in batches:
-        body += (b"," if count else b"") + msgspec.json.encode(batch)[1:-1]
-        count += len(batch)
-    total = count if total_points is None else total_points
-    return bytes(body + b'],"has_more":false,"total_points":%d}' % total)
+def metric_list_body(batches: Iterable[Sequence[JsonObject]], total_points: int) -> Iterator[bytes]:
+    """Yield the JSON of a MetricList batch by batch: a long job has hundreds of thousands of steps."""
+    yield b'{"object":"list","data":['
+    for number, batch in enumerate(batches):
+        yield (b"," if number else b"") + msgspec.json.encode(batch)[1:-1]
+    yield b'],"has_more":false,"total_points":%d}' % total_points
 
 
 class AttemptList(BaseModel):

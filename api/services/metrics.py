@@ -3,6 +3,7 @@
 import math
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from api.context import Caller, Context
@@ -13,32 +14,40 @@ from api.spec.fields import JsonObject
 MAIN_SERIES = "train_loss"
 
 
-def batches(context: Context, caller: Caller, job_id: str) -> Iterator[Sequence[JsonObject]]:
-    """Yield the metrics of all steps, in batches. Raise NoSuchJob."""
-    jobs.require(context, caller, job_id)
-    with context.database.read() as session:
-        for batch in events.metrics_of(session, job_id):
-            yield [data for _, data in batch]
+@dataclass(frozen=True)
+class Selection:
+    """The steps of a job whose metrics are listed."""
+
+    numbers: Sequence[int]
+    """The sequence numbers of the events with their metrics, sorted by step."""
+    total: int
+    """The number of all steps of the job."""
 
 
-def reduced(context: Context, caller: Caller, job_id: str, max_points: int) -> tuple[Sequence[JsonObject], int]:
-    """Return the metrics of at most `max_points` steps, and the number of all steps. Raise NoSuchJob.
+def select_steps(context: Context, caller: Caller, job_id: str, max_points: int | None = None) -> Selection:
+    """Select all steps of the job, or at most `max_points` of them (Columns.chosen). Raise NoSuchJob.
 
-    If the job has more steps than that, memory holds the complete metrics of one batch of steps at a time. Of all other
-    steps it holds only the numbers, eight bytes for each.
+    Memory holds the complete metrics of one batch of steps at a time. Of all other steps it holds only the numbers,
+    eight bytes for each.
     """
     jobs.require(context, caller, job_id)
-    columns, numbers = Columns(), array("q")
-    points: list[JsonObject] = []
     with context.database.read() as session:
-        for batch in events.metrics_of(session, job_id):
-            numbers.extend(number for number, _ in batch)
-            columns.extend([data for _, data in batch])
-            points = [*points, *(data for _, data in batch)] if len(columns) <= max_points else []
-        if points:
-            return points, len(points)
-        kept = [numbers[index] for index in columns.chosen(max_points)]
-        return events.metrics_at(session, kept), len(columns)
+        numbers = events.newest_metrics(session, job_id)
+    if max_points is None or len(numbers) <= max_points:
+        return Selection(numbers, len(numbers))
+    columns = Columns()
+    for batch in batches(context, numbers):
+        columns.extend(batch)
+    return Selection([numbers[index] for index in columns.chosen(max_points)], len(numbers))
+
+
+def batches(context: Context, numbers: Sequence[int]) -> Iterator[Sequence[JsonObject]]:
+    """Yield the metrics of the selected steps, in batches. No connection is held between two of them."""
+    for batch in events.batches_of(numbers):
+        with context.database.read() as session:
+            found = events.metrics_at(session, batch)
+        if found:  # else they were deleted
+            yield found
 
 
 class Columns:

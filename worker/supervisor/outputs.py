@@ -216,7 +216,8 @@ def _store_results(attempt: AttemptContext) -> File:
     fields = _result_file(job)
     key = f"files/{job.project_id}/{fields['id']}"
     with context.database.read() as session:
-        table = results_csv([data for batch in events.metrics_of(session, job.id) for _, data in batch])
+        batches = events.batches_of(events.newest_metrics(session, job.id))
+        table = results_csv([data for batch in batches for data in events.metrics_at(session, batch)])
     stored = context.storage.write_bytes(key, table)
     return File(filename="step_metrics.csv", bytes=stored.bytes, sha256=stored.sha256, storage_key=key, **fields)
 
