@@ -28,9 +28,10 @@ Every operation is also available in Azure's form: below `/openai` or `/openai/v
 An `api-version` in the query is ignored.
 
 **Idempotency.** Any POST except `/v1/keys` may have an `Idempotency-Key` header (1 to 255 printable ASCII characters).
-For 24 hours, the same request with the same key gets the first response, with the header `idempotent-replayed: true`.
-Another request with the same key gets a 400. While the first request runs, a second one waits for it; if that takes
-long, the second one gets a 409 with `retry-after`. The boundary of a form is not part of the request.
+For 24 hours after a request that succeeded, the same request with the same key gets its response, with the header
+`idempotent-replayed: true`. A request that was refused runs again. Another request with the same key gets a 400. While
+the first request runs, a second one waits for it; if that takes long, the second one gets a 409 with `retry-after`. The
+boundary of a form is not part of the request.
 
 **Errors** have the shape of `ErrorObject`. Each operation lists the errors that it can return. In addition there are
 404 for an unknown path, 405 for a method that a path does not have, and 500 for a fault of the server. The server's log

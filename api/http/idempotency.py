@@ -1,8 +1,9 @@
 """`Idempotency-Key`: a repeated POST gets the response of the first one and has no second effect.
 
-Responses below 500 are stored, except 408, 409 and 429, which ask for a retry. Another body, path or method under the
-same key gets a 400. While the first request runs, a second one waits for it, and after WAIT_S gets a 409, which
-OpenAI's clients retry. If the first one died without a response, the second one runs.
+Only successful responses are stored. A refused request has changed nothing, so it runs again, and may succeed once the
+cause is removed. Another body, path or method under the same key gets a 400. While the first request runs, a second one
+waits for it, and after WAIT_S gets a 409, which OpenAI's clients retry. If the first one died without a response, the
+second one runs.
 
 A form may be as large as a file, and is not buffered. Its key is claimed by the address only. The body is digested as
 it passes, and identified by that digest afterwards. A repeated form is read to its end before its response is sent.
@@ -36,7 +37,6 @@ POLL_S = 0.1
 MAX_RESPONSE_BYTES = 256 * 1024
 """Maximum length of a stored response, in bytes. Longer responses, and those that are not JSON (streams), are not
 stored. A repeated request then runs again."""
-RETRIED = (408, 409, 429)
 UNKEPT = ("/v1/keys",)
 """Paths whose responses hold a secret that must not be stored, not even for a day."""
 
@@ -148,7 +148,7 @@ class Idempotency:
                 is_json = Headers(raw=message["headers"]).get("content-type", "").startswith("application/json")
                 # A form that was refused before its end has no digest, and runs again.
                 known = form is None or form.complete
-                keep = is_json and known and status < 500 and status not in RETRIED
+                keep = is_json and known and status < 400
             elif keep:
                 answer += message.get("body", b"")
                 keep = len(answer) <= MAX_RESPONSE_BYTES

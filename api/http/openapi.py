@@ -34,7 +34,7 @@ _IDEMPOTENCY_KEY = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
-    "description": "A repeated request with the same key gets the first response, for 24 hours.",
+    "description": "A repeated request with the same key gets the response of the one that succeeded, for 24 hours.",
 }
 
 _HEADERS = {
@@ -103,7 +103,7 @@ def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
 
 
 def _error(status: str) -> dict[str, object]:
-    extra = [*(["retry-after"] if status in _RETRIED else []), *(["idempotent-replayed"] if status < "409" else [])]
+    extra = ["retry-after"] if status in _RETRIED else []
     return {"description": _DESCRIPTIONS[status], "content": _ERROR, "headers": _named_headers("x-request-id", *extra)}
 
 
