@@ -99,7 +99,8 @@ def back_up(context: Context, target: Path, report: Report) -> Contents:
         raise InvalidRequest(f"{target} exists: name a folder that does not")
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / OBJECTS).mkdir(parents=True, mode=0o700)
+    partial.mkdir(parents=True, mode=0o700)  # the database has secrets
+    (partial / OBJECTS).mkdir()
     copied: dict[str, Copied] = {}
     missing: set[str] = set()
     while True:
@@ -211,7 +212,8 @@ def _contents(source: Path) -> Contents:
 
 
 def _restore_files(source: Path, contents: Contents, partial: Path, report: Report) -> None:
-    (partial / OBJECTS).mkdir(parents=True, mode=0o700)
+    partial.mkdir(mode=0o700)
+    (partial / OBJECTS).mkdir(mode=0o700)
     files = {DATABASE: contents.database} | {f"{OBJECTS}/{key}": copied for key, copied in contents.objects.items()}
     damaged, total = [], 0
     for name, expected in files.items():

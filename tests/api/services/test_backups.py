@@ -63,6 +63,7 @@ def test_all_that_the_database_names_is_back(service: Context, tmp_path: Path) -
     signing_key = signing.current(service).private_key
     source, contents = backed_up(service, tmp_path)
     assert contents.damaged == []
+    assert source.stat().st_mode & 0o777 == 0o700, "others can read secrets in the database"
     again = restored(source, tmp_path)
     assert signing.current(again).private_key == signing_key
     row = files.get(again, caller, file)
