@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, Double, ForeignKey, Integer, String, delete, func, select
+from sqlalchemy import BigInteger, Double, ForeignKey, Integer, String, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
@@ -88,11 +88,17 @@ def stored_bytes(session: Session, project_id: str) -> int:
     return int(session.scalar(query.where(Upload.project_id == project_id, Upload.status == PENDING)) or 0)
 
 
-def expire(session: Session) -> None:
+def open_count(session: Session, project_id: str) -> int:
+    """Return the number of the project's uploads that are pending or cancelled and have not expired."""
+    of_project = select(func.count()).where(Upload.project_id == project_id, Upload.expires_at > db_now())
+    return session.scalar(of_project.where(Upload.status.in_((PENDING, CANCELLED)))) or 0
+
+
+def expire(session: Session, limit: int = 1000) -> None:
     """Mark pending uploads whose time is over as expired."""
-    over = select(Upload).where(Upload.status == PENDING, Upload.expires_at <= db_now())
-    for upload in session.scalars(over.with_for_update(skip_locked=True)):
-        upload.status = EXPIRED
+    over = select(Upload.id).where(Upload.status == PENDING, Upload.expires_at <= db_now()).limit(limit)
+    found = Upload.id.in_(over.with_for_update(skip_locked=True))
+    session.execute(update(Upload).where(found).values(status=EXPIRED))
 
 
 def ended_with_parts(session: Session, grace_s: float, limit: int = 20) -> Sequence[str]:
@@ -110,3 +116,9 @@ def ended_with_parts(session: Session, grace_s: float, limit: int = 20) -> Seque
 def delete_parts(session: Session, upload_id: str) -> None:
     session.execute(delete(UploadPart).where(UploadPart.upload_id == upload_id))
     session.get_one(Upload, upload_id).swept = True
+
+
+def delete_old(session: Session, keep_s: float, limit: int = 1000) -> None:
+    """Delete uploads that expired more than `keep_s` seconds ago and have no parts."""
+    old = select(Upload.id).where(Upload.swept, Upload.expires_at <= db_now() - keep_s).limit(limit)
+    session.execute(delete(Upload).where(Upload.id.in_(old)))

@@ -17,6 +17,8 @@ from api.records import files, idempotency, jobs, projects, uploads
 from api.services import quotas
 
 DO_NOT_RETRY = {"x-should-retry": "false"}
+MAX_UPLOADS = 1000
+"""Number of uploads in parts that a project may have begun and not completed."""
 BURST_S = 3
 """A project that was idle may send as many requests at once as its rate allows in this many seconds."""
 
@@ -57,6 +59,18 @@ def require_storage(context: Context, session: Session, project_id: str, *, byte
             headers=DO_NOT_RETRY,
         )
     quotas.require_room(session, project_id, bytes_more)
+
+
+def require_upload(session: Session, project_id: str) -> None:
+    """Raise TooManyRequests if the project has as many uploads in parts as it may. Cancelled ones count until they
+    would have expired. The caller has locked the project."""
+    if uploads.open_count(session, project_id) >= MAX_UPLOADS:
+        raise TooManyRequests(
+            f"This project has {MAX_UPLOADS} uploads that are pending or were cancelled within the last hour, the most "
+            "that it may have: complete uploads, or wait until some expire",
+            code="too_many_uploads",
+            headers=DO_NOT_RETRY,
+        )
 
 
 def require_answer(context: Context, session: Session, project_id: str) -> None:

@@ -99,6 +99,7 @@ def create(
     )
     with context.database.write() as session:
         budgets.require_storage(context, session, caller.project_id, bytes_more=bytes_total, param="bytes")
+        budgets.require_upload(session, caller.project_id)
         session.add(upload)
         session.flush()
         session.refresh(upload)

@@ -37,6 +37,8 @@ UPLOAD_GRACE_S = 900
 """How long the completion of an upload may take if it started before the upload expired."""
 DAY_S = 24 * 3600
 KEEP_WORKERS_S = 30 * DAY_S
+KEEP_UPLOADS_S = 30 * DAY_S
+"""Seconds after its expiry for which an upload is kept, so that a repeated completion returns its file."""
 KEEP_CURSORS_S = 30 * DAY_S
 """Seconds after its deletion for which a row's id still works as a position in a list (`after`)."""
 
@@ -68,6 +70,7 @@ def delete_old(context: Context) -> None:
     if settings.keep_events_days:
         remove_old_events(context, settings.keep_events_days * DAY_S)
     with context.database.write() as session:
+        uploads.delete_old(session, KEEP_UPLOADS_S)
         if settings.keep_batches_days:
             batches.delete_ended(session, settings.keep_batches_days * DAY_S)
         if settings.keep_eval_runs_days:

@@ -13,6 +13,7 @@ from api.errors import TooManyRequests
 from api.main import create_app
 from api.records import jobs as job_records
 from api.records import pages
+from api.services import budgets
 from api.services.budgets import RequestRate
 from tests.api.conftest import client_of
 from tests.api.http.test_errors import error_of
@@ -27,6 +28,15 @@ def limited(served: Context, **limits: Any) -> TestClient:
 def refused(answer: Any, code: str) -> None:
     assert answer.status_code == 429, answer.text
     assert error_of(answer)["code"] == code
+
+
+def test_uploads_that_are_not_completed_are_counted(served: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "MAX_UPLOADS", 2)
+    client = limited(served)
+    announced = {"filename": "a", "purpose": "fine-tune", "mime_type": "text/jsonl", "bytes": 9}
+    first, _ = (client.post("/v1/uploads", json=announced).json()["id"] for _ in range(2))
+    assert client.post(f"/v1/uploads/{first}/cancel").status_code == 200
+    refused(client.post("/v1/uploads", json=announced), "too_many_uploads")
 
 
 def test_files_are_counted_and_their_deletion_makes_room(served: Context) -> None:

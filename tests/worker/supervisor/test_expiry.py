@@ -1,4 +1,4 @@
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from api.context import Context
 from api.errors import NotFound
@@ -9,7 +9,7 @@ from api.records.jobs import Job
 from api.records.uploads import Upload
 from api.services import files, uploads
 from tests.factories import a_caller, a_file, a_job
-from worker.supervisor.retention import expire_uploads, remove_expired_files
+from worker.supervisor.retention import KEEP_UPLOADS_S, delete_old, expire_uploads, remove_expired_files
 
 KEY = "uploads/{}/part_1"
 
@@ -37,6 +37,16 @@ def test_the_parts_of_an_upload_that_nobody_completed_are_removed(context: Conte
     assert uploads.get(context, a_caller(context.database), over).upload.status == "expired"
     assert not context.storage.exists(KEY.format(over))
     assert context.storage.exists(KEY.format(under_way))
+
+
+def test_uploads_without_parts_are_deleted_after_a_month(context: Context) -> None:
+    swept, unswept = an_upload(context), an_upload(context)
+    with context.database.write() as session:
+        session.execute(update(Upload).values(expires_at=db_now() - KEEP_UPLOADS_S - 10, status="cancelled"))
+        session.execute(update(Upload).where(Upload.id == swept).values(swept=True))
+    delete_old(context)
+    with context.database.read() as session:
+        assert session.scalars(select(Upload.id)).all() == [unswept]
 
 
 def test_an_expired_file_goes_once_no_unfinished_job_needs_it(context: Context) -> None:
