@@ -12,6 +12,7 @@ const LIVES = [["", "never"], [86_400, "in a day"], [7 * 86_400, "in a week"], [
 
 /** @param {import("../app.js").Page} page */
 export async function show({ root, signal }) {
+  await api.get(PATH, { limit: 1 }, signal); // without a session this shows the sign-in, which GET /session does not
   const session = await api.get("/session", {}, signal);
   const allowed = SCOPES.slice(0, SCOPES.indexOf(session.scope) + 1);
   const mayWrite = session.scope !== "read";
