@@ -69,6 +69,10 @@ function column(label, model) {
 
   async function ask(text, settings, signal) {
     const sent = body(text, settings);
+    const before = history;
+    const remember = () => { // unless it was started over meanwhile
+      if (history === before) history = [...before, { role: "user", content: text }, { role: "assistant", content }];
+    };
     const answer = h("p.answer", { "aria-busy": "true" });
     const note = h("p.muted.small");
     if (!history.length) log.replaceChildren();
@@ -91,11 +95,11 @@ function column(label, model) {
       if (!content) fill(answer, h("span.muted", {}, "The answer is empty: the model ended it at once."));
       const cut = tokens >= settings.max_tokens ? ", cut there" : "";
       note.textContent = `${plural(tokens, "token")} in ${duration((performance.now() - begun) / 1000)}${cut}`;
-      history = [...history, { role: "user", content: text }, { role: "assistant", content }];
+      remember();
     } catch (error) {
       if (signal.aborted) note.textContent = "Stopped.";
       else fill(note, h("span.problem", { role: "alert" }, error.message));
-      if (content) history = [...history, { role: "user", content: text }, { role: "assistant", content }];
+      if (content) remember();
     } finally {
       answer.removeAttribute("aria-busy");
       if (!content && !answer.textContent) answer.remove();
