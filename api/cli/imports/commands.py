@@ -9,7 +9,7 @@ import typer
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect, find_server
 from api.cli.console import format_size, print_json, print_note, print_result
-from api.cli.errors import Commands
+from api.cli.errors import Commands, ExitCode
 from api.cli.imports.asking import Options
 from api.cli.imports.bases import BASES
 from api.cli.imports.compare import compare, read_graders
@@ -140,7 +140,8 @@ def push_jobs(
     """Make the jobs and evals of the folder on this server, with their files, methods and hyperparameters.
 
     The base models are those of bases.json in the folder, which is written with suggestions. The plan is shown before.
-    Jobs and evals of an earlier push are not made again.
+    Jobs and evals of an earlier push are not made again. The exit code is 2 if the server refuses a part of
+    the plan.
     """
     source_of(folder)
     with held(folder), connect(base_url, api_key, data_dir) as client:
@@ -152,9 +153,14 @@ def push_jobs(
             question = f"Make {len(plan.open_jobs)} jobs and {len(plan.open_evals)} evals on {client.base_url}?"
             require_consent(question, yes=yes)
         report = push(client, plan)
+    pushed = [*report["jobs"], *report["evals"]]
     if as_json:
-        return print_json(report)
-    return print_documents((*report["jobs"], *report["evals"]), PUSHED)
+        print_json(report)
+    else:
+        print_documents(pushed, PUSHED)
+    agreed = {each.old_id for each in plan.open_jobs} | {each.old_id for each in plan.open_evals}
+    if any(each["problem"] for each in pushed if each["old"] in agreed):
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 @import_app.command("compare", epilog="Example: attune import compare --input openai-export --page answers.html")

@@ -59,9 +59,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pushed(folder: Path, *words: object) -> dict[str, dict[str, Any]]:
+def pushed(folder: Path, *words: object, code: ExitCode = ExitCode.OK) -> dict[str, dict[str, Any]]:
     result = attune("import", "push", "--input", folder, "--yes", "--json", *words)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == code, result.output
     report = json.loads(result.stdout)
     return {each["old"]: each for each in (*report["jobs"], *report["evals"])}
 
@@ -94,7 +94,7 @@ def test_an_eval_that_the_server_refuses_keeps_no_other_from_being_made(folder: 
     broken = {**EVAL, "id": "eval_0", "testing_criteria": [{"type": "string_check", "name": "no input"}]}
     logs = {**EVAL, "id": "eval_2", "data_source_config": {"type": "logs", "schema": {}}}
     (folder / "evals.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (broken, logs, EVAL)))
-    made = pushed(folder, "--job", "ftjob-2")
+    made = pushed(folder, "--job", "ftjob-2", code=ExitCode.REFUSED)
     assert "testing_criteria" in made["eval_0"]["problem"]
     assert "OpenAI only" in made["eval_2"]["problem"]
     assert made["eval_1"]["new"].startswith("eval_")
@@ -152,7 +152,7 @@ def test_a_job_that_the_server_refuses_keeps_no_other_from_being_made_but_an_out
 
     monkeypatch.setattr(httpx.Client, "request", refusing)
     assert attune("import", "push", "--input", folder, "--yes").exit_code == ExitCode.NOT_AUTHORIZED
-    made = pushed(folder)
+    made = pushed(folder, code=ExitCode.REFUSED)
     first, second = made["ftjob-1"], made["ftjob-0"]  # the stand-in lists its jobs as OpenAI does, newest first
     assert (first["problem"], first["new"], second["problem"]) == ("Not now.", None, None)
     assert second["new"].startswith("ftjob-")
