@@ -25,6 +25,17 @@ def get(session: Session, name: str) -> BaseModelRow | None:
     return session.get(BaseModelRow, name)
 
 
+def get_to_use(session: Session, name: str) -> BaseModelRow | None:
+    """Return the base model, locked against removal until this transaction ends."""
+    query = select(BaseModelRow).where(BaseModelRow.name == name)
+    return session.scalars(query.with_for_update(read=True)).one_or_none()
+
+
+def get_to_remove(session: Session, name: str) -> BaseModelRow | None:
+    """Return the base model, locked against new uses until this transaction ends."""
+    return session.scalars(select(BaseModelRow).where(BaseModelRow.name == name).with_for_update()).one_or_none()
+
+
 def listed(session: Session) -> Sequence[BaseModelRow]:
     return session.scalars(select(BaseModelRow).order_by(BaseModelRow.name)).all()
 

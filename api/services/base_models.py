@@ -170,7 +170,7 @@ def verify(context: Context, name: str) -> list[str]:
 def remove(context: Context, name: str) -> None:
     """Remove a base model. Raise InvalidRequest while a job or a published model needs it."""
     with context.database.write() as session:
-        base = base_models.get(session, name)
+        base = base_models.get_to_remove(session, name)
         if base is None:
             raise NotFound(f"There is no base model '{name[:128]}'")
         users = [*jobs.using_base(session, name), *(model.id for model in models.of_base(session, name))]

@@ -95,7 +95,8 @@ def find(session: Session, project_id: str, name: str, pending: Pending = NO_PEN
     if job is None:
         raise NoSuchOrigin(session, name)
     base = base_models.get(session, job.base_model)
-    assert base is not None, f"{job.base_model} cannot be removed while {name} needs it"
+    if base is None:  # removed, though checkpoints of a job that failed are left
+        raise NoSuchOrigin(session, job.base_model)
     origin = Origin(name, base, job)
     _require_weights(session, project_id, origin, pending)
     return origin
@@ -106,11 +107,9 @@ def hold(session: Session, project_id: str, origin: Origin) -> None:
 
     Raise InvalidRequest if the origin was removed in the meantime, or if the project may no longer use it.
     """
-    if origin.producing_job is None:
-        exists = base_models.get(session, origin.name) is not None
-    else:
-        exists = producing_job(session, project_id, origin.name, NO_PENDING) is not None
-    if not exists:
+    if base_models.get_to_use(session, origin.base.name) is None:
+        raise NoSuchOrigin(session, origin.base.name)
+    if origin.producing_job is not None and producing_job(session, project_id, origin.name, NO_PENDING) is None:
         raise NoSuchOrigin(session, origin.name)
     _require_weights(session, project_id, origin, NO_PENDING)
 
