@@ -9,6 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from api.errors import InvalidRequest
 from api.spec.fields import StrictModel
 from api.spec.formats import Message, Messages, RowError, RowWarning
 from api.spec.formats.calls import link_calls
@@ -81,6 +82,13 @@ class StreamOptions(StrictModel):
     """Accepted without effect: chunks are never padded."""
 
 
+class TooManyTokens(InvalidRequest):
+    code = "invalid_value"
+
+    def __init__(self, param: str, requested: int, longest: int) -> None:
+        super().__init__(f"{param}: {requested} is more than the {longest} that this server allows", param=param)
+
+
 class SamplingBody(StrictModel):
     """The fields of both bodies."""
 
@@ -124,6 +132,13 @@ class SamplingBody(StrictModel):
     def with_usage(self) -> bool:
         """Whether a stream ends with a chunk that reports the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    def _require_few_tokens(self, longest: int, *fields: str) -> None:
+        """Raise TooManyTokens if one of the fields is larger than `longest`."""
+        for field in fields:
+            requested: int | None = getattr(self, field)
+            if requested is not None and requested > longest:
+                raise TooManyTokens(field, requested, longest)
 
     def _common(self) -> dict[str, object]:
         return {
@@ -179,7 +194,9 @@ class ChatBody(SamplingBody):
         return self.safety_identifier or self.user
 
     def sampling_request(self, longest: int) -> SamplingRequest:
-        """Return the sampler's request. `longest`: the maximum number of tokens of an answer if the body gives none."""
+        """Return the sampler's request. `longest`: the largest number of tokens of an answer, and the default. Raise
+        TooManyTokens."""
+        self._require_few_tokens(longest, "max_completion_tokens", "max_tokens")
         return SamplingRequest(
             messages=self.messages,
             max_tokens=self.max_completion_tokens or self.max_tokens or longest,
@@ -225,6 +242,8 @@ class CompletionBody(SamplingBody):
         return [tokens] if tokens else [prompt for prompt in self.prompt if not isinstance(prompt, int)]
 
     def sampling_request(self, longest: int) -> SamplingRequest:
+        """Return the sampler's request. `longest`: the largest number of tokens of an answer. Raise TooManyTokens."""
+        self._require_few_tokens(longest, "max_tokens")
         return SamplingRequest(
             prompts=self.prompts,
             max_tokens=min(COMPLETION_TOKENS, longest) if self.max_tokens is None else self.max_tokens,

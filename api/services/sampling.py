@@ -40,15 +40,6 @@ class CannotAnswer(InvalidRequest):
         super().__init__(f"The model '{model_id[:256]}' {why}")
 
 
-class TooManyTokens(InvalidRequest):
-    code = "invalid_value"
-
-    def __init__(self, requested: int, longest: int) -> None:
-        super().__init__(
-            f"max_tokens: {requested} is more than the {longest} that this server allows", param="max_tokens"
-        )
-
-
 class NoSamplerAvailable(Unavailable):
     code = "no_sampler"
 
@@ -142,12 +133,10 @@ async def sample(
     `background`: the request waits until no request of a client waits. It counts towards a limit of its own, not
     towards the project's limit of waiting requests.
 
-    Raise NoSuchModel, CannotAnswer, TooManyTokens, Busy, NoSamplerAvailable, SamplerLost, TooSlow, SamplerFailed,
+    Raise NoSuchModel, CannotAnswer, Busy, NoSamplerAvailable, SamplerLost, TooSlow, SamplerFailed,
     InvalidRequest.
     """
     settings = context.settings
-    if request.max_tokens > settings.sample_max_tokens:
-        raise TooManyTokens(request.max_tokens, settings.sample_max_tokens)
     content = await run_sync(_content, context, caller, model_id, request)
     if not settings.broker_url.get_secret_value():
         raise NoSamplerAvailable

@@ -300,6 +300,7 @@ def test_what_goes_wrong_in_the_middle_of_a_stream_is_its_last_event(
         ({"n": 17}, "n"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"max_tokens": 5000}, "max_tokens"),
+        ({"max_completion_tokens": 5000}, "max_completion_tokens"),
         ({"misspelt": 1}, "misspelt"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]}, "messages"),
