@@ -15,6 +15,13 @@ from api.settings import Settings
 REQUEST_THREADS = 36
 """Number of anyio's 40 threads that requests may use. Four are left for short calls from coroutines."""
 
+BODIES = 512
+"""Number of JSON bodies of which a process has received a part and waits for the rest. A body has at most
+`max_body_bytes`."""
+
+PROJECT_BODIES = 64
+"""Number of these that one project may have. Further requests whose body does not arrive at once get a 429."""
+
 UPLOADS = 24
 """Number of files and parts of uploads that a process receives or joins at the same time. Each takes up to 30 MiB of
 memory."""
@@ -39,6 +46,8 @@ class Context:
     previews: PreviewProcesses
     requests: FairLimiter
     """Limit of the threads that handle requests."""
+    bodies: FairLimiter
+    """Limit of the JSON bodies that have arrived in part."""
     uploads: FairLimiter
     """Limit of the files and parts of uploads that are received or joined at the same time."""
     outside_judges: OutsideJudges
@@ -64,6 +73,7 @@ class Context:
                 per_project=min(settings.requests_at_once, REQUEST_THREADS),
                 max_waiting=settings.requests_waiting,
             ),
+            FairLimiter("incomplete bodies of requests", total=BODIES, per_project=PROJECT_BODIES, max_waiting=0),
             FairLimiter(
                 "uploads",
                 total=UPLOADS,

@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
             *_cross_origin(settings.origins),
             Middleware(RequestId),
             Middleware(Authenticate, context=context, is_page=dashboard.is_page),
-            Middleware(LimitBody, limit=settings.max_body_bytes),
+            Middleware(LimitBody, limit=settings.max_body_bytes, turns=context.bodies),
             Middleware(LimitUploads, turns=context.uploads),
             Middleware(AzureBody),
             Middleware(Idempotency, context=context),

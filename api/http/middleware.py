@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 import time
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -140,10 +141,11 @@ def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
 
 
 class LimitBody:
-    """Refuses JSON bodies over the limit, whatever their Content-Length is, and bodies that do not arrive in time."""
+    """Refuses JSON bodies over the limit, whatever their Content-Length is, bodies that do not arrive in time, and more
+    bodies of one project that arrive at the same time than `turns` allow."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
+    def __init__(self, app: ASGIApp, limit: int, turns: FairLimiter) -> None:
+        self.app, self.limit, self.turns = app, limit, turns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or _is_upload(scope):
@@ -154,42 +156,70 @@ class LimitBody:
             await send_error(send, InvalidRequest("Content-Length is not a number"))
             return
         if int(declared[:20]) > self.limit:
-            await send_error(send, self._too_large())
+            await send_error(send, _too_large(self.limit))
             return
-        count, complete, error_sent = 0, False, False
-        failure: ServiceError | None = None
-        deadline = asyncio.get_running_loop().time() + BODY_S
-
-        async def receive_counted() -> Message:
-            nonlocal count, complete, failure
-            if complete:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                failure = RequestTimeout(f"The request's body did not arrive within {BODY_S:.0f} s")
-                raise failure from None
-            count += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if count > self.limit:
-                failure = self._too_large()
-                raise failure
-            return message
+        error_sent = False
+        caller = scope.get("state", {}).get("caller")
+        body = _Body(receive, self.limit, self.turns.turn("" if caller is None else caller.project_id))
 
         async def send_or_refuse(message: Message) -> None:
             # FastAPI turns every error raised while it reads a body into a 400. This restores the original.
             nonlocal error_sent
-            if failure is None:
+            if body.failure is None:
                 await send(message)
             elif not error_sent:
                 error_sent = True
-                await send_error(send, failure)
+                await send_error(send, body.failure)
 
-        await self.app(scope, receive_counted, send_or_refuse)
+        try:
+            await self.app(scope, body.receive, send_or_refuse)
+        finally:
+            await body.close()
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"The request's body is larger than {self.limit} bytes")
+
+class _Body:
+    """The body of a request, received within limits. While only a part of it has arrived, it holds a turn."""
+
+    def __init__(self, receive: Receive, limit: int, turn: AbstractAsyncContextManager[None]) -> None:
+        self.failure: ServiceError | None = None
+        self._receive, self._limit, self._turn = receive, limit, turn
+        self._held, self._count, self._complete = AsyncExitStack(), 0, False
+        self._deadline = asyncio.get_running_loop().time() + BODY_S
+
+    async def receive(self) -> Message:
+        """Return the next message. Raise RequestTimeout, TooLarge, ConcurrencyLimitExceeded, and keep the error in
+        `failure`."""
+        if self._complete:
+            return await self._receive()
+        try:
+            return await self._next()
+        except ServiceError as error:
+            self.failure = error
+            raise
+
+    async def _next(self) -> Message:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeout(f"The request's body did not arrive within {BODY_S:.0f} s") from None
+        is_first = self._count == 0
+        self._count += len(message.get("body", b""))
+        if self._count > self._limit:
+            raise _too_large(self._limit)
+        self._complete = not message.get("more_body", False)
+        if self._complete:
+            await self.close()
+        elif is_first and self._count:
+            await self._held.enter_async_context(self._turn)
+        return message
+
+    async def close(self) -> None:
+        await self._held.aclose()
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The request's body is larger than {limit} bytes")
 
 
 class LimitUploads:

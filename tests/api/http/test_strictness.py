@@ -1,11 +1,16 @@
 """What a request may not be, however it is sent, and what no log repeats."""
 
+import asyncio
 import json
+from typing import Any
 
 import pytest
 import structlog
 from fastapi.testclient import TestClient
 
+from api.context import Caller
+from api.http.middleware import LimitBody
+from api.infra.fair_limiter import ConcurrencyLimitExceeded, FairLimiter
 from tests.api.http.test_errors import error_of
 from tests.conftest import EMBEDDED
 
@@ -76,3 +81,33 @@ def _get_target(client: TestClient, target: str):
         )
 
     return TestClient(app, headers=dict(client.headers), raise_server_exceptions=False).get("/")
+
+
+def test_bodies_of_which_only_a_part_arrived_are_limited_by_project() -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def scenario() -> None:
+        limit = LimitBody(app, 9, FairLimiter("bodies", total=9, per_project=1, max_waiting=0))
+        state = {"caller": Caller("project", "key", "read")}
+        scope = {"type": "http", "method": "POST", "path": "/v1/evals", "headers": [], "state": state}
+        bodies = [asyncio.Queue[Any]() for _ in range(2)]
+        for body in bodies:
+            body.put_nowait({"type": "http.request", "body": b"x", "more_body": True})
+        first = asyncio.create_task(limit(scope, bodies[0].get, send))
+        await asyncio.sleep(0.01)
+        with pytest.raises(ConcurrencyLimitExceeded):
+            await limit(scope, bodies[1].get, send)
+        bodies[0].put_nowait({"type": "http.request", "body": b"x"})
+        await first
+        bodies[1].put_nowait({"type": "http.request", "body": b"x"})
+        await limit(scope, bodies[1].get, send)
+
+    asyncio.run(scenario())
+    assert sent == []
