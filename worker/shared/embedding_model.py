@@ -2,6 +2,9 @@
 
 It is a folder as sentence-transformers writes it: an encoder, whose last hidden states are pooled to one vector for
 each text. Models of sentence-transformers with further layers are refused.
+
+The import of PreTrainedModel takes more than a second. It is made at the top, so that the fork server makes it once for
+all children.
 """
 
 import json
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch.nn.functional import cosine_similarity
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from api.spec.graders import Question, Verdict
 
@@ -30,7 +33,7 @@ class EmbeddingModel:
         if unknown := set(modules) - set(MODULES):
             raise ValueError(f"{folder}: the embedding model has a part '{min(unknown)}', which is not supported")
         self._pooling = _pooling(folder)
-        self._network: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        self._network: PreTrainedModel = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         self._network.eval()
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
