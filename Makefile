@@ -11,7 +11,7 @@
 #   make clients  every supported version of every client, unmodified
 #   make check-cuda  trace what only a GPU runs, with a torch that has CUDA (6 GB) and without a GPU
 #   make images-check  build every image of the Dockerfile by buildah, as root, and run a job through them; PyPI's torch
-#                 takes more than 40 GB of disk meanwhile, a torch for CPUs (PIP_ARGS) much less
+#                 takes more than 30 GB of disk meanwhile, a torch for CPUs (PIP_ARGS) much less
 #   make soak     hours of random faults, with checks of the invariants
 #   make bench    benchmarks of this machine's speed, and the same trainings by other libraries (hours; ARGS selects)
 #   make docs     generate docs/settings.md from api/settings.py
