@@ -16,7 +16,9 @@ import openai
 import pytest
 import yaml
 from pydantic import TypeAdapter
+from typer.testing import CliRunner
 
+from api.cli.main import app
 from api.infra import webhook_signature
 from api.schemas.evals import EvalBody
 from api.schemas.jobs import Queue
@@ -57,6 +59,8 @@ REFUSED = {"integrations=": "integration_not_configured"}
 """Parts of programs that this server refuses, with the code."""
 OPERATOR = ("projects", "storage")
 """Commands that open the database of the live server. (`backup` names its data folder.)"""
+SHELL = re.compile(r"[|<>&$`]")
+"""Characters in commands that only a shell understands."""
 STAGE = re.compile(r"attune jobs (pause|resume|cancel) JOB")
 
 
@@ -137,11 +141,15 @@ class Follower:
         env = {**self.user.env, "JOB": self.job.id}
         if words[1:] and words[1] in OPERATOR:
             env["ATTUNE_DATA_DIR"] = str(self.user.data)
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", line], env=env, capture_output=True, text=True, check=False, timeout=120
-        )
-        assert done.returncode == self.exit_codes.pop(line, 0), f"{line}\n{done.stdout}{done.stderr}"
-        sys.stdout.write(f"$ {line}\n{done.stdout}")
+        if words[0] == "attune" and not any(SHELL.search(word) for word in words):  # here, too
+            invoked = CliRunner().invoke(app, words[1:], env=env, catch_exceptions=False)
+            code, printed = invoked.exit_code, invoked.output
+        else:
+            command = ["bash", "-euo", "pipefail", "-c", line]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+            code, printed = done.returncode, done.stdout + done.stderr
+        assert code == self.exit_codes.pop(line, 0), f"{line}\n{printed}"
+        sys.stdout.write(f"$ {line}\n{printed}")
 
     def program(self, block: Block) -> None:
         program = block.text.replace("http://127.0.0.1:8000/v1", self.user.base_url).replace("sk-…", self.user.api_key)
