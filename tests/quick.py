@@ -14,8 +14,8 @@ BASES = frozenset({"tiny_model", "tiny_base", "tiny_llama", "bases", "smollm2"})
 SLOW = BASES | {"postgres", "s3", "postgres_url", "s3_url", "live_server"}
 PARAMETERS = frozenset({"production", "postgres", "s3"})
 """Parameters of the fixtures `settings`, `database_url` and `storage_url`."""
-HEAVY = frozenset({"torch", "transformers", "trl", "tensorboardX", "mlflow"})
-"""torch, libraries that import it, and one that takes as long to import and to set up a database."""
+HEAVY = frozenset({"torch", "transformers", "trl", "tensorboardX", "mlflow", "wandb"})
+"""torch, libraries that import it, and trackers that start a process or set up a database of their own."""
 FOLDERS = ("end_to_end", "benchmarks", "browser", "examples")
 LEFT_OUT = pytest.StashKey[frozenset[str]]()
 
