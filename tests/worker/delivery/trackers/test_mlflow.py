@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from api.spec.lifecycle import JobStatus
 from tests.worker.delivery.trackers.conftest import OpenStudio
@@ -13,6 +12,8 @@ def uri(tmp_path: Path) -> str:
 
 
 def test_mlflow_holds_every_step_once_although_the_worker_was_killed(open_studio: OpenStudio, uri: str) -> None:
+    from mlflow import MlflowClient  # noqa: PLC0415 (two seconds, which only one test process needs to spend)
+
     studio = open_studio(mlflow_tracking_uri=uri)
     studio.trained(1, 2)
     studio.recorder("mlflow").export_due()  # and is not heard of again
