@@ -31,6 +31,9 @@ PIP_ARGS ?=
 JOBS ?= 3
 ARGS ?=
 
+# Where it is set, as in many containers, every process of the tests would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
