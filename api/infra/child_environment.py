@@ -29,6 +29,7 @@ PASSED_ON_PREFIXES = (
     "ATTUNE_FAIL_AT",
     "ATTUNE_FRESH_PROOF",
     "ATTUNE_FAST_LAYERS",
+    "ATTUNE_SHARED_PROMPTS",
 )
 
 LIBRARIES = (Path("/usr/lib"), Path("/usr/lib64"), Path("/usr/local/lib"))

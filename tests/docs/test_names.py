@@ -10,7 +10,7 @@ from tests.docs.blocks import PAGES, inline_code
 from tests.docs.command_lines import exists
 
 OTHER_VARIABLES = {"ATTUNE_CONFIG", "ATTUNE_API_KEY", "ATTUNE_BASE_URL", "ATTUNE_SOAK_MINUTES"}
-OTHER_VARIABLES |= {"ATTUNE_FAST_LAYERS", "ATTUNE_FRESH_PROOF", "ATTUNE_REPORT_FD"}
+OTHER_VARIABLES |= {"ATTUNE_FAST_LAYERS", "ATTUNE_FRESH_PROOF", "ATTUNE_REPORT_FD", "ATTUNE_SHARED_PROMPTS"}
 """Variables of commands, tests and child processes, which are not settings of the service."""
 
 

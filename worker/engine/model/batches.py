@@ -15,6 +15,9 @@ from worker.shared.arrays import Rows
 
 Array = npt.NDArray[np.generic]
 
+FEWEST_SHARED = 16
+"""Fewer tokens are not shared: sharing divides a batch into more blocks, which costs more than these tokens."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -22,13 +25,19 @@ class Layout:
     """Whether several sequences share one row. If not, the batch is right-padded."""
     single_row: bool = False
     """Whether a micro-batch has a single row."""
+    shares_prompts: bool = True
+    """Whether the sequences of a packed row that begin with the same tokens share them, so that they are computed
+    once."""
     pad_token: int | None = None
     """The padding token of a sequence classifier, whose score is read at the last token that is not padding."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """R rows of `width` sequences each on the device, laid out as B rows of T positions; S tokens are supervised."""
+    """R rows of `width` sequences each on the device, laid out as B rows of T positions; S tokens are supervised.
+
+    A packed pair may share the tokens that both of its sequences begin with. These positions belong to both.
+    """
 
     tokens: torch.Tensor
     """[B, T]; B is 1 when packed."""
@@ -39,7 +48,8 @@ class MicroBatch:
     attention_mask: torch.Tensor | None
     """[B, T] of a padded batch: 1 at real tokens."""
     lengths: torch.Tensor
-    """[B, T]: the length of the sequence that each position belongs to; 0 at padding."""
+    """[B, T]: the length of the sequence that each position belongs to; 0 at padding. Tokens that sequences share have
+    the length of one of them."""
     last: torch.Tensor
     """[R * width], indices into B * T: the token at which a sequence's score is read."""
     target_positions: torch.Tensor
@@ -100,10 +110,25 @@ def total_weight(rows: Rows) -> float:
 def micro_batches(rows: Rows, budget_tokens: int, layout: Layout, device: torch.device) -> Iterator[MicroBatch]:
     """Yield the rows in micro-batches of at most `budget_tokens`. A longer row is a micro-batch of its own."""
     lengths_R_W = (rows.ends - rows.starts).reshape(-1, rows.width)
+    shared_R = shared_tokens(rows, layout)
     # A packed row takes the sum of its sequences' lengths; a padded row takes its longest length for each sequence.
-    sizes_R = lengths_R_W.sum(1) if layout.packed else rows.width * lengths_R_W.max(1)
+    sizes_R = lengths_R_W.sum(1) - (rows.width - 1) * shared_R if layout.packed else rows.width * lengths_R_W.max(1)
     for members in plan(sizes_R.tolist(), budget_tokens, layout):
-        yield _lay_out(rows.take(np.array(members)), layout, device)
+        yield _lay_out(rows.take(np.array(members)), shared_R[members], layout, device)
+
+
+def shared_tokens(rows: Rows, layout: Layout) -> npt.NDArray[np.int64]:
+    """Return the number of first tokens that the sequences of each row share, [rows]. At least one token of each
+    sequence is not shared. 0 for fewer than FEWEST_SHARED tokens."""
+    shared_R = np.zeros(len(rows), np.int64)
+    if rows.width == 1 or not (layout.packed and layout.shares_prompts) or layout.single_row:
+        return shared_R
+    for row in range(len(rows)):
+        sequences = [rows.sequence(row * rows.width + index)[0] for index in range(rows.width)]
+        shortest = min(map(len, sequences)) - 1
+        differs_T = np.any([each[:shortest] != sequences[0][:shortest] for each in sequences[1:]], axis=0)
+        shared_R[row] = int(differs_T.argmax()) if differs_T.any() else shortest
+    return np.where(shared_R < FEWEST_SHARED, 0, shared_R)
 
 
 def plan(sizes: Sequence[int], budget_tokens: int, layout: Layout) -> list[list[int]]:
@@ -123,15 +148,14 @@ def plan(sizes: Sequence[int], budget_tokens: int, layout: Layout) -> list[list[
     return groups
 
 
-def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
+def _lay_out(rows: Rows, shared_R: npt.NDArray[np.int64], layout: Layout, device: torch.device) -> MicroBatch:
     lengths = (rows.ends - rows.starts).tolist()
     sequences, longest = len(lengths), max(lengths)
-    firsts = np.cumsum([0, *lengths[:-1]]) if layout.packed else np.arange(sequences) * longest
-    shape = (1, sum(lengths)) if layout.packed else (sequences, longest)
+    placed = _pack(lengths, shared_R, rows.width) if layout.packed else None
+    shape = (1, sum(placed.lengths)) if placed else (sequences, longest)
     # The index in B * T of each token of the concatenated sequences.
-    positions_in_block_N = np.concatenate(
-        [first + np.arange(length) for first, length in zip(firsts, lengths, strict=True)]
-    )
+    places = placed.places if placed else [index * longest + np.arange(length) for index, length in enumerate(lengths)]
+    places_N = np.concatenate(places)
     source_N = np.concatenate([np.arange(start, end) for start, end in zip(rows.starts, rows.ends, strict=True)])
     tokens_N, weights_N = rows.tokens[source_N], rows.loss_weights[source_N].copy()
     weights_N[np.cumsum([0, *lengths[:-1]])] = 0
@@ -143,18 +167,19 @@ def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
 
     def spread(values_N: Array) -> torch.Tensor:
         filled = np.zeros(math.prod(shape), np.int64)
-        filled[positions_in_block_N] = values_N
+        filled[places_N] = values_N
         return send(filled.reshape(shape))
 
     positions_N = np.concatenate([np.arange(length) for length in lengths])
+    last = [place[index] for place, index in zip(places, _last_tokens(rows, layout.pad_token), strict=True)]
     return MicroBatch(
         tokens=spread(tokens_N),
         positions=spread(positions_N) if layout.packed else send(np.broadcast_to(np.arange(longest), shape)),
-        segments=Segments.of(lengths, device) if layout.packed else None,
+        segments=Segments.of(placed.lengths, device, placed.prompts) if placed else None,
         attention_mask=None if layout.packed else spread(np.ones_like(tokens_N)),
         lengths=spread(np.repeat(lengths, lengths)),
-        last=send(firsts + _last_tokens(rows, layout.pad_token)),
-        target_positions=send(positions_in_block_N[supervised_S] - 1),
+        last=send(np.array(last)),
+        target_positions=send(places_N[supervised_S - 1]),
         targets=send(tokens_N[supervised_S].astype(np.int64)),
         weights=send(weights_N[supervised_S]),
         owners=send(owners_N[supervised_S]),
@@ -163,6 +188,33 @@ def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
         per_token={name: send(values[source_N[supervised_S]]) for name, values in rows.per_token.items()},
         per_row={name: send(values) for name, values in rows.per_row.items()},
     )
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """The segments of a packed row (`Segments`), and where each sequence's tokens are in it."""
+
+    lengths: list[int]
+    prompts: list[range]
+    places: list[npt.NDArray[np.int64]]
+
+
+def _pack(lengths: list[int], shared_R: npt.NDArray[np.int64], width: int) -> _Packed:
+    """Place the shared tokens of all rows first, then the other tokens of each sequence."""
+    shared = shared_R.tolist()
+    ends = np.cumsum(shared).tolist()
+    prompts = [range(end - count, end) for end, count in zip(ends, shared, strict=True)]
+    of_sequences = [prompt for prompt in prompts for _ in range(width)]
+    own = [length - len(prompt) for length, prompt in zip(lengths, of_sequences, strict=True)]
+    starts = ends[-1] + np.cumsum([0, *own])
+    places = [
+        np.concatenate([np.arange(prompt.start, prompt.stop), start + np.arange(count)])
+        for prompt, start, count in zip(of_sequences, starts[:-1], own, strict=True)
+    ]
+    before = [prompt for prompt in prompts if prompt]
+    if not before:
+        return _Packed(own, [], places)
+    return _Packed([*map(len, before), *own], [*(range(0) for _ in before), *of_sequences], places)
 
 
 def _last_tokens(rows: Rows, pad_token: int | None) -> npt.NDArray[np.int64]:

@@ -52,22 +52,23 @@ def attend(
 
 
 def blockwise_attention(
-    query_B_H_T_D: torch.Tensor, key_B_KV_T_D: torch.Tensor, value_B_KV_T_D: torch.Tensor, rule: Rule
+    query_B_H_Q_D: torch.Tensor, key_B_KV_K_D: torch.Tensor, value_B_KV_K_D: torch.Tensor, rule: Rule
 ) -> torch.Tensor:
-    """Return `attend` over whole sequences, computed one block of queries at a time."""
-    attended: torch.Tensor = _Blockwise.apply(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, rule)  # type: ignore[no-untyped-call]
+    """Return `attend` of the last Q of K tokens, computed one block of queries at a time."""
+    attended: torch.Tensor = _Blockwise.apply(query_B_H_Q_D, key_B_KV_K_D, value_B_KV_K_D, rule)  # type: ignore[no-untyped-call]
     return attended
 
 
-def blocks(length: int, rows: int, window: int | None) -> Iterator[tuple[range, range]]:
-    """Yield blocks of queries with the keys that they attend to. `rows`: number of heads, summed over all examples."""
+def blocks(length: int, rows: int, window: int | None, before: int = 0) -> Iterator[tuple[range, range]]:
+    """Yield blocks of queries with the keys that they attend to. The queries are the `length` tokens after the first
+    `before` ones. `rows`: number of heads, summed over all examples."""
     most = BLOCK_SCORES // rows
-    size = most // length  # if each query of a block attends to all keys
+    size = most // (before + length)  # if each query of a block attends to all keys
     if window is not None:
         size = max(size, (math.isqrt(window**2 + 4 * most) - window) // 2)  # if only to those of its block and window
     size = max(1, min(length, size))
-    for start in range(0, length, size):
-        queries = range(start, min(length, start + size))
+    for start in range(before, before + length, size):
+        queries = range(start, min(before + length, start + size))
         yield queries, range(0 if window is None else max(0, start - window + 1), queries.stop)
 
 
@@ -83,37 +84,42 @@ class _Saved(Protocol):
 class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Saved, query_B_H_T_D: torch.Tensor, key_B_KV_T_D: torch.Tensor, value_B_KV_T_D: torch.Tensor, rule: Rule
+        ctx: _Saved, query_B_H_Q_D: torch.Tensor, key_B_KV_K_D: torch.Tensor, value_B_KV_K_D: torch.Tensor, rule: Rule
     ) -> torch.Tensor:
         ctx.rule = rule
-        ctx.save_for_backward(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D)
+        ctx.save_for_backward(query_B_H_Q_D, key_B_KV_K_D, value_B_KV_K_D)
         found = []
-        for queries, keys in _blocks(query_B_H_T_D, rule):
-            hidden = rule.hidden(queries, keys, query_B_H_T_D.device)
-            parts = (_part(key_B_KV_T_D, keys), _part(value_B_KV_T_D, keys))
-            found.append(attend(_part(query_B_H_T_D, queries), *parts, hidden, rule))
+        for rows, queries, keys in _blocks(query_B_H_Q_D, key_B_KV_K_D, rule):
+            hidden = rule.hidden(queries, keys, query_B_H_Q_D.device)
+            parts = (_part(key_B_KV_K_D, keys), _part(value_B_KV_K_D, keys))
+            found.append(attend(_part(query_B_H_Q_D, rows), *parts, hidden, rule))
         return torch.cat(found, dim=2)
 
     @staticmethod
     def backward(ctx: _Saved, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (grad_B_H_T_D,), rule = outer, ctx.rule
+        (grad_B_H_Q_D,), rule = outer, ctx.rule
         states = ctx.saved_tensors
         # Keys get gradients from many blocks, which are summed in float32.
         sums = [torch.zeros_like(each, dtype=torch.float32) for each in states]
-        for queries, keys in _blocks(states[0], rule):
-            ranges = (queries, keys, keys)
+        for rows, queries, keys in _blocks(states[0], states[1], rule):
+            ranges = (rows, keys, keys)
             with torch.enable_grad():
                 parts = [_part(each, at).detach().requires_grad_() for each, at in zip(states, ranges, strict=True)]
                 found = attend(parts[0], parts[1], parts[2], rule.hidden(queries, keys, states[0].device), rule)
-                grads = torch.autograd.grad(found, parts, _part(grad_B_H_T_D, queries))
+                grads = torch.autograd.grad(found, parts, _part(grad_B_H_Q_D, rows))
             for total, grad, at in zip(sums, grads, ranges, strict=True):
                 _part(total, at).add_(grad)
         return *(total.to(each.dtype) for total, each in zip(sums, states, strict=True)), None
 
 
-def _blocks(query_B_H_T_D: torch.Tensor, rule: Rule) -> Iterator[tuple[range, range]]:
-    B, H, T, _ = query_B_H_T_D.shape
-    return blocks(T, B * H, rule.window)
+def _blocks(
+    query_B_H_Q_D: torch.Tensor, key_B_KV_K_D: torch.Tensor, rule: Rule
+) -> Iterator[tuple[range, range, range]]:
+    """Yield, for each block, its rows of the queries, their places among the keys, and the keys they attend to."""
+    B, H, Q, _ = query_B_H_Q_D.shape
+    before = key_B_KV_K_D.shape[2] - Q
+    for queries, keys in blocks(Q, B * H, rule.window, before):
+        yield range(queries.start - before, queries.stop - before), queries, keys
 
 
 def _part(states_B_H_T_D: torch.Tensor, at: range) -> torch.Tensor:

@@ -71,6 +71,7 @@ def load_trainable(
     layout = Layout(
         packed=packed,
         single_row=needs_single_rows(network.config) or (virtual_tokens and recipe.method.output != "tokens"),
+        shares_prompts=os.environ.get("ATTUNE_SHARED_PROMPTS") != "0",
         pad_token=network.config.pad_token_id if recipe.method.output != "tokens" else None,
     )
     model = with_technique(network, recipe, start)

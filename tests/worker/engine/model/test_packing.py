@@ -1,8 +1,10 @@
 """Packed rows must train exactly as single examples do. A family is packed only because it is shown here."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,6 +27,36 @@ def test_a_batch_has_the_loss_and_gradients_of_its_examples_one_by_one(
     expected_loss, expected = plain_loss(bases[family], rows)
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     assert worst_difference(gradients, expected) < 1e-5
+
+
+@pytest.mark.parametrize("family", sorted(PACKED_FAMILIES))
+def test_pairs_that_share_their_prompts_have_the_same_loss_and_gradients(
+    family: str, bases: dict[str, Path], tmp_path: Path, seed: int
+) -> None:
+    rows = pairs(tmp_path, seed)
+    loss, gradients, model = trainer_loss(bases[family], rows)
+    (batch,) = micro_batches(rows, 10_000, model.layout, model.device)
+    shares = not model.layout.single_row
+    assert (batch.tokens.numel() < rows.lengths.sum()) == shares
+    expected_loss, expected = plain_loss(bases[family], rows)
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert worst_difference(gradients, expected) < 1e-5
+
+
+def pairs(folder: Path, seed: int) -> Rows:
+    """Pairs with prompts from none to several windows long, the last pair with two equal answers."""
+    rng = np.random.default_rng(seed)
+
+    def tokens(count: int) -> list[int]:
+        return [int(token) for token in rng.integers(10, 60, count)]
+
+    sequences = []
+    for prompt, chosen, rejected in ((0, 9, 5), (17, 1, 30), (40, 7, 7), (40, 8, 6), (4 * WINDOW, 3, 4), (30, 5, 5)):
+        shared = tokens(prompt)
+        answers = [tokens(chosen), tokens(rejected)]
+        for answer in answers if prompt != 30 else answers[:1] * 2:
+            sequences.append((shared + answer, [0.0] * prompt + [1.0] * len(answer)))
+    return replace(as_rows(folder, sequences), width=2)
 
 
 def test_every_packed_family_is_among_those_tested() -> None:
@@ -90,6 +122,39 @@ def test_attention_is_that_of_each_example_alone(lengths: list[int], window: int
         expected = attention(*alone, attn_mask=seen).transpose(1, 2)
         torch.testing.assert_close(found[:, at : at + length], expected, rtol=1e-4, atol=1e-5)
         at += length
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"sliding_window": 5}, {"sliding_window": 310}, {"softcap": 3.0}])
+@pytest.mark.parametrize("prompt", [3, 300])
+def test_continuations_of_a_prompt_attend_to_it_as_if_it_were_theirs(
+    prompt: int, options: dict[str, Any], dtype: torch.dtype, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    answers = [7, 6, 20]
+    lengths = [prompt, *answers, 9]
+    states = [torch.randn(1, heads, sum(lengths), 8, dtype=dtype).requires_grad_() for heads in (4, 2, 2)]
+    prompts = [range(0), *(range(prompt) for _ in answers), range(0)]
+    found = _attended(states, Segments.of(lengths, states[0].device, prompts), options)
+    ends = np.cumsum(lengths)
+    copies = [[*range(prompt), *range(end - answer, end)] for answer, end in zip(answers, ends[1:], strict=False)]
+    copies.append(list(range(ends[-2], ends[-1])))
+    alone = [torch.cat([each[:, :, copy] for copy in copies], 2) for each in states]
+    whole = _attended(alone, Segments.of([*map(len, copies)], states[0].device), options)
+    first = {place: number for number, place in reversed([*enumerate(np.concatenate(copies).tolist())])}
+    expected = whole[:, [first[place] for place in range(sum(lengths))]]
+    rtol, atol = (1e-4, 1e-5) if dtype == torch.float32 else (0.05, 0.02)
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
+    weights = torch.randn_like(expected)
+    ours = torch.autograd.grad((found * weights).sum(), states)
+    theirs = torch.autograd.grad((expected * weights).sum(), states)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
+
+
+def _attended(states: list[torch.Tensor], segments: Segments, options: dict[str, Any]) -> torch.Tensor:
+    query, key, value = states
+    return packed_attention(torch.nn.Module(), query, key, value, None, segments=segments, **options)[0]
 
 
 @pytest.mark.parametrize(
