@@ -22,12 +22,12 @@ from api.services.keys import LastUses
 PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/metrics", KEYS_PATH)
 """Paths without an API key. `/metrics` has a token of its own (api.routes.monitoring)."""
 READS = ("/v1/fine_tuning/previews", "/v1/fine_tuning/estimates")
-"""POSTs that a key which can only read may send. They change nothing. They read the project's files in child processes,
-with the same limits and in the same fair order as requests with other keys."""
+"""POST requests that a read-only key may send, because they change nothing. They read the project's files in child
+processes, under the same limits and in the same fair order for every key."""
 SESSION = "/session"
-"""Address of sign-in, which is public, and of sign-out, which is allowed to a key that can only read."""
+"""Path of the dashboard's sign-in (POST), which is public, and sign-out (DELETE), which a read-only key may send."""
 KEY_THREADS = 8
-"""Threads that only look up keys, so that authentication never waits for other requests."""
+"""Number of threads reserved for looking up keys, so that authentication never waits for the work of other requests."""
 KEY_WAITING = 1000
 """Maximum number of requests with the same key that wait for its lookup."""
 
@@ -40,15 +40,18 @@ class Authenticate:
     """Requires a valid key or cookie on every path that is not public, and sets `request.state.caller`."""
 
     def __init__(self, app: ASGIApp, context: Context, is_page: Callable[[str], bool]) -> None:
-        """`is_page` returns whether a path is one of the dashboard's, whose pages and assets contain no data."""
+        """`is_page` returns whether a path belongs to the dashboard. Its pages and assets contain no data and need no
+        key."""
         self.app, self.context, self._is_page = app, context, is_page
         self._uses = LastUses(context.database)
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="key-uses")
-        """One thread, so that writes that wait for a lock hold up neither requests nor lookups."""
+        """One thread that records when keys were used. A write that waits for a lock then delays neither requests nor
+        lookups."""
         self._rate = RequestRate(context.settings.requests_per_second)
         self._threads = anyio.CapacityLimiter(KEY_THREADS)
         self._turns = FairLimiter("requests", total=KEY_THREADS, per_project=KEY_THREADS // 4, max_waiting=KEY_WAITING)
-        """Gives the threads to the keys in turn, so that a flood of requests with one key does not delay the others."""
+        """Shares the threads that look up keys fairly among the keys, so that a flood of requests with one key does not
+        delay the others."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._is_public(scope["method"], scope["path"]):
@@ -107,7 +110,7 @@ def _require_clear_request(scope: Scope) -> None:
     headers = Headers(scope=scope)
     lengths = headers.getlist("content-length")
     if len(lengths) > 1 or (lengths and "transfer-encoding" in headers):
-        # A proxy could read another request from the same bytes.
+        # A proxy could use the other length, and see another request in the same bytes.
         raise InvalidRequest(
             "The request gives the length of its body twice: send one Content-Length, or a Transfer-Encoding",
             code="ambiguous_length",

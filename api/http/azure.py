@@ -2,8 +2,8 @@
 
 The version has no effect: Attune has only one version of each call. A deployment in the path
 (`/openai/deployments/{name}/…`) is the model if the body names none. `trainingType`, the Azure regions where a job may
-train, has no effect either. The hyperparameter `prompt_loss_weight` is an option of `supervised`, and -1 of `n_epochs`
-and `batch_size` means "auto".
+train, has no effect either. The hyperparameter `prompt_loss_weight` becomes an option of the method `supervised`,
+and -1 as the value of `n_epochs` or `batch_size` becomes "auto".
 """
 
 import json
@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.spec.fields import AUTO
 
 _MOUNT = re.compile(r"/openai(?:/v1)?(?:/deployments/(.+?(?=/(?:chat/)?completions$)|[^/]+))?(?=/)")
-"""Model names may contain slashes, which are already decoded here."""
+"""Azure's prefix of a path, with the name of the deployment. The name may contain slashes: the path is already
+decoded."""
 _WITH_A_MODEL = ("/v1/chat/completions", "/v1/completions")
 _JOBS = "/v1/fine_tuning/jobs"
 _COUNTS = ("n_epochs", "batch_size")
@@ -84,7 +85,7 @@ def _rewritten_body(body: bytes, deployment: str | None) -> bytes:
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
-        return body  # the route refuses it
+        return body  # the route reports that it is not JSON
     if not isinstance(fields, dict):
         return body
     fields.pop("trainingType", None)

@@ -1,4 +1,4 @@
-"""OpenAI's completion objects from a sampler's reports: one object, or server-sent events."""
+"""Turns a sampler's reports into OpenAI's completion objects: one whole object, or server-sent events."""
 
 import json
 import time
@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Choice:
-    """One choice (answer), as far as it has arrived."""
+    """The part of one choice (answer) that has arrived."""
 
     text: str = ""
     tokens: list[SampledToken] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ResponseWriter(ABC):
-    """Writes the objects of an endpoint."""
+    """Writes the response objects of one endpoint."""
 
     id: str
     model: str
@@ -60,7 +60,7 @@ class ResponseWriter(ABC):
 
     @abstractmethod
     def opening(self, index: int) -> BaseModel | None:
-        """Return the chunk before a choice's first text, if the endpoint has one."""
+        """Return the chunk that precedes a choice's first text; None if the endpoint has no such chunk."""
 
     @abstractmethod
     def delta(self, report: Text) -> BaseModel: ...
@@ -168,7 +168,7 @@ async def collect(writer: ResponseWriter, answer: Answer) -> BaseModel:
 
 
 async def stream(writer: ResponseWriter, answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
-    """Yield the chunks as they arrive. After an error the last event is the error: the status has already been sent."""
+    """Yield the chunks as they arrive. An error becomes the last event: the status has already been sent."""
     opened: set[int] = set()
     completion_tokens = 0
     try:

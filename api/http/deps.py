@@ -1,6 +1,6 @@
 """Dependencies of routes.
 
-All are coroutines, because FastAPI runs other functions in threads, and these may all be busy.
+All are coroutines, because FastAPI runs plain functions in threads, and all threads may be busy.
 """
 
 import re
@@ -44,7 +44,7 @@ METADATA_PARAMETER = {
         "propertyNames": {"pattern": r"^[^\]\"\\]{1,64}$"},
         "additionalProperties": {"type": "string"},
     },
-    "description": "`metadata[key]=value`: jobs with that pair. `metadata=null`: jobs without any.",
+    "description": "`metadata[key]=value`: jobs with that pair. `metadata=null`: jobs without metadata.",
 }
 """The parameter `metadata[key]=value` in OpenAPI's terms. FastAPI cannot declare a parameter of this style."""
 
@@ -77,11 +77,12 @@ def _query_names(dependant: Dependant) -> set[str]:
 
 
 MAX_QUERY_FIELDS = 64
-"""Maximum number of query parameters: more than any call has, even with a job's 16 pairs of `metadata[…]`."""
+"""Maximum number of query parameters. No call needs as many, not even one with `metadata[…]` for all 16 pairs of a
+job."""
 
 Ctx = Annotated[Context, Depends(_context)]
 Who = Annotated[Caller, Depends(_caller)]
 MetadataFilter = Annotated[dict[str, str] | None, Depends(_metadata_filter)]
 Repeated = Annotated[bool, Depends(_is_repeated)]
 """Whether the request may be a retry. OpenAI's clients mark a retry in a header, and send no Idempotency-Key."""
-After = Annotated[str | None, Query(max_length=64, description="The id of the last object of the page before.")]
+After = Annotated[str | None, Query(max_length=64, description="The id of the last object of the previous page.")]

@@ -1,4 +1,4 @@
-"""Downloads as streams, read by coroutines so that a slow storage or client holds no thread."""
+"""Downloads, which coroutines stream, so that a slow storage or client holds no thread."""
 
 import re
 from collections.abc import AsyncIterator
@@ -36,11 +36,11 @@ class RangeNotSatisfiable(ServiceError):
 
 
 def requested_bytes(range_header: str | None, if_range: str | None, size: int) -> range:
-    """Return the bytes to send: those of the one range that the header names, or all `size` of them.
+    """Return the positions of the bytes to send: the range in the `Range` header, or all `size` bytes.
 
-    Several ranges, other units and malformed headers are ignored, as RFC 9110 allows. So is a range with a condition
-    (`if-range`), because contents have no validators that it could name. Raises RangeNotSatisfiable if the content has
-    no byte in the range.
+    A header with several ranges, another unit or a malformed range is ignored, as RFC 9110 allows. A range with a
+    condition (`If-Range`) is ignored, too: the condition compares an ETag or a date, and downloads have neither. Raises
+    RangeNotSatisfiable if the content has no byte in the range.
     """
     match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", range_header or "")
     if match is None or if_range is not None or match[0] == "bytes=-":
@@ -71,8 +71,8 @@ class Download(StreamingResponse):
         part: range | None = None,
         status_code: int = 200,
     ) -> None:
-        """`size`: bytes of the whole content. `part`: the bytes that the chunks have; None: all, and the route sends no
-        parts."""
+        """`size`: number of bytes of the whole content. `part`: positions of the bytes in the chunks. None: the chunks
+        are the whole content, and the route does not support range requests."""
         self._chunks, self._filename = chunks, filename
         sent = range(size) if part is None else part
         headers = {

@@ -84,7 +84,7 @@ _ALTERNATIVES = {
     "/v1/responses": "Use /v1/chat/completions: set your client to the Chat Completions API.",
     "/v1/fine-tunes": "Fine-tuning is at /v1/fine_tuning/jobs, as in OpenAI's API since 2023.",
 }
-"""Calls of OpenAI's API that Attune does not have, with the call to use instead."""
+"""Paths of OpenAI's API that Attune does not have, each with a hint at the path to use instead."""
 
 _CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
@@ -110,9 +110,9 @@ def _body_model(request: Request) -> type[BaseModel] | None:
 def as_invalid_request(
     errors: Sequence[ErrorDetails], body: object, model: type[BaseModel] | None = None
 ) -> InvalidRequest:
-    """Return the error for a caller: the first field as the body writes it, its problem, and the other wrong fields.
+    """Return the error for the caller. It describes the problem with the first wrong field, and lists the others.
 
-    `model`: the body's model, from which a field is suggested for an unknown one.
+    `model`: the pydantic model of the body. One of its fields may be suggested in place of an unknown field.
     """
     first = errors[0]
     if first["type"] == "json_invalid":
@@ -165,7 +165,7 @@ def _field(error: ErrorDetails, body: Any) -> str:
         try:
             node = node[part]
         except (KeyError, IndexError, TypeError):
-            # Not in the body: a union's tag, or, as the last part, the missing field.
+            # The body does not have this part: it is the tag of a union, or, at the end, the missing field.
             if not missing or index < len(path) - 1 or not isinstance(node, dict):
                 continue
         names.append(str(part))

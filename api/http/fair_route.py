@@ -1,7 +1,7 @@
 """Routes that share the threads fairly between projects.
 
-There are few threads, and a request holds one while it waits for the database or the storage. No project can hold all
-of them. Routes that are coroutines need no thread and do not wait.
+There are few threads, and a request holds one while it waits for the database or the storage. Requests of one project
+therefore never hold all of them. Routes that are coroutines need no thread, and start without waiting for a turn.
 """
 
 import functools
@@ -35,9 +35,9 @@ class FairRoute(APIRoute):
 
 
 def _with_body(endpoint: Callable[..., Any], *, exclude_none: bool) -> Callable[..., Any]:
-    """Return an endpoint that turns a model into a response's body, all in the endpoint's thread.
+    """Return the endpoint, wrapped to turn the model that it returns into a response in the endpoint's own thread.
 
-    FastAPI would validate the model again in a second thread, and serialize it on the event loop.
+    Otherwise FastAPI would validate the model again in a second thread, and serialize it on the event loop.
     """
 
     @functools.wraps(endpoint)
@@ -52,9 +52,9 @@ def _with_body(endpoint: Callable[..., Any], *, exclude_none: bool) -> Callable[
 
 
 async def answer_in_turn(context: Context, caller: Caller, work: Callable[[], BaseModel]) -> Response:
-    """Return the model that `work` returns as a response. `work` runs in a thread as soon as it is the project's turn.
+    """Wait for the project's turn, run `work` in a thread, and return the model from `work` as a response.
 
-    For routes that are coroutines, because they first wait for something else.
+    This is for routes that are coroutines, because they first wait for something else.
     """
     async with context.requests.turn(caller.project_id):
         body = await anyio.to_thread.run_sync(lambda: work().model_dump_json(by_alias=True))
@@ -65,7 +65,7 @@ def _in_turn(handler: Handler) -> Handler:
     async def waiting(request: Request) -> Response:
         context: Context = request.app.state.context
         try:
-            await request.body()  # as fast as the client sends it, so before the turn
+            await request.body()  # before the turn, because the client may send it slowly
         except ClientDisconnect:
             raise InvalidRequest("The connection was lost before the whole body arrived") from None
         async with context.requests.turn(request.state.caller.project_id):

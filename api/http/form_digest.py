@@ -1,4 +1,4 @@
-"""A digest of a multipart form that does not depend on the boundary, the only difference between two retries."""
+"""A digest of a multipart form that does not depend on the boundary. Retries of a form differ only in the boundary."""
 
 import hashlib
 
@@ -10,10 +10,13 @@ MARK = b"\0"
 
 
 class FormDigest:
-    """SHA-256 of a form's bytes as they pass, with the boundary replaced. It buffers less than one boundary."""
+    """Computes the SHA-256 of a form while it is received, with each boundary replaced by MARK.
+
+    It holds fewer bytes in memory than one boundary has.
+    """
 
     def __init__(self, content_type: str, *about: bytes) -> None:
-        """`about`: other parts of the request, which the digest covers, too."""
+        """`about`: other parts of the request that the digest covers, such as the path."""
         self._boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         self._sha256 = hashlib.sha256(MARK.join((*about, b"")))
         self._held = b""
@@ -34,7 +37,7 @@ class FormDigest:
         return receive_watched
 
     async def drain(self, receive: Receive, limit_bytes: int) -> None:
-        """Read the rest of the body for its digest, up to the limit."""
+        """Read the rest of the body into the digest. Stop early once the body is longer than `limit_bytes`."""
         receive_watched = self.watch(receive)
         while not self.complete and self.bytes_read <= limit_bytes:
             if (await receive_watched())["type"] == "http.disconnect":

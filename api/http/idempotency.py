@@ -1,12 +1,13 @@
 """`Idempotency-Key`: a repeated POST gets the response of the first one and has no second effect.
 
 Only successful responses are stored. A refused request has changed nothing, so it runs again, and may succeed once the
-cause is removed. Another body, path or method under the same key gets a 400. While the first request runs, a second one
+cause is removed. Another body, path or query under the same key gets a 400. While the first request runs, a second one
 waits for it, and after WAIT_S gets a 409, which OpenAI's clients retry. If the first one died without a response, the
 second one runs.
 
-A form may be as large as a file, and is not buffered. Its key is claimed by the address only. The body is digested as
-it passes, and identified by that digest afterwards. A repeated form is read to its end before its response is sent.
+A form may be as large as a file and is not buffered. Its key is therefore claimed with a digest of the path and query
+only. The digest of the body is computed while the body is received, and is stored with the response. A repeated form is
+read to its end, because its digest must equal the stored one before the stored response is sent.
 """
 
 import asyncio
@@ -35,10 +36,10 @@ LEASE_S = 15.0
 WAIT_S = 20.0
 POLL_S = 0.1
 MAX_RESPONSE_BYTES = 256 * 1024
-"""Maximum length of a stored response, in bytes. Longer responses, and those that are not JSON (streams), are not
-stored. A repeated request then runs again."""
+"""Maximum length of a stored response, in bytes. Longer responses, and responses that are not JSON (streams), are not
+stored. If their request is repeated, it runs again."""
 UNKEPT = ("/v1/keys",)
-"""Paths whose responses hold a secret that must not be stored, not even for a day."""
+"""Paths that refuse an Idempotency-Key, because their responses contain a secret that must not be stored."""
 
 
 REUSED = "This Idempotency-Key was used for another request: use a new key for each request"
@@ -56,7 +57,7 @@ class KeyReused(InvalidRequest):
 
 @dataclass(frozen=True)
 class Claim:
-    """The right of one request to run under a key."""
+    """The right of one request to run under an Idempotency-Key."""
 
     context: Context
     project_id: str
@@ -70,7 +71,7 @@ class Claim:
             earlier = idempotency.claim(
                 session, self.project_id, self.key, request=self.request, owner=self.owner, lease_s=LEASE_S
             )
-            if earlier is None:  # a response that is already kept needs no room
+            if earlier is None:  # a response that is already stored needs no more space
                 budgets.require_answer(self.context, session, self.project_id)
             return earlier
 
@@ -98,7 +99,7 @@ class Claim:
 
 
 class Idempotency:
-    """Middleware behind Authenticate and LimitBody: the bodies that it reads are authenticated and small."""
+    """Middleware after Authenticate and LimitBody, so that the bodies that it reads are authenticated and small."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app, self.context = app, context
@@ -146,14 +147,14 @@ class Idempotency:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 is_json = Headers(raw=message["headers"]).get("content-type", "").startswith("application/json")
-                # A form that was refused before its end has no digest, and runs again.
+                # A form that was refused before its end has no digest. Its response is not stored.
                 known = form is None or form.complete
                 keep = is_json and known and status < 400
             elif keep:
                 answer += message.get("body", b"")
                 keep = len(answer) <= MAX_RESPONSE_BYTES
                 if keep and not message.get("more_body", False):
-                    # Before the last byte is sent, so that a client with the whole response can rely on it.
+                    # Stored before the last byte is sent: a client that has the whole response can rely on a replay.
                     request = form.hexdigest() if form else None
                     await run_in_threadpool(claim.settle, status, answer, request)
             await send(message)
@@ -175,7 +176,7 @@ def _check(key: str, path: str, content_type: str) -> None:
             "request without it, and list the keys if the response was lost",
             code="idempotency_key_not_accepted",
         )
-    # LimitBody does not limit streamed bodies, so a body of another type must not be read here.
+    # LimitBody does not limit the bodies on these paths, so a body that is not a form must not be read into memory.
     if STREAMED.fullmatch(path) and not content_type.lower().startswith("multipart/"):
         raise InvalidRequest(
             "The body must be a form with Content-Type: multipart/form-data", code="invalid_content_type"
@@ -235,7 +236,7 @@ async def _read(receive: Receive) -> bytes:
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:
-    """Return a receive function that gives the body, which has been read, and then the rest."""
+    """Return a receive function that first returns the body, which has already been read, and then calls `receive`."""
     read = False
 
     async def receive_replayed() -> Message:

@@ -36,10 +36,10 @@ SILENCE_S = 60.0
 """Seconds for which the client of an upload may send nothing."""
 ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 API_KEY = re.compile(r"sk-[\w-]{8,}")
-"""An API key in a path, where it does not belong. The log never shows it."""
+"""An API key that was put into a path by mistake. The log shows `sk-…` instead."""
 QUIET = ("/healthz", "/readyz", "/metrics", "/assets/")
-"""Beginnings of paths that are not logged: monitoring requests the first three every few seconds, and each page loads
-many assets at once."""
+"""Prefixes of paths whose requests are not logged: monitoring requests the first three every few seconds, and each
+page loads many assets at once."""
 
 NO_SNIFFING = {"x-content-type-options": "nosniff"}
 DATA_HEADERS = {
@@ -47,8 +47,8 @@ DATA_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
     **NO_SNIFFING,
 }
-"""Headers of every response that is not the dashboard's. A browser sends the dashboard's cookie here, too, so users'
-files must never become pages of this origin."""
+"""Headers of every response except the dashboard's. A browser must never show a user's file as a page of this origin,
+because scripts in the page could use the dashboard's cookie."""
 
 
 async def send_error(send: Send, error: ServiceError, request_id: str | None = None) -> None:
@@ -163,7 +163,7 @@ class LimitBody:
         body = _Body(receive, self.limit, self.turns.turn("" if caller is None else caller.project_id))
 
         async def send_or_refuse(message: Message) -> None:
-            # FastAPI turns every error raised while it reads a body into a 400. This restores the original.
+            # FastAPI turns every error raised while it reads a body into a 400. This sends the original error instead.
             nonlocal error_sent
             if body.failure is None:
                 await send(message)

@@ -1,7 +1,7 @@
 """The parts of /openapi.json that all calls share: authentication, headers and common errors.
 
-A route lists in `responses` only its own errors (`api.schemas.common.errors`). The document omits status 500, except
-for samplers, and also 405 and the 404 of unknown addresses, which belong to no call.
+A route lists in `responses` only its own errors (`api.schemas.common.errors`). The document has status 500
+only for completions. It omits 405 and the 404 of unknown addresses, because these belong to no call.
 """
 
 from api.http.authentication import PUBLIC, READS
@@ -53,7 +53,7 @@ def complete(document: JsonObject) -> JsonObject:
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "`sk-attune-…`"}}
     components["headers"] = _HEADERS
     components["responses"] = {f"Error{status}": _error(status) for status in _DESCRIPTIONS}
-    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's, which no call returns
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which no call returns
         components.get("schemas", {}).pop(name, None)
     components["schemas"] = with_stored_schemas(components.get("schemas", {}))
     document["security"] = [{"key": []}]

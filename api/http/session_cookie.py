@@ -1,4 +1,4 @@
-"""The dashboard's cookie: its name and attributes, and the origin of the requests that use it."""
+"""The dashboard's cookie: its name and attributes, and the check that the dashboard sent a request with it."""
 
 from urllib.parse import urlsplit
 
@@ -13,7 +13,7 @@ SAFE_METHODS = ("GET", "HEAD")
 
 
 def token_of(scope: Scope) -> str | None:
-    """Return the session's token in a request's cookies."""
+    """Return the session's token from a request's cookies; None if the request has none."""
     return cookie_parser(Headers(scope=scope).get("cookie", "")).get(_name(scope))
 
 
@@ -28,12 +28,13 @@ def take_back(response: Response, scope: Scope) -> None:
 
 
 def require_own_page(scope: Scope) -> None:
-    """Raise Forbidden for a write with the cookie that was not sent by a page of the dashboard.
+    """Raise Forbidden unless a page of the dashboard sent the request, which writes and uses the cookie.
 
-    The cookie's SameSite attribute keeps it out of requests by other sites, but not by other ports of this host.
+    The cookie's SameSite attribute stops pages of other sites from sending the cookie, but not pages on other ports of
+    this host.
     """
     headers = Headers(scope=scope)
-    fetched_by = headers.get("sec-fetch-site")  # browsers leave it out on plain HTTP, except on loopback
+    fetched_by = headers.get("sec-fetch-site")  # browsers omit this header on plain HTTP, except on loopback
     origin = headers.get("origin")
     if fetched_by is not None:
         own = fetched_by == "same-origin"
@@ -54,5 +55,6 @@ def _is_secure(scope: Scope) -> bool:
 
 
 def _name(scope: Scope) -> str:
-    # Browsers accept the prefix only from this host itself, over TLS, so that no other host can plant such a cookie.
+    # Browsers accept a cookie with the prefix `__Host-` only from this host itself, over TLS. So no other host, such as
+    # a subdomain, can plant one.
     return "__Host-attune" if _is_secure(scope) else "attune"

@@ -1,4 +1,4 @@
-"""The field that the author of an unknown field probably meant."""
+"""Suggests a known field in place of an unknown one that a request has."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -31,13 +31,14 @@ def unknown_field(model: type[BaseModel], param: str, body: object) -> str:
 def suggestion(model: type[BaseModel], param: str, body: object) -> str | None:
     """Return the path of the field that was probably meant by the unknown field `param`; None if nothing is like it.
 
-    The field at the same place for the body's own type comes first, then a misspelt neighbor, then a field with this
-    name elsewhere, then one with a similar name elsewhere. Fields of other methods than the body's are suggested only
-    by their exact name, and only if the body names no method.
+    If `param` is a field of another type of its object, the field named after the object's own type is suggested, such
+    as `method.supervised` for `method.dpo`. Otherwise the candidates are, best first: a field of the same object with a
+    similar name, a field of another object with the same name, and one with a similar name. If the body names no
+    method, a field of any method with the same name comes last.
     """
     parent, _, name = param.rpartition(".")
     known, kind = paths(model), _type_at(body, parent)
-    if param in known:  # of an object of another type
+    if param in known:  # the field belongs to another type of its object
         own = f"{parent}.{kind}"
         return own if own in known and own != param else None
     fitting = [path for path in known if _fits(path, body)]
@@ -77,7 +78,7 @@ def _walk(node: JsonObject, definitions: Mapping[str, JsonObject], prefix: str, 
 
 
 def _type_at(body: Any, path: str) -> str | None:
-    """Return the `type` of the object at the path."""
+    """Return the `type` of the object at the path; None if it has none."""
     node = body
     for part in path.split(".") if path else []:
         node = node.get(part) if isinstance(node, dict) else None
@@ -85,8 +86,8 @@ def _type_at(body: Any, path: str) -> str | None:
 
 
 def _fits(path: str, body: object) -> bool:
-    """Return whether the body's method allows the field. A body with a method allows no `hyperparameters`, OpenAI's
-    older field."""
+    """Return whether the body's method allows the field. `hyperparameters`, OpenAI's older field, is not allowed beside
+    `method`."""
     head, *rest = path.split(".")
     if head == "hyperparameters":
         return not (isinstance(body, dict) and "method" in body)

@@ -27,10 +27,11 @@ from api.errors import InvalidRequest, RequestTimeout, ServiceError, Unavailable
 log = structlog.get_logger(__name__)
 
 HEAD_S = 10.0
-"""Seconds in which a client must send a request's head, from the connection or from the end of the last request."""
+"""Seconds in which a client must send the head of a request, from the start of the connection or from the end of the
+previous response."""
 STALL_S = 300.0
-"""Seconds for which a client may read nothing of a response. The kernel's buffer of megabytes accepts more only when a
-third of it is free, which takes minutes on a slow line."""
+"""Seconds for which a client may read nothing of a response. The limit is long, because the kernel buffers megabytes
+and accepts more only when a third of its buffer is free, which takes minutes on a slow line."""
 RESERVED_FILES = 512
 """File descriptors reserved for the database, the storage, child processes and temporary files."""
 WANTED_FILES = 65_536
@@ -39,7 +40,8 @@ LOG_EVERY_S = 10.0
 
 
 class StrictBuffer(ReceiveBuffer):
-    """h11's buffer, which also refuses heads that h11 tolerates: a bare LF, a folded line, or a second length.
+    """h11's buffer, which also refuses heads that h11 tolerates: a line that ends in a bare LF, a folded header, or a
+    second length of the body.
 
     A proxy in front may parse such a head differently, and then sees another request in the same bytes.
     """
@@ -75,7 +77,7 @@ class HttpProtocol(H11Protocol):
     """
 
     max_connections: ClassVar[int] = 4096
-    """Connections that this process accepts."""
+    """Maximum number of open connections of this process."""
     idle: ClassVar[dict["HttpProtocol", None]] = {}
     """Connections that wait for their client to send a request or to read a response, oldest first."""
     receiving: ClassVar[dict["HttpProtocol", None]] = {}
@@ -154,7 +156,7 @@ class HttpProtocol(H11Protocol):
 
     def _on_deadline(self) -> None:
         if self.transport.get_write_buffer_size():
-            # Also if the connection is to be closed once the client has read the rest.
+            # The client gets more time to read the response, also if the connection will be closed after that.
             self._deadline = self.loop.call_later(STALL_S, self._drop)
         elif bytes(self.conn._receive_buffer):
             self._refuse(RequestTimeout(f"The request's headers did not arrive within {HEAD_S:.0f} s"))
@@ -171,7 +173,7 @@ class HttpProtocol(H11Protocol):
         self._write_error(error, error.status)
 
     def send_400_response(self, msg: str) -> None:
-        """Send an error with the status of h11's exception, which is being handled and may be more precise than 400."""
+        """Send an error. The exception of h11 that is being handled may have a more precise status than 400."""
         error = sys.exception()
         hint = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         words = f"{_WORDS[400]}: {error}" if hint == 400 else _WORDS.get(hint, msg)
@@ -193,16 +195,17 @@ class HttpProtocol(H11Protocol):
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode() + body)
         self.transport.close()
-        self._start_deadline()  # until it has read the error
+        self._start_deadline()  # for reading the error
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn's server with rate-limited logs of failures to accept: asyncio logs thousands a second."""
+    """uvicorn's server, with a rate limit on log lines about connections that could not be accepted. asyncio would
+    write thousands of them a second."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self.config.fd is not None:
             # uvicorn takes an inherited socket for a Unix socket. asyncio then leaves TCP_NODELAY unset, and a response
-            # on a kept-alive connection waits 40 ms for the client's acknowledgment. This finds the real family.
+            # on a kept-alive connection waits 40 ms for the client's acknowledgment. This one gets the right family.
             sockets = [socket.socket(fileno=self.config.fd)]
         logging.getLogger("uvicorn.error").addFilter(_NotHttpIsLogged())
         asyncio.get_running_loop().set_exception_handler(_log_loop_error)
@@ -211,11 +214,12 @@ class HttpServer(uvicorn.Server):
 
 class _NotHttpIsLogged(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.msg != "Invalid HTTP request received."  # `not_http` has its status and its id
+        return record.msg != "Invalid HTTP request received."  # `not_http` is logged instead, with status and id
 
 
 def make_room(most_connections: int) -> int:
-    """Raise this process's limit on open files. Return the number of connections that fit under it."""
+    """Raise this process's limit on open files. Return the number of connections that it allows, up to
+    `most_connections`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     target = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < target:
