@@ -20,8 +20,8 @@ from api.settings import Settings
 from api.spec.fields import JsonObject
 
 SIGN_INS_PER_S = 10 / 60
-"""Rate limit of attempts to sign in to the dashboard from one address. It saves the transaction that each attempt
-costs; keys cannot be guessed at any rate."""
+"""Rate limit of attempts to sign in to the dashboard from one address. It protects the database,
+where each attempt costs a transaction. API keys are too long to be guessed at any rate."""
 
 DESCRIPTION = """
 Every operation is also available in Azure's form: below `/openai` or `/openai/v1`, with the key in an `api-key` header.
@@ -30,8 +30,8 @@ An `api-version` in the query is ignored.
 **Idempotency.** Any POST except `/v1/keys` may have an `Idempotency-Key` header (1 to 255 printable ASCII characters).
 For 24 hours after a request that succeeded, the same request with the same key gets its response, with the header
 `idempotent-replayed: true`. A request that was refused runs again. Another request with the same key gets a 400. While
-the first request runs, a second one waits for it; if that takes long, the second one gets a 409 with `retry-after`. The
-boundary of a form is not part of the request.
+the first request runs, a second one waits for it; if that takes long, the second one gets a 409 with `retry-after`.
+Forms that differ only in their boundary are the same request.
 
 **Errors** have the shape of `ErrorObject`. Each operation lists the errors that it can return. In addition there are
 404 for an unknown path, 405 for a method that a path does not have, and 500 for a fault of the server. The server's log
@@ -50,7 +50,7 @@ class Attune(FastAPI):
 
 
 def create_app(settings: Settings) -> FastAPI:
-    # FastAPI compiles the schemas of all endpoints on import. Only processes that serve need to pay for that.
+    # FastAPI compiles the schemas of all endpoints on import, which takes time that only a server should spend.
     from api.routes import include_all  # noqa: PLC0415
     from api.services.event_stream import EventWatcher  # noqa: PLC0415
     from api.services.monitoring import Monitor  # noqa: PLC0415

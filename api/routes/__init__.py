@@ -40,10 +40,11 @@ def include_all(app: FastAPI) -> None:
 
 @cache
 def _included() -> list[BaseRoute]:
-    """Return the included routers, the most used first. All apps of a process share them, since FastAPI compiles each
-    inclusion of a router anew.
+    """Return the routes of all routers. All apps of a process share them, since FastAPI compiles each inclusion of a
+    router anew.
 
-    Each router is included by itself. Routes are searched in order, and nested routers would be searched twice.
+    Routes are searched in order, so the most used routers come first. Each router is included directly, because nested
+    routers would be searched twice.
     """
     parent = APIRouter()
     shared: dict[str, Any] = {"responses": errors(400), "dependencies": [Depends(only_known_query)]}

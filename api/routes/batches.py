@@ -47,5 +47,6 @@ def retrieve_batch(batch_id: str, context: Ctx, caller: Who) -> BatchObject:
 
 @router.post("/{batch_id}/cancel")
 def cancel_batch(batch_id: str, context: Ctx, caller: Who) -> BatchObject:
-    """Cancel a batch at once. The files then have the answers until now, and the other requests as errors."""
+    """Cancel a batch at once. The output file then has the answers so far, and the error file has an error for
+    each other request."""
     return BatchObject.of(batches.cancel(context, caller, batch_id))

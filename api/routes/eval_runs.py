@@ -28,7 +28,8 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 def create_run(
     eval_id: str, body: RunBody, context: Ctx, caller: Who, repeated: Repeated, request: Request
 ) -> RunObject:
-    """Grade rows in the background: as they are (`jsonl`), or after a model has answered to them (`completions`)."""
+    """Grade rows in the background. With a data source of type `completions`, a model answers each row first; with
+    `jsonl`, the rows are graded as they are."""
     run = eval_runs.create(
         context, caller, eval_id, name=body.name, pairs=body.metadata, source=body.data_source, repeated=repeated
     )
@@ -67,7 +68,7 @@ def retrieve_run(eval_id: str, run_id: str, context: Ctx, caller: Who, request: 
 @router.post("/{run_id}", deprecated=True)  # the address that older clients use
 @router.post("/{run_id}/cancel")
 def cancel_run(eval_id: str, run_id: str, context: Ctx, caller: Who, request: Request) -> RunObject:
-    """Cancel a run at once. Its results until now are kept."""
+    """Cancel a run at once. The results so far are kept."""
     return RunObject.of(eval_runs.cancel(context, caller, eval_id, run_id), _server(request))
 
 
@@ -89,7 +90,7 @@ def list_output_items(
     limit: Limit = 20,
     order: Order = "asc",
 ) -> OutputItemList:
-    """List the graded items of a run, by the numbers of their rows."""
+    """List the graded items of a run, in the order of their rows unless `order` is `desc`."""
     run, page = eval_runs.items(
         context, caller, eval_id, run_id, status=status, after=after, limit=limit, newest_first=order == "desc"
     )

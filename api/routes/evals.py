@@ -51,12 +51,12 @@ def retrieve_eval(eval_id: str, context: Ctx, caller: Who) -> EvalObject:
 
 @router.post("/{eval_id}")
 def update_eval(eval_id: str, change: EvalChange, context: Ctx, caller: Who) -> EvalObject:
-    """Change the name or the metadata. Criteria do not change, so that an eval's runs can be compared."""
+    """Change the name or the metadata. The criteria cannot be changed, so that the runs of an eval can be compared."""
     return EvalObject.of(evals.update(context, caller, eval_id, change.values))
 
 
 @router.delete("/{eval_id}")
 def delete_eval(eval_id: str, context: Ctx, caller: Who) -> DeletedEval:
-    """Delete an eval with all its runs. Unfinished ones end."""
+    """Delete an eval with all its runs. Unfinished runs are stopped."""
     evals.delete(context, caller, eval_id)
     return DeletedEval(eval_id=eval_id)

@@ -55,7 +55,7 @@ def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
 ) -> FileList:
-    """List files. `sha256` finds the files with the same content, so that they need not be uploaded again."""
+    """List files. With `sha256`, list only files with that content: a file that is found need not be uploaded again."""
     newest_first = order == "desc"
     page = files.page(
         context, caller, purpose=purpose, sha256=sha256, after=after, limit=limit, newest_first=newest_first
@@ -78,7 +78,8 @@ def show_file_report(file_id: str, context: Ctx, caller: Who) -> FileReport:
 def retrieve_file_content(
     file_id: str, context: Ctx, caller: Who, wanted: RangeHeader = None, condition: IfRangeHeader = None
 ) -> Download:
-    """Download a file, or the part that a `Range` header names, to resume a download. Several ranges are ignored."""
+    """Download a file, or only the bytes in a `Range` header, for example to resume a download. A header with several
+    ranges is ignored."""
     file = files.get(context, caller, file_id)
     part = requested_bytes(wanted, condition, file.bytes)
     return Download(files.content(context, caller, file, part), filename=file.filename, size=file.bytes, part=part)

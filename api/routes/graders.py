@@ -14,7 +14,7 @@ router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])
 class Trial(StrictModel):
     grader: Grader
     model_sample: str
-    """The answer to grade: `sample.output_text` and, if it is JSON, `sample.output_json`."""
+    """The answer to grade. Templates read it as `sample.output_text` and, if it is JSON, as `sample.output_json`."""
     item: OrNull[dict[str, object]] = Field(default_factory=dict)
     """The row that the prompt is from. Templates read it as `item`."""
 
@@ -31,6 +31,7 @@ async def run_grader(trial: Trial, context: Ctx, caller: Who) -> GradeObject:
 
 @router.post("/validate", response_model_exclude_none=True, responses=errors(429))
 async def validate_grader(candidate: Candidate, context: Ctx, caller: Who) -> ValidGrader:
-    """Return the grader if a job can use it, else an error that names the invalid field, and a script's line."""
+    """Return the grader if a job can use it. Otherwise return an error that names the invalid field and, in a script,
+    the line."""
     await graders.validate(context, caller, candidate.grader)
     return ValidGrader(grader=candidate.grader)

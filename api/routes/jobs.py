@@ -47,8 +47,8 @@ def list_jobs(
     after: After = None,
     limit: Limit = 20,
 ) -> JobList:
-    """List jobs, newest first. `metadata[key]=value` lists only the jobs with that pair, `status` those with that
-    status, and `search` those with that text in their id, base model, or own model with its suffix."""
+    """List jobs, newest first. `metadata[key]=value` selects jobs with that pair, `status` jobs with that status, and
+    `search` jobs with that text in their id or in the name of their base model or fine-tuned model."""
     page = jobs.page(context, caller, metadata=metadata, status=status, search=search, after=after, limit=limit)
     timed = waiting.all_timed(context, page.data)
     return JobList(data=[JobObject.of(job, context.settings.organization) for job in timed], has_more=page.has_more)
@@ -109,8 +109,8 @@ def download_log(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
 
 @router.get("/{job_id}/adapter", response_class=Download)
 def download_adapter(job_id: str, context: Ctx, caller: Who, format: models.ArtifactFormat = "adapter") -> Download:
-    """Download the published weights as a plain tar: the trained ones, with `format=merged` the whole model, with
-    `format=gguf` the whole model as a GGUF file."""
+    """Download the published weights as an uncompressed tar. By default it has the trained weights only. With
+    `format=merged` it has the whole model, and with `format=gguf` the whole model as a GGUF file."""
     found = models.artifacts(context, caller, jobs.published_model(context, caller, job_id), format)
     artifacts = with_relative_names(found)
     ending = "" if format == "adapter" else f"-{format}"

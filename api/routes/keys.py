@@ -15,7 +15,8 @@ router = APIRouter(prefix="/keys", tags=["keys"], route_class=FairRoute)
 def create_key(body: KeyRequest, context: Ctx, caller: Who) -> KeyWithSecret:
     """Create a key of this project with at most the rights of the key that sends the request.
 
-    The response has the key, which is not shown again. Because it is not stored, an Idempotency-Key is refused.
+    The response has the key, which is not shown again. An Idempotency-Key is refused, because the response must not be
+    stored.
     """
     key, plain = keys.create_own(
         context, caller, name=body.name, scope=body.scope, expires_in_s=body.expires_in_seconds
@@ -27,7 +28,7 @@ def create_key(body: KeyRequest, context: Ctx, caller: Who) -> KeyWithSecret:
 def list_keys(
     context: Ctx, caller: Who, after: After = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> KeyList:
-    """List this project's keys, newest first, with those that are revoked or expired."""
+    """List this project's keys, newest first, including revoked and expired ones."""
     page = keys.page_own(context, caller, after=after, limit=limit)
     return KeyList.of(page.data, page.has_more, caller.key_id)
 

@@ -35,7 +35,7 @@ def list_events(
     stream: bool = False,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> EventList | Response:
-    """List a job's events, newest first; with `type=message`, without the metrics of its steps.
+    """List a job's events, newest first. With `type=message`, the metrics of steps are left out.
 
     With `stream=true`, stream them as server-sent events, oldest first: all past events, or those after
     `Last-Event-ID`, then each new one. `data` is the event and `id` its id. The stream ends after the job's last event.
@@ -51,7 +51,7 @@ def _stream(request: Request, context: Context, caller: Caller, job_id: str, las
     for name in ("after", "limit", "type"):
         if name in request.query_params:
             raise InvalidRequest(
-                f"{name} is for lists: a stream begins after the event that its Last-Event-ID header names", param=name
+                f"{name} cannot be used with stream=true: send Last-Event-ID to begin after an event", param=name
             )
     after_seq = event_stream.begin(context, caller, job_id, last_event_id)
     if after_seq is None:
@@ -68,7 +68,7 @@ class _Stream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, watcher: EventWatcher, project_id: str, content: AsyncIterator[str]) -> None:
-        # nginx would hold events back
+        # Without the second header, nginx would hold events back.
         super().__init__(content, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self._watcher, self._project_id = watcher, project_id
 
@@ -92,10 +92,11 @@ def list_metrics(
     caller: Who,
     max_points: Annotated[int | None, Query(ge=2, le=100_000)] = None,
 ) -> Response:
-    """List the metrics of every step, oldest first. A step that was trained again has its latest metrics.
+    """List the metrics of every step, oldest first. If a step was trained again, its latest metrics are listed.
 
-    With `max_points`, list at most that many steps: the first and the last, the lowest and highest of every series if
-    there is room, then the lowest and highest `train_loss` of equal stretches of steps. Values are never interpolated.
+    With `max_points`, list at most that many steps: the first and the last, those with the lowest and highest value of
+    every series if there is room, and those with the lowest and highest `train_loss` in each of several equal stretches
+    of the job. Values are never interpolated.
     """
     steps = metrics.select_steps(context, caller, job_id, max_points)
     body = metric_list_body(metrics.batches(context, steps.numbers), steps.total)

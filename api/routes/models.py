@@ -12,7 +12,8 @@ router = APIRouter(prefix="/models", tags=["models"], route_class=FairRoute)
 
 
 class ModelId(Convertor[str]):
-    """A model id in a path. Some clients do not encode the slashes of an id; `…/artifacts` is another route."""
+    """A model id in a path. It may contain slashes, which some clients do not encode, but not `/artifacts`, because
+    such a path belongs to another route."""
 
     regex = r"(?:(?!/artifacts(?:/|$)).)+"
 
@@ -53,7 +54,8 @@ def download_artifact(
     wanted: RangeHeader = None,
     condition: IfRangeHeader = None,
 ) -> Download:
-    """Download a file, or the part that a `Range` header names, to resume a download. Several ranges are ignored."""
+    """Download a file, or only the bytes in a `Range` header, for example to resume a download. A header with several
+    ranges is ignored."""
     artifact = models.artifact(context, caller, model, name)
     part = requested_bytes(wanted, condition, artifact["bytes"])
     return Download(

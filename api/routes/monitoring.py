@@ -1,4 +1,4 @@
-"""Prometheus metrics, for the operator: they cover all projects, so that no project's key may read them."""
+"""Prometheus metrics for the operator. They cover all projects, so no project's API key gives access to them."""
 
 import hmac
 from typing import cast

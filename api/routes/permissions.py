@@ -24,7 +24,7 @@ class Grant(NulFreeModel):
 def create_permissions(checkpoint: str, grant: Grant, context: Ctx, caller: Who) -> PermissionList:
     """Permit other projects to download a checkpoint or a published model and to train on it.
 
-    Needs a key of scope admin of the project that owns it.
+    This requires an admin key of the project that owns the checkpoint or model.
     """
     return PermissionList.of(permissions.grant(context, caller, checkpoint, grant.project_ids), has_more=False)
 
@@ -54,6 +54,6 @@ def list_permissions(
 
 @router.delete("/{checkpoint:path}/permissions/{permission_id}")
 def delete_permission(checkpoint: str, permission_id: str, context: Ctx, caller: Who) -> Deleted:
-    """Revoke a permission. Jobs that already use the checkpoint continue. Needs a key of scope admin."""
+    """Revoke a permission. Jobs that already use the checkpoint continue. This requires an admin key."""
     permissions.revoke(context, caller, checkpoint, permission_id)
     return Deleted(id=permission_id, object="checkpoint.permission")

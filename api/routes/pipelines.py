@@ -14,7 +14,8 @@ router = APIRouter(prefix="/fine_tuning/pipelines", tags=["pipelines"], route_cl
 
 @router.post("", response_model=PipelineObject, responses=errors(429))
 async def create_pipeline(body: Pipeline, context: Ctx, caller: Who) -> Response:
-    """Create several jobs at once, or none of them. Each may continue or use the model of an earlier one."""
+    """Create several jobs at once, or none of them. Each may train the model of an earlier one further, or use it as
+    its reward model."""
     await pipelines.require_scripts(context, caller, body)
     return await answer_in_turn(context, caller, lambda: PipelineObject.of(pipelines.create(context, caller, body)))
 

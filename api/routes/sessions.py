@@ -27,7 +27,7 @@ def sign_in(body: SignIn, request: Request, response: Response, context: Ctx) ->
 
 @authenticated.get("")
 def show_session(context: Ctx, caller: Who) -> SessionObject:
-    """Return the project and the key that the request represents."""
+    """Return the project and the key of the request."""
     return SessionObject.of(sessions.describe(context, caller))
 
 

@@ -11,8 +11,8 @@ router = APIRouter(tags=["models"])
 async def list_signing_keys(request: Request) -> PublicKeys:
     """List the public keys that verify the signatures of published models, the current one first. No API key is needed.
 
-    Each is a JSON Web Key (RFC 8037). `manifest.sig.json` beside a `manifest.json` has the Ed25519 signature of its
-    bytes, and the `kid` of the key.
+    Each is a JSON Web Key (RFC 8037). `manifest.sig.json` beside a `manifest.json` has the Ed25519 signature of the
+    bytes of `manifest.json`, and the `kid` of the key that signed.
     """
     keys: PublicKeys = await request.app.state.signing_keys.read()
     return keys

@@ -83,7 +83,7 @@ async def create_upload_part(upload_id: str, request: Request, context: Ctx, cal
 
 @router.post("/{upload_id}/complete", responses=errors(507))
 async def complete_upload(upload_id: str, completion: Completion, context: Ctx, caller: Who) -> UploadObject:
-    """Join the parts to a file. After a wrong list or md5 the upload stays pending and can be completed again.
+    """Join the parts into a file. If the list of parts or the md5 is wrong, the upload stays pending for another try.
 
     Repeating the same completion returns the same file.
     """

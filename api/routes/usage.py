@@ -23,10 +23,10 @@ def list_usage(
     group_by: Annotated[list[usage.Dimension] | None, Query(max_length=3)] = None,
     format: Literal["json", "csv"] | None = None,
 ) -> UsageList | Response:
-    """List what the project used on whole days (UTC), since the beginning of the month by default.
+    """List the project's usage of whole days (UTC), by default since the beginning of the month.
 
-    `group_by` is `day` by default and may be repeated. Attempts count on the day on which they end; stored bytes are
-    measured every five minutes. `format=csv`, or `Accept: text/csv`, returns a table.
+    `group_by` is `day` by default and may be repeated. The usage of an attempt counts on the day on which the attempt
+    ends. Stored bytes are measured every five minutes. `format=csv`, or `Accept: text/csv`, returns a table.
     """
     lines = usage.summed(context, caller, start_time, end_time, group_by or ["day"])
     accepted = request.headers.get("accept", "").partition(";")[0].strip()
