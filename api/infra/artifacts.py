@@ -1,4 +1,4 @@
-"""Artifacts of models: their selection by form, their digest, and their archive.
+"""Artifacts, the stored files of a model: selection of those of one form, their digest, and their archive.
 
 The archive is an uncompressed tar that is generated while it is read, so that nothing is stored twice.
 """

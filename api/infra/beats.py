@@ -3,7 +3,7 @@ show that they live.
 
 The processes report to Redis, because a sampler has no access to the database, and because only people read the
 reports. Workers of jobs report to the database (api.records.workers), where the queue depends on the reports. If Redis
-loses its data, each process is known again after BEAT_S. Times are by Redis's clock.
+loses its data, each process is listed again within BEAT_S. Times are by Redis's clock.
 
     attune:processes    hash: owner → the time of its last report, a space, and the report
 """
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 BEAT_S = 5.0
 """Seconds between two reports."""
 ALIVE_S = 3 * BEAT_S
-"""A process counts as lost if its last report is older than this, in seconds."""
+"""Seconds after its last report from which a process counts as lost."""
 KEPT_S = 24 * 3600
 """Seconds for which a process is listed after its last report."""
 TIMEOUT_S = 1.0
@@ -40,10 +40,10 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 
 class ProcessReport(BaseModel):
     owner: str
-    """host:name:id, which no other process has."""
+    """Unique name of the process, as host:name:id."""
     stage: str
     slots: int
-    """Largest number of requests or deliveries that the process works on at once."""
+    """Maximum number of requests or deliveries that the process works on at once."""
     answering: int | None
     """Number of requests or deliveries that the process works on now; None if it does not count them."""
     device: str | None = None
@@ -94,7 +94,7 @@ def reporting(broker_url: SecretStr, report: Callable[[], ProcessReport]) -> Ite
             while not ended.is_set():
                 try:
                     send(redis)
-                except Exception as error:  # any other end of this thread would make a healthy process look lost
+                except Exception as error:  # if this thread ended, a healthy process would look lost
                     log.warning("beat_failed", error=type(error).__name__)
                 ended.wait(BEAT_S)
 
@@ -112,8 +112,8 @@ def reporting(broker_url: SecretStr, report: Callable[[], ProcessReport]) -> Ite
 def seen(broker_url: SecretStr) -> list[SeenProcess]:
     """Return the processes of the last day; none if Redis does not answer.
 
-    A process that ended or fell silent is left out if a live process of the same stage runs on its host, because that
-    may be the same process, restarted.
+    A process that ended or stopped reporting is left out if a live process of the same stage runs on its host, because
+    that may be the same process, restarted.
     """
     if not broker_url.get_secret_value():
         return []

@@ -12,7 +12,7 @@ PASSED_ON = (
     "LANG",
     "LC_ALL",
     "LD_LIBRARY_PATH",
-    "LD_PRELOAD",  # an operator's allocator; empty: glibc's own
+    "LD_PRELOAD",  # the operator's memory allocator; empty: that of glibc
     "VIRTUAL_ENV",
     "PYTHONPATH",
     "PYTHONDONTWRITEBYTECODE",
@@ -47,11 +47,11 @@ def child_environment(gpu: str | None = None, threads: int | None = None) -> dic
         name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
     if gpu is None and (allocator := installed_allocator()) is not None:
-        # Steps on a CPU take a seventh less time, and their memory peaks a sixth lower (docs/engine-log.md).
+        # With this allocator, steps on a CPU take a seventh less time and a sixth less memory (docs/engine-log.md).
         kept.setdefault("LD_PRELOAD", str(allocator))
     if threads is not None:
         kept.setdefault("OMP_NUM_THREADS", str(threads))
-    # By default, CUDA numbers GPUs by speed. nvidia-smi, from which slots are made, numbers them by bus.
+    # By default, CUDA numbers GPUs by speed. The slots of workers use the numbers of nvidia-smi, which go by bus.
     kept.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     return kept | {
         "CUDA_VISIBLE_DEVICES": gpu or "",

@@ -1,4 +1,4 @@
-"""Starts child processes by a fork server (`worker.fork_server`): a process that has already imported the programs.
+"""Starts child processes from a fork server (`worker.fork_server`), a process that has already imported their programs.
 
 The server has the children's environment, not this process's, and so holds no secret. If the server cannot start a
 child, the child is started as a new Python process, which is slower but otherwise the same.
@@ -78,7 +78,7 @@ class ForkServer:
         self._modules, self._threads = modules, threads
         self._lock = threading.Lock()
         self._server = _Server(modules, threads)
-        atexit.register(self.close)  # the server would end without this, too, but only after its imports
+        atexit.register(self.close)  # without this, a server that still imports would end only after that
 
     def start(
         self,
@@ -101,7 +101,7 @@ class ForkServer:
             pid = int(ours.recv(32))
         except (OSError, ValueError) as error:
             log.warning("not_forked", program=program, error=type(error).__name__)
-            server.kill()  # else the server might start the program later, a second time
+            server.kill()  # else a slow server might still start the program, a second time
             ours.close()
             os.close(write_stdin)
             return start_fresh(program, *arguments, environment=environment, output=output, descriptors=files)
@@ -132,11 +132,11 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                # OpenBLAS starts its threads when it is loaded. PyTorch asks NVML instead of CUDA whether there is a
-                # GPU: a process that has asked CUDA cannot fork.
+                # OpenBLAS starts its threads when it is loaded, and threads do not survive a fork. The other variable
+                # lets PyTorch ask NVML whether there is a GPU: a process that has asked CUDA cannot fork.
                 env=child_environment(threads=threads)
                 | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
-                start_new_session=True,  # a Ctrl-C on the terminal is for this process, which ends the server
+                start_new_session=True,  # a Ctrl-C reaches this process only, which then kills the server
             )
         self._requests.send(msgspec.json.encode(modules))
 
@@ -158,7 +158,7 @@ def fork_server(*modules: str, threads: int | None = None) -> ForkServer:
 
     The first call starts the server, which ends with this process.
     """
-    with _STARTING:  # two threads would start two servers
+    with _STARTING:  # without the lock, two threads could start two servers
         return _fork_server(*modules, threads=threads)
 
 

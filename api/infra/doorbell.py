@@ -1,4 +1,4 @@
-"""The doorbell: notifications through the broker, upon which workers query the queue in the database.
+"""The doorbell: notifications through the broker that make workers query the queue in the database at once.
 
 A lost or duplicate notification is harmless, because it carries no state and a sweep of the workers repeats it.
 """

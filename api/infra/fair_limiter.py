@@ -1,7 +1,8 @@
 """A concurrency limit for threads or child processes that is fair between projects.
 
-Waiters are coroutines and hold no resources. The next turn goes to the project with the fewest running tasks, and among
-equals to the one whose last turn was earliest: a project with hundreds of requests delays only its own requests.
+Waiters are coroutines and hold no resources. The next turn goes to the project with the fewest running tasks. Among
+projects with equally many, it goes to the one whose last turn was longest ago. So a project with hundreds of requests
+delays only its own requests.
 """
 
 import asyncio
@@ -33,11 +34,11 @@ class _Waiter:
 
 class FairLimiter:
     def __init__(self, what: str, *, total: int, per_project: int, max_waiting: int) -> None:
-        """At most `total` tasks run at once, and `per_project` tasks of one project. `max_waiting` further tasks of a
-        project may wait."""
+        """At most `total` tasks run at once, and at most `per_project` of one project. Up to `max_waiting` further
+        tasks of a project may wait."""
         self._what, self._free = what, total
         self._per_project, self._max_waiting = per_project, max_waiting
-        self._lock = threading.Lock()  # each of the tests' clients has its own event loop
+        self._lock = threading.Lock()  # callers may have different event loops, as in the tests
         self._running: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
 
@@ -65,7 +66,7 @@ class FairLimiter:
                 self._waiting.move_to_end(project_id, last=False)  # the project had no recent turn, so it comes first
             queue = self._waiting[project_id]
             if self._free > 0 and self._running[project_id] < self._per_project:
-                self._take(project_id, waiter)  # no one waits for this turn, or it would not be free
+                self._take(project_id, waiter)  # if another task waited for it, the turn would not be free
             elif len(queue) >= self._max_waiting:
                 raise ConcurrencyLimitExceeded(self._what, self._max_waiting + self._running[project_id])
             else:

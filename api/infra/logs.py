@@ -15,7 +15,7 @@ def configure_logging(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    # Our lines go to stderr directly, because each request writes one. Through `logging` it takes three times as long.
+    # Our lines go to stderr directly: each request writes one, and by `logging` a line takes three times as long.
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),

@@ -17,7 +17,7 @@ import httpx
 from api.errors import InvalidRequest
 
 DEADLINE_S = 15.0
-"""Time limit of a whole request in seconds. It also ends a response that arrives slowly without a pause of STEP_S."""
+"""Time limit of a whole request in seconds. It also ends a response that arrives slowly but never pauses for STEP_S."""
 STEP_S = 5.0
 """Time limit of each connect, write and read, in seconds."""
 MAX_ADDRESSES = 4

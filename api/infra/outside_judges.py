@@ -82,7 +82,7 @@ class OutsideJudges:
         """Names of models that refused `response_format`, and answered without it."""
 
     def identity(self, name: str) -> list[str] | None:
-        """Return the URL and the model's name there, which identify the judge of this name; None if there is none."""
+        """Return what identifies the judge of this name, its URL and its model; None if there is no such judge."""
         judge = self._judges.get(name)
         return None if judge is None else [_endpoint(judge), judge.model]
 

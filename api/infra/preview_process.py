@@ -98,8 +98,8 @@ class PreviewProcesses:
     async def run_in_thread(self, work: Callable[[], T]) -> T:
         """Run `work` in a thread reserved for these processes, and return its result.
 
-        A caller whose task is cancelled leaves the thread behind. It keeps its place until `work` ends, so that no more
-        than `preview_processes` run even if many callers are cancelled.
+        If the caller's task is cancelled, `work` continues in its thread and keeps its place until it ends. So no more
+        than `preview_processes` of them run, even if many callers are cancelled.
         """
         place = object()
         await self._threads.acquire_on_behalf_of(place)

@@ -4,8 +4,8 @@ Nothing here is durable: if Redis loses its data, only responses in flight are l
 times are by Redis's clock, so that the clocks of the machines need not agree. All keys expire.
 
     attune:sample:workers            sorted set: sampler → time until which it counts as alive
-    attune:sample:open:{line}        sorted set: request → its deadline. Removing a request from it withdraws the
-                                     request in whatever state it is
+    attune:sample:open:{line}        sorted set: request → its deadline. A request that is removed from it is
+                                     withdrawn, whether it waits or is being answered
     attune:sample:queue:{line}       list: waiting requests, oldest first
     attune:sample:turns              list: lines with waiting requests, the next one first
     attune:sample:background-turns   the same for requests of batches, which wait until `turns` is empty
@@ -13,8 +13,8 @@ times are by Redis's clock, so that the clocks of the machines need not agree. A
     attune:sample:request:{request}  the request's content
     attune:sample:answer:{request}   stream: the reports of its response
 
-A line is the name of a waiting line: the project, or `background-{project}` for its requests in the background
-(batches, evals, judges), so that these do not use up the places of its chats.
+`{line}` is the name of a waiting line: the project, or `background-{project}` for the project's requests in the
+background (batches, evals, judges), so that these do not use up the places of its chats.
 """
 
 import json
@@ -195,7 +195,8 @@ class Consumer:
     """A sampler's side of the queue."""
 
     def __init__(self, broker_url: SecretStr, name: str) -> None:
-        """Connect under a name that is unique to the process, so that requests of a killed process count as lost."""
+        """`name` is unique to the process: a sampler that is started anew has another name, so that the requests of its
+        killed predecessor count as lost."""
         self.name = name
         self._redis = redis.Redis.from_url(
             broker_url.get_secret_value(),

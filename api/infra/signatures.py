@@ -47,7 +47,7 @@ class PublicKey(BaseModel):
     """The key's 32 bytes in base64url."""
     created_at: int | None = None
     retired_at: int | None = None
-    """Time from which another key signs; null for the current key."""
+    """Time at which another key replaced this one; null for the current key."""
 
 
 class PublicKeys(BaseModel):
@@ -71,7 +71,7 @@ class KeyPair:
     id: str
     public: str
     private: str
-    """32 bytes in base64url, as `public`."""
+    """32 bytes in base64url, like `public`."""
 
 
 def new_key_pair() -> KeyPair:

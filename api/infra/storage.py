@@ -81,8 +81,8 @@ class Storage:
         return self._objects
 
     async def write(self, key: str, chunks: AsyncIterator[bytes], *, low_memory: bool = False) -> StoredObject:
-        """Write the chunks into an object, which appears once it is complete. After an error in `chunks` there is no
-        object.
+        """Write the chunks into an object, which becomes visible once it is complete. If `chunks` raises an error, no
+        object is written.
 
         `low_memory` is for many concurrent small objects: each takes about 10 MiB of memory instead of 30.
         """

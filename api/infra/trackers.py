@@ -5,8 +5,7 @@ from importlib.util import find_spec
 from api.settings import Settings
 
 TITLES = {"wandb": "Weights & Biases", "mlflow": "MLflow", "tensorboard": "TensorBoard"}
-"""{name of each supported tracker: its display name}. The name is also that of the package's extra which installs its
-library."""
+"""{name of each supported tracker: its display name}. `pip install attune[NAME]` installs the tracker's library."""
 _LIBRARIES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboardX"}
 
 

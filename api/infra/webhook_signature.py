@@ -1,5 +1,5 @@
-"""Body and headers of a webhook, signed as standardwebhooks.com specifies, which OpenAI's `webhooks.unwrap`
-verifies."""
+"""Body and headers of a webhook request. The signature follows standardwebhooks.com, so that OpenAI's
+`webhooks.unwrap` can verify it."""
 
 import base64
 import hashlib
@@ -31,7 +31,7 @@ def message(event_id: str, event_type: str, object_id: str, created_at: float) -
 def headers(event_id: str, body: bytes, with_secrets: Sequence[str]) -> dict[str, str]:
     """Return the headers, with a signature by each secret.
 
-    Sign each attempt anew: receivers refuse signatures older than five minutes.
+    Call this anew for each attempt, because receivers refuse signatures older than five minutes.
     """
     timestamp = str(int(time.time()))
     return {
