@@ -41,7 +41,7 @@ JudgeModels = Annotated[str, AfterValidator(_check_judge_models)]
 
 @dataclass(frozen=True)
 class Judge:
-    """A model of another server with OpenAI's API, which graders may ask by a name of the operator's."""
+    """A model of another server with OpenAI's API, which graders may ask by a name that the operator has chosen."""
 
     url: str
     """Base URL of the server."""
@@ -61,7 +61,7 @@ class JudgeServer(BaseModel):
 
     @property
     def judges(self) -> list[tuple[str, Judge]]:
-        """(name that graders use, judge) of each model."""
+        """One pair for each model: the name that graders use, and the judge."""
         entries = (entry.partition("=") for entry in _separated(self.models))
         return [(name, Judge(self.url, self.api_key, model or name)) for name, _, model in entries]
 
@@ -122,8 +122,8 @@ class Settings(BaseSettings):
     requests_waiting: Annotated[int, Field(ge=1)] = 100
     """Further requests of one project that may wait for their turn. Requests beyond that get a 429."""
     requests_per_second: Annotated[float, Field(gt=0)] = 100
-    """Rate limit of one project in each API process, in requests per second. An idle project may send the requests
-    of three seconds at once."""
+    """Rate limit of one project in each API process, in requests per second. An idle project may at once
+    send as many requests as this limit allows in three seconds."""
     retried_create_s: Annotated[float, Field(ge=0)] = 120
     """Seconds after the creation of a job, batch, eval or run in which a client's retry of the same request returns
     that object instead of creating another one."""
@@ -229,13 +229,13 @@ class Settings(BaseSettings):
     sample_max_tokens: Annotated[int, Field(ge=1)] = 4096
     """Largest number of tokens that a request may ask for in one completion."""
     sample_batch: Annotated[int, Field(ge=1, le=256)] = 16
-    """Answers that a sampler generates at once, which takes one pass over the model's weights for the next token of all
-    of them. 1: one answer after the other."""
+    """Number of answers that a sampler generates at the same time. One pass over the model's weights then computes the
+    next token of each of them. 1: one answer after the other."""
     sample_cache_tokens: Annotated[int, Field(ge=1)] = 16_384
-    """Tokens of prompts and answers that a sampler keeps in memory for the answers that it generates at once. Each of
-    these answers takes as much space as the longest; other answers wait for space. A single answer may exceed the
-    limit. A token takes about 32 KB with a model of 1.2 billion parameters in bfloat16, and 46 KB with SmolLM2-135M in
-    float32."""
+    """Number of tokens that a sampler keeps in memory, prompts included, for the answers that it generates at the same
+    time. Each of these answers takes as much space as the longest of them. Further answers wait until there is space. A
+    single answer may exceed the limit. A token takes about 32 KB with a model of 1.2 billion parameters in bfloat16,
+    and 46 KB with SmolLM2-135M in float32."""
     sample_requests: Annotated[int, Field(ge=1)] = 16
     """Completion requests of one project that may wait or run at the same time. Requests beyond that get a 429."""
     batch_requests: Annotated[int, Field(ge=1)] = 16
@@ -258,7 +258,7 @@ class Settings(BaseSettings):
     max_active_eval_runs: Annotated[int, Field(ge=1)] = 50
     """Number of unfinished runs of evals that one project may have."""
     max_eval_runs: Annotated[int, Field(ge=1)] = 10_000
-    """Number of runs of evals that one project may keep, ended ones included. Jobs start their evals nevertheless."""
+    """Number of runs of evals that one project may keep, ended ones included. Jobs start evals even at the limit."""
     max_eval_bytes: Bytes = 64 * 1024**2
     """Size limit of the file with the rows of a run, in bytes. Each of its lines may have `max_body_bytes`."""
     max_eval_items: Annotated[int, Field(ge=1)] = 10_000
@@ -271,14 +271,14 @@ class Settings(BaseSettings):
     judge answers. Prompts and answers of jobs that use such a judge are sent there. Empty: graders ask this server's
     own models only."""
     judge_models: JudgeModels = ""
-    """Models at `judge_url` that graders may name, separated by commas: `NAME`, or `NAME=MODEL` for a model whose name
-    there is MODEL. A model named here takes precedence over a base model of the same name."""
+    """Models at `judge_url` that graders may name, separated by commas: `NAME`, or `NAME=MODEL` for a model that
+    the server calls MODEL. A model named here takes precedence over a base model of the same name."""
     judge_api_key: SecretStr = SecretStr("")
     """API key for `judge_url`. Empty: none is sent."""
     judge_servers: dict[str, JudgeServer] = {}
     """Further servers with judges, by names of your own: JSON such as `{"local": {"url": "http://10.0.0.5:8000/v1",
-    "models": "strict=qwen3-32b", "api_key": "…"}}`, or a table of the file for each. `url`, `models` and `api_key` are
-    as in `judge_url`, `judge_models` and `judge_api_key`. The names of all models differ."""
+    "models": "strict=qwen3-32b", "api_key": "…"}}`, or a table for each server in the TOML file. `url`, `models` and
+    `api_key` are as in `judge_url`, `judge_models` and `judge_api_key`. No two models may have the same name."""
     judge_requests: Annotated[int, Field(ge=1)] = 8
     """Number of judgements that one process waits for at the same time. Projects take turns."""
     judge_timeout_s: Seconds = 60
@@ -291,9 +291,9 @@ class Settings(BaseSettings):
     """Seconds between the first and the second attempt to get a judgement. The pause doubles with each attempt, up to
     30 times this value, and is at least as long as the judge requests in `retry-after`, up to a minute."""
     judge_wait_s: Seconds = 24 * 3600
-    """Seconds for which runs of evals and jobs wait for a judge that is busy or cannot be reached in all attempts. The
-    wait of a run ends when an item is graded. After this time, items end with an error, and answers in jobs have no
-    judgement."""
+    """Seconds for which a run of an eval, or a job, waits for a judge that is busy or unreachable in all attempts.
+    The time of a run starts anew when one of its items is graded. After this time, the items of a run end with an
+    error, and the answers of a job stay without a judgement."""
     max_project_judge_tokens: Annotated[int, Field(ge=0)] = 100_000_000
     """Tokens that judges may read and write for one project in a calendar month (UTC), unless `attune projects budget`
     sets another limit for the project. This server's models count as judges, too. A stored judgement that is used
