@@ -18,7 +18,7 @@ INDEXED = ("parent_model", "base_weights", "pipeline_id")
 
 
 def upgrade() -> None:
-    # Columns are added one by one: a batch on SQLite copies the table and drops the original, which others refer to.
+    # Columns are added one by one: a batch on SQLite copies the table and drops the original, to which others refer.
     for name, length in JOB_COLUMNS.items():
         op.add_column("jobs", sa.Column(name, sa.String(length=length), nullable=True))
     for name in INDEXED:

@@ -1,4 +1,4 @@
-"""contract
+"""permissions of checkpoints, idempotency keys, uploads, webhooks; expiry of files
 
 Revision ID: 0003
 Revises: 0002

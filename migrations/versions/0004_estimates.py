@@ -1,4 +1,4 @@
-"""estimates
+"""scans of files; memory of workers; estimates of jobs
 
 Revision ID: 0004
 Revises: 0003

@@ -1,4 +1,4 @@
-"""evaluations
+"""evaluations of jobs
 
 Revision ID: 0005
 Revises: 0004

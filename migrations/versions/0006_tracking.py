@@ -1,4 +1,4 @@
-"""tracking
+"""deliveries of metrics to trackers; sizes of logs
 
 Revision ID: 0006
 Revises: 0005

@@ -1,4 +1,4 @@
-"""faults
+"""scans that failed for reasons other than the file; workers that start no jobs
 
 Revision ID: 0007
 Revises: 0006

@@ -1,4 +1,4 @@
-"""turns
+"""turns of projects
 
 Revision ID: 0008
 Revises: 0007

@@ -1,4 +1,4 @@
-"""usage
+"""usage by day, key and model; budgets of projects
 
 Revision ID: 0011
 Revises: 0010

@@ -1,4 +1,4 @@
-"""installation
+"""the object storage that belongs to this database
 
 Revision ID: 0013
 Revises: 0012

@@ -1,4 +1,4 @@
-"""judges' tokens of a project
+"""monthly limit of a project's judge tokens
 
 Revision ID: 0022
 Revises: 0021
