@@ -13,7 +13,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 # Only listed packages are installed, each file must match a hash that `make lock` wrote, and no code of a source
 # distribution runs.
 ENV LOCKED="--require-hashes --no-deps --only-binary=:all:"
-# The only writable folder. A new volume mounted here belongs to this user.
+# /data is the only writable folder. A new volume that is mounted there belongs to this user.
 RUN groupadd --gid 10001 attune && useradd --system --uid 10001 --gid attune --home-dir /data attune \
     && install --directory --owner attune --group attune --mode 0700 /data
 
@@ -36,7 +36,7 @@ RUN python -m venv /opt/attune && /opt/attune/bin/pip install $PIP_ARGS $LOCKED 
 FROM api-needs AS worker-needs
 ARG PIP_ARGS=""
 COPY constraints.txt requirements/torch.txt requirements/worker.txt ./
-# The hashes are PyPI's. Another index has other builds of torch, of which only the version is pinned.
+# torch.txt has the hashes of PyPI's files. Another index has other builds of torch, so only the version is pinned.
 RUN if [ -z "$PIP_ARGS" ]; then /opt/attune/bin/pip install $LOCKED -r torch.txt; \
     else /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt torch; fi
 RUN /opt/attune/bin/pip install $PIP_ARGS $LOCKED -r worker.txt
@@ -59,7 +59,7 @@ COPY --from=wheel /wheels /wheels
 RUN /opt/attune/bin/pip install --no-deps --no-index /wheels/*.whl && /opt/attune/bin/pip check
 
 FROM base AS run
-# --build-arg COMMIT=$(git rev-parse HEAD): manifests of trained models record it.
+# Set by --build-arg COMMIT=$(git rev-parse HEAD). The manifests of trained models record the commit.
 ARG COMMIT=""
 ENV SOURCE_COMMIT=$COMMIT \
     ATTUNE_DATA_DIR=/data \
