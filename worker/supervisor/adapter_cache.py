@@ -12,7 +12,7 @@ from api.spec.artifacts import Artifact
 from worker.supervisor.inputs import fetch_artifacts
 
 MAX_BYTES = 20 * 1024**3
-"""Most bytes of all cached models together. A single model may be larger."""
+"""Maximum size in bytes of all cached models together. A single model may be larger."""
 
 
 class AdapterCache:

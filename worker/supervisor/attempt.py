@@ -27,7 +27,7 @@ class AttemptContext:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The job's recipe as its user wrote it, each "auto" included."""
+        """The job's recipe as its user wrote it, in which no "auto" is replaced yet."""
         return Recipe.model_validate(self.job.recipe)
 
     @cached_property

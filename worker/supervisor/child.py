@@ -56,9 +56,9 @@ class Child:
                 os.close(write_fd)
         self.log_file = log_file
         self.silent_s = 0.0
-        """Seconds since the child's last report in which this process listened. Time in which this process was busy or
-        suspended does not count: reports of that time wait in the pipe, and a suspended machine suspends the child,
-        too."""
+        """Seconds that this process has listened for a report since the child's last one. Time in which this process
+        was busy or suspended does not count: reports of that time wait in the pipe, and a suspended machine suspends
+        the child, too."""
         self._kinds = reports
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, args=(read_fd,), name=f"reports-{self.pid}", daemon=True).start()
@@ -92,7 +92,7 @@ class Child:
         try:
             self._process.stdin.write(line)
             self._process.stdin.flush()
-        except (OSError, ValueError) as error:  # ValueError: `kill` has closed it
+        except (OSError, ValueError) as error:  # ValueError: `kill` has closed stdin
             log.info("child_gone", pid=self.pid, command=command.get("cmd"), error=type(error).__name__)
 
     def wait(self, timeout_s: float) -> int:
@@ -118,8 +118,8 @@ class Child:
         return code
 
     def dump_stacks(self) -> None:
-        """Send the signal that makes a hung child write its threads' stacks into its log. The child has registered it
-        with faulthandler."""
+        """Make a hung child write its threads' stacks into its log: send the signal that the child has registered with
+        faulthandler."""
         if self.alive:
             os.kill(self.pid, signal.SIGUSR1)
 

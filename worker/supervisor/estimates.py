@@ -97,7 +97,7 @@ def machine_of(node: Node, slot: Slot) -> Machine:
 
 
 def record_observation(attempt: AttemptContext, estimate: StoredEstimate, measured: Measured) -> None:
-    """Store with the worker how fast it trained the job, for the estimates of later jobs."""
+    """Store how fast this worker trained the job, for the estimates of later jobs on this worker."""
     node, predicted = attempt.node, estimate["predicted"]
     job = Observation(
         precision=predicted["precision"],

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 BACKOFF_S = (0, 5, 15, 45, 120)
 """Seconds before the first retry, the second, and so on. The last value holds for all later ones."""
 EXCUSED_BACKOFF_S = (5, 15, 45, 120)
-"""The same delays for failures of the infrastructure, which are retried without limit."""
+"""Seconds before each retry after a failure of the infrastructure. Such failures are retried without limit."""
 
 
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -43,7 +43,8 @@ class AttemptFailed(Exception):
         self.code = code or FAILURES[reason].code
         self.param = param
         self.died_at = died_at
-        """The last step of a child that ended without a last report, if the job itself may be the cause."""
+        """The step at which the child ended without a last report, if the job itself may be the cause. Repeated ends at
+        the same step fail the job."""
         self.excused = excused or FAILURES[reason].retries is None
         """Whether the worker, or a service that it depends on, is at fault: the job is then requeued and keeps its
         retries."""

@@ -2,7 +2,7 @@
 (docs/internals/wall.md).
 
 It asks in a thread of its own, so that the trainer's other reports, pauses and lost leases are handled meanwhile,
-however long a model takes. The job waits for a model that is away.
+however long a model takes. The job waits for a model that is "away": that cannot be reached or is too busy.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ from worker.supervisor.child import Child
 log = structlog.get_logger(__name__)
 
 AWAY_WAIT_S = 30.0
-"""Seconds after which a model that is away is asked again."""
+"""Seconds between two attempts to ask a model that is away."""
 CHECK_S = 0.5
-"""Seconds between two checks, during such a wait, for a pause or a shutdown."""
+"""While the job waits for such a model, seconds between two checks for a pause or a shutdown."""
 
 
 class JudgeDesk:

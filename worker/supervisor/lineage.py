@@ -122,8 +122,8 @@ def producing_job(node: Node, name: str) -> Job | None:
 
 
 def _producer(node: Node, name: str, role: str, param: str) -> tuple[Job, list[Artifact]]:
-    """Return the job that produced the model, and the model's artifacts without merged and GGUF forms. Raises
-    ParentDeleted if the model was deleted; `role` and `param` are for its message."""
+    """Return the job that produced the model, and the model's artifacts without merged and GGUF forms. If the model was
+    deleted, raises ParentDeleted with `role` in its message, and `param`."""
     with node.context.database.read() as session:
         model = models.find_in_any_project(session, name)
         if model is None:
@@ -132,8 +132,8 @@ def _producer(node: Node, name: str, role: str, param: str) -> tuple[Job, list[A
 
 
 def _link_files(cached: Path, folder: Path) -> None:
-    """Create the folder with a link to each cached file. All jobs share the cached folder itself, and the caller adds
-    `base/` to the new one."""
+    """Create the folder with a link to each cached file. The cached folder itself is not linked, because all jobs share
+    it and the caller adds `base/` to the new folder."""
     folder.mkdir(parents=True)
     for path in cached.iterdir():
         (folder / path.name).symlink_to(path)

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 UPLOAD_S = 15
 MAX_BYTES = 10 * 1024**2
-"""Most bytes of a log. Only the end of a longer log is kept, because errors are there."""
+"""Maximum size of a stored log in bytes. Only the end of a longer log is kept, because errors are usually there."""
 
 
 class LogUploader(BackgroundThread):
@@ -62,8 +62,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def read_tail(path: Path, limit: int) -> str:
-    """Return the last whole lines of a file, at most `limit` bytes, after a note of how many bytes were left out before
-    them.
+    """Return the last whole lines of a file, at most `limit` bytes of them. If the file has more, a first line states
+    how many bytes were left out.
 
     Each redraw of a progress bar becomes a line. Other control characters are removed.
     """

@@ -47,7 +47,7 @@ def work_until_idle(node: Node) -> None:
                 break
             while not node.stopping.is_set() and work_once(node, slot):
                 pass
-        # While all slots were taken, a ring may have come after this thread's last query of the queue.
+        # Query the queue again if a ring came while all slots were taken: it may be later than the last query.
         again = node.slots.missed() and not node.stopping.is_set()
     if node.stage is Stage.PREPARE:
         scan_waiting(node)
@@ -70,7 +70,7 @@ def claim_next(node: Node, slot: Slot) -> Claim | None:
 def run_attempt(node: Node, claim: Claim, slot: Slot) -> None:
     """Make one attempt at the claimed job, and record its end even if it raises an error."""
     bound = structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence)
-    with bound, Heartbeat(node.context, claim) as beat:  # until the end is recorded, however long a slow disk takes
+    with bound, Heartbeat(node.context, claim) as beat:  # renews the lease until the attempt's end is recorded
         log.info("attempt_started", stage=claim.stage)
         try:
             _run_stage(node, claim, slot, beat)
@@ -153,7 +153,7 @@ def _requeue(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> No
     """Put the job back into the queue. This costs none of its retries."""
 
     def end(session: Session) -> bool:
-        job = jobs.lock_for_attempt(session, claim.job_id, claim.fence)  # a cancel, too, locks the job first
+        job = jobs.lock_for_attempt(session, claim.job_id, claim.fence)  # first, as a cancel does: no deadlock
         queue.end_attempt(session, claim, "stopped")
         requeue(session, job, message, wait_s=wait_s)
         return True
@@ -163,8 +163,8 @@ def _requeue(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> No
 
 
 def _delete_orphans(node: Node, claim: Claim) -> None:
-    """Delete objects of an attempt that no longer owns the job, if no row in the database names them: its model, and
-    its states if the job has ended."""
+    """Delete what an attempt that no longer owns the job has stored: its model, unless it was published, and the job's
+    saved states, if the job has ended."""
     if claim.stage is not Stage.TRAIN:
         return
     try:

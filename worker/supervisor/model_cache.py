@@ -1,7 +1,7 @@
 """Eviction from the cache of models, `cache/base/` in the work folder: base models, whole models, reward models.
 
 All processes with the same work folder share the cache. A model's folder is named after the digest of its files, and
-its modification time is the time of its last use. Models to which a run folder links stay, however old.
+its modification time is the time of its last use. A model to which a run folder links is never deleted.
 """
 
 import fcntl
@@ -16,18 +16,19 @@ import structlog
 log = structlog.get_logger(__name__)
 
 RECENT_S = 3600
-"""A model that was used in the last RECENT_S seconds stays: the process that fetched it may not have linked it yet."""
+"""A model used in the last RECENT_S seconds is kept: the process that fetched it may not have linked it yet."""
 KEEP_S = 30 * 24 * 3600
-"""Seconds after its last use for which a model is kept while the disk has room. A deleted model's weights go then."""
+"""A model that was not used for KEEP_S seconds is deleted even if the disk has room. Otherwise the copies of models
+that their users have deleted would stay for ever."""
 RESERVED_SHARE, RESERVED_BYTES = 0.05, 10 * 1024**3
-"""This share of the disk stays free for run folders; of a large disk, this many bytes."""
+"""Space that is kept free for run folders: this share of the disk, but at most this many bytes."""
 LINKS = ("*/*/base", "*/*/judges/*/*")
-"""Links to cached models or their files, below the work folder."""
+"""Patterns of the run folders' links to cached models or their files, relative to the work folder."""
 
 
 def make_room(cache: Path, needed_bytes: int = 0) -> None:
-    """Delete models that were not used for KEEP_S; then the least recently used ones until the disk has this many free
-    bytes beside its reserve. Fetches that were broken off are deleted likewise."""
+    """Delete models that were not used for KEEP_S. Then delete the least recently used ones until the disk has
+    `needed_bytes` free beside its reserve. Folders of interrupted fetches are deleted by the same rules."""
     used_at = {folder: _used_at(folder) for folder in cache.glob("*") if folder.is_dir()}
     now = time.time()
     for folder in sorted(used_at, key=used_at.__getitem__):

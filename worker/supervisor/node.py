@@ -26,7 +26,7 @@ LIBRARIES = ("torch._dynamo", "torch._inductor", "transformers.modeling_utils")
 """Modules that a trainer imports and that do not start CUDA, for the fork server of a machine with GPUs. bitsandbytes
 is left out, because it starts CUDA."""
 MAX_HOST = 64
-"""Most characters of the host's name in `owner`."""
+"""Maximum number of characters of the host's name in `owner`."""
 
 
 @dataclass
@@ -103,7 +103,7 @@ def claim_work_dir(work: Path, stage: str) -> tuple[str, Path, IO[bytes]]:
     folder = work / f"{stage}-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    # Host and path are not enough: a cloned machine has the same.
+    # Host and path are not enough: a cloned machine has the same host name and path.
     worker_id = read_or_create_id(work / f"{stage}-{number}.id")
     return f"{socket.gethostname()[:MAX_HOST]}:{stage}-{number}:{worker_id}", folder, lock
 

@@ -14,7 +14,7 @@ from worker.supervisor.faults import AttemptFailed
 
 
 def with_overrides(job: Job, resolved: ResolvedRecipe) -> ResolvedRecipe:
-    """Return the recipe with the overrides that an earlier attempt without enough memory has stored, if there are
+    """Return the recipe with the overrides that an earlier attempt stored after it ran out of memory, if there are
     any."""
     return resolved.model_copy(update=job.estimate.get("less", {}) if job.estimate else {})
 

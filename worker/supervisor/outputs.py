@@ -1,7 +1,7 @@
 """The outputs of an attempt: states to resume from, checkpoints to download, and at the end the model.
 
-Objects are stored first. Rows in the database name them afterwards, but only if the attempt still owns the job (its
-fence, docs/internals/queue.md). So nothing that another attempt stored is ever visible.
+Objects are stored first. The rows in the database that refer to them are written afterwards, and only if the attempt
+still owns the job (its fence, docs/internals/queue.md). So objects of an attempt that lost the job are never visible.
 """
 
 import json
@@ -35,7 +35,8 @@ from worker.supervisor.results_table import results_csv
 from worker.supervisor.retention import remove_unnamed
 
 CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
-"""Prefixes of the names of the metrics that a checkpoint shows. It shows only numbers, as OpenAI's clients expect."""
+"""A checkpoint shows the metrics whose names begin with one of these and whose values are numbers, as OpenAI's clients
+expect."""
 
 
 def store_folder(
@@ -238,6 +239,6 @@ def best_step_message(job: Job, report: DoneReport) -> str | None:
     if best in (None, last) or not (job.resolved or {}).get("keep_best"):
         return None
     return (
-        f"Its weights are those of step {best} of {last}, which had the lowest validation loss. With "
+        f"The model has the weights of step {best} of {last}, which had the lowest validation loss. With "
         "training.keep_best false, a job publishes the weights of its last step"
     )

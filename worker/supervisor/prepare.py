@@ -65,7 +65,7 @@ def fetch_arrays(attempt: AttemptContext) -> None:
     rebuild = replace(attempt, folder=folder / "prepare")
     rebuild.folder.mkdir()
     rebuilt = _prepared_arrays(rebuild, parent_labels(attempt))
-    (folder / "data").mkdir(exist_ok=True)  # missing if no row of the arrays was there to fetch
+    (folder / "data").mkdir(exist_ok=True)  # not created above if the database has no row of the arrays
     for name, stored in rebuilt.items():
         before = known[name]
         if before is not None and stored.sha256 != before.sha256:
@@ -78,8 +78,8 @@ def fetch_arrays(attempt: AttemptContext) -> None:
 
 
 def _prepared_arrays(attempt: AttemptContext, labels: Labels | None) -> dict[str, Arrays]:
-    """Return the row in the database of each file's arrays, by "train" and "validation", and put the arrays into
-    `data/` of the run folder. Stored arrays are reused if they are intact."""
+    """Put the arrays of each file into `data/` of the run folder, and return their rows in the database by "train" and
+    "validation". Stored arrays are reused if they are intact."""
     sources = _sources(attempt, labels)
     prepared = {source.name: stored for source in sources if (stored := _reuse(attempt, source))}
     missing = [source for source in sources if source.name not in prepared]

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 WAIT_S = 1.0
 CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
-"""Signals with which native code crashes on its input."""
+"""Signals that end a process if native code crashes on its input."""
 
 
 FileReport: TypeAlias = dict[str, Any]

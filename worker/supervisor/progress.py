@@ -20,8 +20,8 @@ from worker.supervisor.remaining import Remaining, share_done
 
 FLUSH_S = 1.0
 MAX_SAMPLE_LENGTH = 80
-"""Most characters of a sampled answer, and of the end of its prompt, in an event's message. The event's data holds
-longer texts."""
+"""Maximum number of characters of a sampled answer, and of the end of its prompt, in an event's message. The event's
+data holds longer texts."""
 
 PHASE_EVENTS = {
     "loading": "Loading the base model",
@@ -78,8 +78,8 @@ class Progress:
             self._waiting.append(report)
 
     def flush(self, *, force: bool = False) -> None:
-        """Write the collected reports, if the last write was FLUSH_S ago or `force` is set. During an outage they stay
-        collected, but with `force` the error is raised.
+        """Write the collected reports, if the last write was FLUSH_S ago or `force` is set. During an outage of the
+        database, the reports are kept for a later call; with `force`, the error is raised.
 
         Raises StaleFence if the attempt no longer owns the job.
         """

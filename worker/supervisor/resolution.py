@@ -1,5 +1,5 @@
-"""The inputs for resolving a recipe other than the number and lengths of the rows: the labels, the weights to train,
-and whether a merged model is published."""
+"""Inputs for resolving a recipe that do not come from the number and lengths of its rows: the labels, the weights to
+train, and whether a merged model is published."""
 
 from typing import TypedDict
 

@@ -1,8 +1,9 @@
 """Deletion of stored data that is no longer needed. What an unfinished job needs is never deleted.
 
 Everything is deleted in small batches, so that other workers and the API never wait long. Rows are deleted before their
-objects, and an object whose deletion fails is an orphan for `attune storage collect`. All objects with the prefix of a
-job or an upload are deleted before its row is changed: if that fails, the next sweep repeats it.
+objects. An object whose deletion then fails is an orphan, which `attune storage collect` deletes. The states and logs
+of a job and the parts of an upload are deleted before their rows are changed, so that the next sweep repeats a deletion
+that failed.
 """
 
 import structlog
@@ -40,7 +41,7 @@ KEEP_WORKERS_S = 30 * DAY_S
 KEEP_UPLOADS_S = 30 * DAY_S
 """Seconds after its expiry for which an upload is kept, so that a repeated completion returns its file."""
 KEEP_CURSORS_S = 30 * DAY_S
-"""Seconds after its deletion for which a row's id still works as a position in a list (`after`)."""
+"""Seconds for which the id of a deleted row still works as a position in a list (`after`)."""
 
 
 def delete_expired(context: Context) -> None:
@@ -177,8 +178,8 @@ def remove_old_logs(context: Context, keep_s: float) -> None:
 
 
 def remove_old_events(context: Context, keep_s: float) -> None:
-    """Delete the events of jobs that ended more than `keep_s` ago, a batch in each transaction: a job may have a
-    million."""
+    """Delete the events of jobs that ended more than `keep_s` ago. Each transaction deletes one batch, because a job
+    may have a million events."""
     while True:
         with context.database.read() as session:
             ended = jobs.ended_with_events(session, keep_s)
@@ -189,7 +190,7 @@ def remove_old_events(context: Context, keep_s: float) -> None:
 
 
 def remove_old_judgements(context: Context, keep_s: float) -> None:
-    """Delete old stored answers of judges (`judgements`), a batch in each transaction."""
+    """Delete old stored answers of judges (`judgements`). Each transaction deletes one batch."""
     deleted = True
     while deleted:
         with context.database.write() as session:

@@ -115,7 +115,7 @@ class Sampler:
 
     def _take(self) -> SampleJob | None:
         """Return the next request, or None if there is none or no place for it. Requests of batches take free places
-        only; other requests may also take a place that a request of a batch has."""
+        only. Other requests may also take the place of a batch's request, which then waits."""
         places, jobs = self._settings.sample_batch, list(self._jobs.values())
         if sum(not job.background for job in jobs) >= places:
             self.stopping.wait(PLACE_S)
@@ -202,7 +202,7 @@ class Sampler:
             self.close(child)
             raise
         except Exception:
-            child.cancel(job.id)  # it would continue an answer that nobody receives
+            child.cancel(job.id)  # otherwise the child would generate an answer that nobody receives
             raise
         finally:
             child.forget(job.id)
@@ -233,7 +233,7 @@ class Sampler:
                         "worker.sample",
                         str(self._settings.sample_batch),
                         str(self._settings.sample_cache_tokens),
-                        # The last GPU: trainers take them in order from the first.
+                        # The last GPU, because trainers take GPUs in order from the first.
                         gpu=next(reversed(visible_gpus()), None),
                         log_file=self._folder / "log.txt",
                         reports=SAMPLING_REPORTS,
@@ -247,7 +247,7 @@ class Sampler:
         while not self.stopping.is_set():
             try:
                 self._queue.beat()
-            except Exception as error:  # any other end of this thread would deregister a healthy sampler
+            except Exception as error:  # of any kind: if this thread ended, a healthy sampler would count as gone
                 log.warning("heartbeat_failed", error=type(error).__name__)
             self.stopping.wait(BEAT_S)
         try:

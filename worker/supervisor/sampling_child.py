@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 POLL_S = 0.5
 CANCEL_S = 10.0
-"""How long a child may take to notice a cancellation. A child processes a long prompt without a break."""
+"""Seconds that a child may take to notice a cancellation. It notices none while it processes a long prompt."""
 
 
 class ChildLost(Exception):

@@ -21,8 +21,9 @@ log = structlog.get_logger(__name__)
 
 WAIT_S = 1.0
 ROUNDS = 2
-"""How often a thread searches for waiting files. A thread that finds another one scanning returns at once. The second
-round finds a file that was uploaded between the other thread's last query and its end."""
+"""How many times a thread searches for waiting files. While one thread scans, the others return at once. If one of them
+was woken for a file uploaded just after the scanning thread's last query, that thread finds the file in its second
+round."""
 CRASHED = "The process that reads the file ended unexpectedly. Look in the file for a row that is unlike the others."
 LOST = "The file could not be scanned: each attempt was interrupted."
 
@@ -76,7 +77,7 @@ def scan_next(node: Node) -> bool:
         _requeue(node, claim, excused=False)
     except (SQLAlchemyError, StorageUnavailable, OSError) as error:
         log.warning("scan_failed", file_id=claim.file_id, error=type(error).__name__)
-        _requeue(node, claim, excused=True)  # before the check, which a slow storage delays beyond the lease
+        _requeue(node, claim, excused=True)  # before find_problem, which may take longer than the lease
         if not isinstance(error, SQLAlchemyError):
             node.pause.begin(node.find_problem() or f"A file could not be scanned: {type(error).__name__}")
     finally:

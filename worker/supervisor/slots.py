@@ -27,8 +27,8 @@ class Slots:
 
     @contextmanager
     def take(self) -> Iterator[Slot | None]:
-        """Yield a free slot, or None if there is none. In that case `missed` returns True to a thread that holds a
-        slot."""
+        """Yield a free slot, or None if there is none. In that case, `missed` tells a thread that holds a slot to look
+        for jobs once more."""
         with self._lock:
             slot = self._free.popleft() if self._free else None
             self._missed = self._missed or slot is None

@@ -81,7 +81,7 @@ class Sweeper:
         for job_id, stage in due:
             node.context.doorbell.ring(stage, job_id)
         if waiting:
-            self._wake.set()  # the broker may be unavailable, or Celery may have lost its connection
+            self._wake.set()  # in case the ring is lost: the broker or Celery's connection may have failed
 
 
 def observe_database(node: Node) -> float:
@@ -93,8 +93,8 @@ def observe_database(node: Node) -> float:
 
 
 def requeue_expired(node: Node) -> None:
-    """Requeue the jobs whose leases have expired, or fail those that were lost too often. Does nothing after a gap in
-    the view of the database (visibility.py)."""
+    """Requeue the jobs whose leases have expired, or fail those that were lost too often. Does nothing for the length
+    of a lease after the database could not be reached (visibility.py)."""
     with node.context.database.write() as session:
         expired = queue.expired(session)
         trusted = node.visibility.record_answer(current_time(session))

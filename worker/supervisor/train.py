@@ -132,6 +132,7 @@ def _fetch_state(attempt: AttemptContext) -> None:
         level = "warn"
     with context.database.write() as session:
         jobs.lock_for_attempt(session, job.id, attempt.claim.fence)
-        if 0 < step < newest:  # else the next state would be kept with the damaged one, and this one deleted
+        # Forget the damaged state. Otherwise it would be kept as the one before the next state, and this one deleted.
+        if 0 < step < newest:
             jobs.update_fenced(session, job.id, attempt.claim.fence, state=job.state["before"])
         events.add_event(session, job.id, message, level=level)

@@ -188,7 +188,7 @@ class TrainerMonitor:
 
     def _store(self, store: Callable[[], None]) -> None:
         """Store a state or a checkpoint; called in the thread of `Uploads`. If that fails, training continues. The next
-        upload of a state, or the end of the training, stores the newest one."""
+        upload of a state, or the end of the training, stores the newest state."""
         try:
             # The metrics first, because an attempt that resumes from this state does not report its steps again.
             self._progress.flush(force=True)
@@ -198,7 +198,7 @@ class TrainerMonitor:
                 raise
             log.warning("not_stored", job_id=self._job.id, error=type(error).__name__)
         except FileNotFoundError:
-            # The trainer keeps only its newest checkpoints; it replaced this one while those before were stored.
+            # The trainer keeps only its newest checkpoints, and deleted this one while earlier ones were being stored.
             log.info("checkpoint_replaced", job_id=self._job.id)
 
     def _retrying(self, act: Callable[[], None]) -> None:

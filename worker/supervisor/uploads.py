@@ -1,4 +1,4 @@
-"""The storing of states and checkpoints in a thread, while the trainer's reports are handled."""
+"""Storage of states and checkpoints by a thread of its own, while another thread handles the trainer's reports."""
 
 import os
 import shutil
@@ -103,7 +103,7 @@ class WaitingState:
         return newest
 
     def _delete(self, state: Path) -> None:
-        if state.is_relative_to(self._folder):  # else it is the trainer's own
+        if state.is_relative_to(self._folder):  # otherwise it is the trainer's own folder, which the trainer deletes
             shutil.rmtree(state, ignore_errors=True)
 
 

@@ -27,9 +27,9 @@ class Visibility:
     def record_answer(self, database_time: float) -> bool:
         """Note the time with which the database answered. Return whether expired leases mean lost workers.
 
-        Call it after the leases were read, in the same transaction, because everything may stop in between. A gap on
-        either clock counts: this process's clock stops while the machine is suspended, and the database's clock may be
-        set.
+        Call it after the leases were read, in the same transaction: if the machine stops in between, the gap is then
+        noticed. A gap on either clock counts: this process's clock stops while the machine is suspended, and the
+        database's clock may be set.
         """
         with self._lock:
             now = self._clock()
