@@ -1,2 +1,2 @@
-"""The worker processes. A supervisor claims jobs and never imports torch. The child processes that it starts do the
-work, without database, storage or secrets: "behind the wall" (docs/internals/wall.md)."""
+"""The worker processes. A supervisor claims jobs and never imports torch. Its child processes do the work. They have no
+access to the database, the storage or secrets: they run "behind the wall" (docs/internals/wall.md)."""

@@ -1,6 +1,7 @@
-"""A worker process for one stage. Celery receives rings, threads work on jobs, and another thread finds lost jobs.
+"""A worker process for one stage, started by `attune worker`.
 
-Started by `attune worker`. A ring is a Celery message that carries no work: it only makes a thread query the queue.
+Celery receives "rings": messages that carry no work, but make a thread query the queue. Some threads work on the jobs
+that they find there, and another thread finds lost jobs.
 """
 
 import contextlib
@@ -59,7 +60,7 @@ def run(settings: Settings, stage: Stage) -> None:
 
 def _run_celery(settings: Settings, node: Node, concurrency: int) -> None:
     """Run Celery until the worker shuts down. Restart it if it ends for another reason."""
-    # Celery warns of root because a message might hold a pickle. Rings are JSON, and nothing else is accepted.
+    # Celery warns when it runs as root, because a message might hold a pickle. Only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
     while not node.stopping.is_set():
         app = build(settings, node)

@@ -1,8 +1,8 @@
 """Conversion of a base model to the layout that Attune trains: `python -m worker.convert SOURCE OUT_DIR`.
 
 SOURCE is a hub id, a folder or a GGUF file. OUT_DIR gets config.json, safetensors weights, tokenizer.json and its
-settings, the chat template, the license, and attune.json with facts about the model. OUT_DIR appears only when all of
-it is complete. Exit code 2: the source is refused, and the last line on stderr gives the reason.
+settings, the chat template, the license, and attune.json with facts about the model. All files are moved into place at
+once, when they are complete. Exit code 2: the source is refused, and the last line on stderr gives the reason.
 """
 
 import argparse
@@ -22,16 +22,18 @@ from worker.bases.hub import download, is_hub_id
 from worker.rows.limits import limit_process
 
 CONFIG_NOISE = ("_name_or_path", "_model_name_or_path", "_commit_hash", "transformers_version")
-"""Entries of config.json that give the model's old location or the program that wrote the file."""
+"""Entries of config.json that are removed: they record where the model was stored, and which version of transformers
+wrote the file."""
 IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?|kernel_config|use_kernels")
-"""Entries of config.json that choose kernels. A value `owner/repo` would make transformers download code from a hub."""
+"""Entries of config.json that choose kernels. They are removed, because a value `owner/repo` would make transformers
+download code from a hub."""
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.convert")
     parser.add_argument("source", help="a hub id (owner/name), a folder, or a .gguf file")
     parser.add_argument("out", type=Path, help="a folder that does not exist yet, or is empty")
-    parser.add_argument("--revision", help="branch, tag or commit of the hub id; its commit is recorded")
+    parser.add_argument("--revision", help="branch, tag or commit to download from the hub")
     parser.add_argument(
         "--memory-bytes", type=int, default=0, help="memory limit in bytes; 0: all of the machine's memory"
     )

@@ -34,14 +34,15 @@ class Request(ProcessLimits, kw_only=True):
     criteria: list[dict[str, object]] = msgspec.field(default_factory=list)
     """The eval's testing criteria, for `check_scripts` and `grade`."""
     item_schema: dict[str, object] = msgspec.field(default_factory=dict)
+    """For `check_rows`: the JSON Schema of the items in FOLDER/rows.jsonl."""
     needs_answers: bool = False
-    """For `check_rows`, which checks FOLDER/rows.jsonl against `item_schema`. `needs_answers`: each row must have a
-    `sample`."""
+    """For `check_rows`: whether each row must have a `sample`, the answer to grade."""
     text: str = ""
+    """For `grade`: the answer's text."""
     item: dict[str, object] = msgspec.field(default_factory=dict)
+    """For `grade`: the item of the row that the answer belongs to."""
     tools: list[object] = msgspec.field(default_factory=list)
-    """For `grade`: the answer's text, the item of the row that it answers, and the answer's calls of functions
-    (`tools`)."""
+    """For `grade`: the answer's calls of functions."""
     embedding_model: str | None = None
     """Folder of the operator's embedding model, for `cosine`."""
     file_bytes: int | None = 64 << 20
@@ -49,7 +50,7 @@ class Request(ProcessLimits, kw_only=True):
 
 def main(run_folder: str) -> int:
     folder = Path(run_folder)
-    # `json` on both sides: texts may hold lone surrogates, which UTF-8 cannot encode and msgspec refuses.
+    # Both sides use `json`, not msgspec: texts may hold lone surrogates, which msgspec refuses.
     request = msgspec.convert(json.loads((folder / "request.json").read_bytes()), Request)
     request.apply()
     try:
@@ -59,15 +60,15 @@ def main(run_folder: str) -> int:
             criteria = CRITERIA.validate_python(request.criteria)
             report = check_scripts(criteria) if request.task == "check_scripts" else run_graders(criteria, request)
     except (CpuTimeUsedUp, MemoryError):
-        message = f"This took more than {request.cpu_seconds} s of processor time, or more memory than allowed"
+        message = f"The task took more than {request.cpu_seconds} s of processor time, or more memory than allowed"
         report = {"fault": message, "param": None, "line": None}
     write_report(folder, json.dumps(report).encode())
     return 0
 
 
 def check_scripts(criteria: Sequence[Criterion]) -> dict[str, object]:
-    """Return a report with the first fault found in a script, and its field in `param`. `fault` is None if there is
-    none."""
+    """Return a report with the first fault found in a script (`fault`; None if there is none) and the script's field
+    (`param`)."""
     for number, criterion in enumerate(criteria):
         for path, fault in criterion.faults().items():
             return {"fault": fault, "param": f"testing_criteria.{number}.{path}"}

@@ -1,9 +1,9 @@
 """`python -m worker.fork_server SOCKET`: imports modules, then forks a child for each requested program.
 
 Importing torch, transformers and peft takes seconds; a fork takes milliseconds. The server runs behind the wall, as its
-children do (docs/internals/wall.md), and only imports, forks and waits: it starts no thread and does not use the GPU,
-neither of which would work in a forked process. If a library nevertheless does so, each child is started as a new
-Python process. `api.infra.child_process` starts this server and sends it the requests.
+children do (docs/internals/wall.md), and only imports, forks and waits. It starts no thread and does not use the GPU,
+because threads and the state of a GPU do not survive a fork. If a library nevertheless starts a thread or uses the GPU,
+each child is started as a new Python process. `api.infra.child_process` starts this server and sends it the requests.
 """
 
 import contextlib
@@ -29,14 +29,15 @@ MAX_DESCRIPTORS = 8
 
 
 def main(socket_fd: str) -> int:
-    setproctitle(f"{sys.executable} -m worker.fork_server")  # the first call must find the process as it was started
+    # First, because setproctitle looks for the environment where the kernel put it, and imports may move it.
+    setproctitle(f"{sys.executable} -m worker.fork_server")
     requests = socket.socket(fileno=int(socket_fd))
     variables = set(os.environ)
-    gc.disable()  # imported objects stay in memory; collections would take a sixth of the import time
+    gc.disable()  # garbage collection would take a sixth of the import time and free little
     for module in msgspec.json.decode(requests.recv(MAX_REQUEST_BYTES), type=list[str]):
         import_module(module)
     gc.collect()
-    gc.freeze()  # a collection in a child would write to, and so copy, every page of these objects
+    gc.freeze()  # otherwise garbage collection in a child would write to, and so copy, the pages of all these objects
     gc.enable()
     ForkServer(requests, variables).serve()
     return 0
@@ -92,7 +93,7 @@ class ForkServer:
                 reports = self._running.pop(pid)
                 _report(reports, end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
                 reports.close()
-                os.waitpid(pid, 0)  # only now may the process id be used again
+                os.waitpid(pid, 0)  # last, because it allows the kernel to reuse the process id
 
     def _close(self, sockets: Iterable[socket.socket]) -> None:
         """Close the server's own resources, which a forked child must not keep."""
@@ -104,7 +105,7 @@ class ForkServer:
 
 
 def _report(reports: socket.socket, number: int) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more
+    with contextlib.suppress(OSError):  # the client has closed its end
         reports.send(str(number).encode())
 
 
@@ -113,7 +114,7 @@ def _become(request: ForkRequest, files: list[int], variables: set[str], *, usab
     not `usable` (it has threads or CUDA), start Python with the program instead."""
     code = 1
     try:
-        os.setsid()  # a process group of its own, killed as a whole
+        os.setsid()  # a process group of its own, so that the child's own children are killed with it
         stdin, output, *named = files
         for source, target in ((stdin, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
@@ -132,7 +133,7 @@ def _become(request: ForkRequest, files: list[int], variables: set[str], *, usab
             )
         setproctitle(" ".join([sys.executable, "-m", request.program, *request.arguments]))
         code = _run(request)
-    except BaseException:  # every exception: no caller would handle it
+    except BaseException:  # of any kind: a forked process has no caller that would handle it
         traceback.print_exc()
     finally:
         with contextlib.suppress(OSError, ValueError):

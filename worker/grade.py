@@ -2,7 +2,7 @@
 
 A child behind the wall (docs/internals/wall.md), started by the API: it reads FOLDER/request.json and writes
 FOLDER/report.json. Some metrics take time that grows with the product of two texts' lengths, so the process has limits.
-They hold for all parts of a grader together.
+The limits apply to all parts of a grader together.
 """
 
 import json
@@ -27,8 +27,8 @@ class Request(ProcessLimits, kw_only=True):
     """The answer to grade. None: only check the grader's scripts."""
     item: dict[str, object]
     verdicts: dict[str, Verdict] | None = None
-    """Chat models' verdicts on the grader's questions, by the questions' keys. None: no model was asked yet. If the
-    grader has questions, the report then lists them instead of a grade."""
+    """Chat models' verdicts on the grader's questions, by the questions' keys. None: no model was asked yet. A report
+    on a grader that has questions then lists the questions instead of a grade."""
     embedding_model: str | None = None
     """Folder of the operator's embedding model, for `cosine`."""
     file_bytes: int | None = 64 << 20
@@ -36,7 +36,7 @@ class Request(ProcessLimits, kw_only=True):
 
 def main(run_folder: str) -> int:
     folder = Path(run_folder)
-    # `json` on both sides: texts may hold lone surrogates, which UTF-8 cannot encode and msgspec refuses.
+    # Both sides use `json`, not msgspec: texts may hold lone surrogates, which msgspec refuses.
     request = msgspec.convert(json.loads((folder / "request.json").read_bytes()), Request)
     request.apply()
     try:

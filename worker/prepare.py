@@ -29,16 +29,17 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     job_id: str
     method: dict[str, object]
     files: list[FileRequest]
-    """The training file first, because rows of the validation file are compared with its rows."""
+    """The training file comes first, because the rows of the validation file are compared with its rows."""
     format: str | None = None
     """The rows' format. None: detected from their keys."""
     reasoning: Reasoning = "auto"
     """Which reasoning of assistant messages is rendered and supervised."""
     context_window: int | None = None
-    """Most tokens that the base model can read. Longer rows are reported. None: no row is reported as too long."""
+    """Maximum number of tokens that the base model can read. Longer rows are reported. None: the maximum is unknown,
+    and no row is reported as too long."""
     trained: LabelSpec = msgspec.field(default_factory=LabelSpec)
-    """The labels that rows must have: those of the model that the job continues, or those of the training file if its
-    arrays were stored before."""
+    """The labels that rows must have: the labels of the model that the job continues, or of the training file, if only
+    the validation file is prepared because the training file's arrays are already stored."""
     limits: RowLimits = msgspec.field(default_factory=RowLimits)
 
 
@@ -98,7 +99,7 @@ def _limit_reached(error: BaseException) -> JobRejected:
         message = "The worker's disk was full while it prepared the files."
         return JobRejected(message, code="disk_full", param=None, reason=FailureReason.DISK_FULL)
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
-        message = "The rows become more tokens than may be stored. Use a smaller file."
+        message = "The rows have more tokens than may be stored. Use a smaller file."
         return JobRejected(message, code="file_too_large", param="training_file", reason=FailureReason.INVALID_FILE)
     raise error
 

@@ -32,7 +32,8 @@ class PreviewFile(msgspec.Struct, forbid_unknown_fields=True):
 
     file: FileRequest
     arrays_of_rows: int | None = None
-    """Number of rows in the file from which the arrays at the path were prepared. None: the path is a file of rows."""
+    """If the path holds prepared arrays: number of rows in the file that they were prepared from. None: the path holds
+    a file of rows."""
     rows: int | None = None
     """Number of rows in the whole file. None: no scan has counted them."""
     share: float = 1.0
@@ -64,8 +65,8 @@ class Report(msgspec.Struct):
     rows: list[PreviewRow] = []
     counts: dict[str, Counts] = {}
     findings: list[Finding] = []
-    """If `want` is "counts", the first findings of the sampled rows. If whole files were read, also findings about
-    whole files."""
+    """Findings about whole files, if whole files were read. If `want` is "counts", also the first findings about the
+    sampled rows. If `want` is "rows", findings about rows are in `rows`."""
     error: dict[str, str | None] | None = None
     """The error's `code`, `message` and `param` as the API shows them; `reason` is a FailureReason."""
 
@@ -93,7 +94,7 @@ def run_preview(folder: Path, request: Request, report: Report) -> None:
     """Fill the report with rows or counts. Raises JobRejected if a file is invalid."""
     method = validate_method(request.method, request.format)
 
-    @cache  # loaded on demand: arrays need neither
+    @cache  # loaded on demand, because counting arrays needs neither tokenizer nor builder
     def load() -> tuple[TokenizerWrapper, RowBuilder]:
         tokenizer = TokenizerWrapper.load(folder / "base")
         return tokenizer, load_builder(folder / "base", method, tokenizer, request.reasoning)
@@ -152,7 +153,7 @@ def _count(
     if rows.complete:
         rows.check_labels()
     report.findings += rows.take_findings().listed[: max(0, MAX_FINDINGS - len(report.findings))]
-    share = 1.0 if rows.container == "parquet" else source.share  # a Parquet file is always there as a whole
+    share = 1.0 if rows.container == "parquet" else source.share  # the path always holds a whole Parquet file
     counts = sample.counts(
         source.rows or round(rows.count / share),
         max_length=request.max_length,

@@ -25,8 +25,8 @@ from worker.shared.pipe import Pipe
 
 
 class RequestQueue:
-    """The requests in order of arrival. A thread reads commands all the time, so that a cancellation takes effect at
-    once."""
+    """The requests in order of arrival. A thread reads commands while answers are generated, so that a cancellation
+    takes effect at once."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -52,13 +52,13 @@ class RequestQueue:
                 self._cancelled.add(str(command["id"]))
             elif command.get("cmd") == "stop":
                 break
-        # The parent has exited or asks this process to stop. There is nothing to save, and no reader for more reports.
+        # The parent has exited or asks this process to stop. There is nothing to save, and nobody reads more reports.
         os._exit(0)
 
 
 def main(places: str = "16", cache_tokens: str = "16384") -> int:
-    """`places`: most answers that are generated at once. `cache_tokens`: most tokens that these answers have in
-    memory."""
+    """`places`: maximum number of answers that are generated at once. `cache_tokens`: maximum number of tokens in the
+    cache of keys and values."""
     faulthandler.register(signal.SIGUSR1)
     pipe = Pipe()
     requests = RequestQueue(pipe)

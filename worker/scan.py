@@ -2,8 +2,8 @@
 
 A child behind the wall (docs/internals/wall.md): it reads FOLDER/scan.json and FOLDER/input, and writes
 FOLDER/report.json. It knows no base model and tokenizes nothing: it checks each row by the rules of the row's format.
-If the request names a method, only that method's formats are accepted. Exit 0: report.json holds the outcome, good or
-bad.
+If the request names a method, only that method's formats are accepted. Exit code 0: report.json holds the outcome, even
+if the file is invalid.
 """
 
 import sys

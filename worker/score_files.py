@@ -1,9 +1,11 @@
-"""`python -m worker.score_files`: load model files as plain peft or transformers do, and score rows with them.
+"""`python -m worker.score_files`: loads a model's files with peft or transformers, and scores rows with the model.
 
-`attune adapters verify` starts it and compares the scores with those that the trainer recorded. A trainer does the same
-in a forked process before it publishes. Only the files are used, nothing else of the training. Standard input is an
-`api.spec.scoring.ScoringRequest` as JSON. The last line on standard output is a `ScoringResult`, or a `ScoringFailure`
-whose exception is on standard error.
+This shows that the files alone hold the trained model: nothing else of the training is used. `attune adapters verify`
+starts this program and compares the scores with those that the trainer recorded. A trainer makes the same comparison,
+in a forked process, before it publishes the files.
+
+Standard input is an `api.spec.scoring.ScoringRequest` as JSON. The last line on standard output is a `ScoringResult`,
+or a `ScoringFailure` whose exception is on standard error.
 """
 
 import sys

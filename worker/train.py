@@ -52,12 +52,12 @@ def train(run: Path, pipe: Pipe) -> None:
     peaks = PeakMemory(device)
     peaks.begin("loading")
 
-    # Settings and data. Precision, micro-batch and recomputation, if "auto", follow from this machine and these rows.
-    # After an attempt that ran out of memory, less_memory.json overrides them for this attempt; the published manifest
-    # has the recipe without the overrides.
+    # Settings and data. Where precision, micro-batch or recomputation is "auto", it is chosen for this machine and
+    # these rows. If an earlier attempt ran out of memory, less_memory.json holds overrides for this attempt. The
+    # published manifest has the recipe without them.
     recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
     if recipe.gguf is not None:
-        require_exportable(run / "base")  # else the job would fail only after its training
+        require_exportable(run / "base")  # otherwise the job would fail only after the training
     data = load_data(run / "data", recipe)
     machine = machine_for(next(iter(visible_gpus()), "0") if device.type == "cuda" else None)
     recipe = resolve_hardware_auto(recipe, facts_of_base(run / "base"), machine, workload(data.train))
@@ -75,14 +75,14 @@ def train(run: Path, pipe: Pipe) -> None:
     trim_heap()  # the base may have been converted from another type, and the freed copies fragment the heap
     model.keep_alive = pipe.alive
 
-    # Method. A resumed training, too, prepares with the weights of step 0: they are the reference of DPO and KTO, and
-    # the base model of the comparison. `run_steps` then loads the saved state's weights.
+    # Method. Even a resumed training prepares with the weights of step 0, because they are the reference of DPO and KTO
+    # and the base model of the comparison. `run_steps` then loads the saved state's weights.
     peaks.begin("training")
     context = MethodContext(attempt_recipe, run, model, pipe.report, Judgements(pipe))
     with pipe.working():  # the method may load a reward model
         objective = METHODS[recipe.method.type](context)
     data = data.prepare(objective, pipe.warn, load_references(run / "resume"))
-    if not recipe.technique.whole_model:  # a copy would be as large as the model: the comparison loads it again
+    if not recipe.technique.whole_model:  # a copy would be as large as the model, so the comparison loads it again
         model.snapshot_reference()
 
     # Loop.
@@ -151,8 +151,8 @@ def main(*arguments: str) -> int:
     if len(arguments) != 1:
         sys.exit("usage: python -m worker.train RUN_DIR")
     require_torch()
-    faulthandler.register(signal.SIGUSR1)  # a supervisor that takes the trainer for hung asks for its stacks
-    fork_scorer()  # before this process has changed anything, or has a second thread
+    faulthandler.register(signal.SIGUSR1)  # the supervisor sends it to a hung trainer, to get the threads' stacks
+    fork_scorer()  # first, while this process has a single thread and unchanged libraries
     pipe = Pipe()
     pipe.listen()
     torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed training repeats the interrupted one
