@@ -16,18 +16,19 @@ REQUEST_THREADS = 36
 """Number of anyio's 40 threads that requests may use. Four are left for short calls from coroutines."""
 
 BODIES = 512
-"""Number of JSON bodies of which a process has received a part and waits for the rest. A body has at most
+"""Maximum number of JSON bodies of which a process has received a part and waits for the rest. Each body has at most
 `max_body_bytes`."""
 
 PROJECT_BODIES = 64
-"""Number of these that one project may have. Further requests whose body does not arrive at once get a 429."""
+"""Maximum number of incomplete bodies of one project. Further requests whose body does not arrive at once get a 429."""
 
 UPLOADS = 24
-"""Number of files and parts of uploads that a process receives or joins at the same time. Each takes up to 30 MiB of
-memory."""
+"""Maximum number of uploads (of a file or a part) and joins of parts that a process works on at the same time. Each
+takes up to 30 MiB of memory."""
 
 PROJECT_UPLOADS = 8
-"""Number of these that one project may have. Its further ones wait for their turn, before their first byte is read."""
+"""Maximum number of concurrent uploads and joins of one project. A further upload waits for its turn before its first
+byte is read."""
 
 JUDGEMENTS_WAITING = 1000
 """Number of judgements of one project that may wait for their turn. Jobs and runs of evals never reach it: they limit

@@ -141,8 +141,10 @@ def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
 
 
 class LimitBody:
-    """Refuses JSON bodies over the limit, whatever their Content-Length is, bodies that do not arrive in time, and more
-    bodies of one project that arrive at the same time than `turns` allow."""
+    """Refuses JSON bodies over the limit, whatever their Content-Length is, and bodies that do not arrive in time.
+
+    It also refuses a body that arrives in several pieces if `turns` allows no more such bodies of the project at once.
+    """
 
     def __init__(self, app: ASGIApp, limit: int, turns: FairLimiter) -> None:
         self.app, self.limit, self.turns = app, limit, turns
@@ -178,7 +180,7 @@ class LimitBody:
 
 
 class _Body:
-    """The body of a request, received within limits. While only a part of it has arrived, it holds a turn."""
+    """The body of a request, received within limits. It holds a turn while only a part of the body has arrived."""
 
     def __init__(self, receive: Receive, limit: int, turn: AbstractAsyncContextManager[None]) -> None:
         self.failure: ServiceError | None = None
@@ -187,8 +189,8 @@ class _Body:
         self._deadline = asyncio.get_running_loop().time() + BODY_S
 
     async def receive(self) -> Message:
-        """Return the next message. Raise RequestTimeout, TooLarge, ConcurrencyLimitExceeded, and keep the error in
-        `failure`."""
+        """Return the next message of the body. Raise RequestTimeout, TooLarge or ConcurrencyLimitExceeded if the body
+        exceeds a limit, and keep the error in `failure`."""
         if self._complete:
             return await self._receive()
         try:
@@ -223,8 +225,10 @@ def _too_large(limit: int) -> TooLarge:
 
 
 class LimitUploads:
-    """Lets a process receive only some uploads at the same time, in turn by project, and refuses one whose client stops
-    sending. An upload waits for its turn before its first byte is read."""
+    """Limits the uploads that a process receives at the same time, and refuses an upload whose client stops sending.
+
+    Projects take turns. An upload waits for its turn before its first byte is read.
+    """
 
     def __init__(self, app: ASGIApp, turns: FairLimiter) -> None:
         self.app, self.turns = app, turns

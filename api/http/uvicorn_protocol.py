@@ -72,8 +72,9 @@ class HttpProtocol(H11Protocol):
     """uvicorn's protocol with a limit on connections, a deadline for a request's head, and one for a client that reads
     nothing.
 
-    At the limit, the connection that has waited longest for its client is closed: first one without a request, else one
-    without the end of its body. So clients that open connections and then send or read nothing never keep others out.
+    At the limit, the connection that has waited longest for its client is closed: a connection without a request if
+    there is one, otherwise one with an incomplete body. So clients that open connections and then send or read nothing
+    never keep others out.
     """
 
     max_connections: ClassVar[int] = 4096
@@ -81,7 +82,7 @@ class HttpProtocol(H11Protocol):
     idle: ClassVar[dict["HttpProtocol", None]] = {}
     """Connections that wait for their client to send a request or to read a response, oldest first."""
     receiving: ClassVar[dict["HttpProtocol", None]] = {}
-    """Connections with a request whose body is incomplete. Those whose clients sent nothing for longest come first."""
+    """Connections with a request whose body is incomplete. The one whose client was silent for longest is first."""
 
     def __init__(
         self,

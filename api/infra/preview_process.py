@@ -131,7 +131,7 @@ class PreviewProcesses:
         self, module: str, name: str, request: Mapping[str, object], fill: Callable[[Path], None] | None = None
     ) -> str:
         """Run a child process, and return its report. Raises PreviewFailed if it exceeds its limits or dies,
-        InsufficientStorage if the disk of the work folder is full.
+        and InsufficientStorage if the disk of the work folder is full.
 
         `name` is the file from which the child process reads the request and its limits.
         """

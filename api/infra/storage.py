@@ -225,7 +225,7 @@ class Storage:
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a full disk."""
+"""Numbers (`errno`) of the errors that mean that a disk is full."""
 
 _NO_ROOM = tuple(f"(os error {number})" for number in NO_ROOM)
 """Parts of the library's messages about a full disk. The library has no exception class for this error."""
