@@ -67,11 +67,11 @@ class MetricsExporter:
                 tracking = trackings.lease(session, tracking_id, self._name, owner, LEASE_S)
             if tracking is None:
                 continue
-            if tracking_id not in held:  # another deliverer may have added steps to a run that is open here
+            if tracking_id not in held:  # meanwhile, another deliverer may have added steps to the run
                 self._close_run(tracking_id)
             try:
                 self._export(tracking)
-            except Exception as error:  # of any kind: trackers' libraries raise what they like
+            except Exception as error:  # of any kind: trackers' libraries do not document what they raise
                 if isinstance(error, SQLAlchemyError) and is_outage(error):
                     raise
                 log.warning("tracker_failed", tracker=self._name, job_id=tracking.job_id, error=type(error).__name__)
@@ -95,7 +95,7 @@ class MetricsExporter:
         if opened is None:
             opened = self._open[tracking.id] = OpenRun(self._tracker.open(_run_info(job, tracking)))
             self._save_url(tracking, opened.run.url)
-        # Read after the job's status, so that a job seen as ended has all of its metrics here.
+        # The metrics are read after the job's status, so that none are missing if the job has ended.
         with self._database.read() as session:
             rows = events.metrics_after(session, job.id, opened.seq)
         points = [

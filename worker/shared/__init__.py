@@ -1,1 +1,1 @@
-"""Modules that the supervisor and its child processes share. None of them imports torch."""
+"""Modules that the supervisor and its child processes share. Only embedding_model.py imports torch."""

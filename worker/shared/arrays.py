@@ -83,12 +83,14 @@ class Rows:
     label_names: tuple[str, ...] | None = None
     """Names of the classes or columns; None if the labels are numbers."""
     numbers: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """[rows]: number of each row in its file, from 0. It is the row's index in `items`."""
+    """[rows]: number of each row in its file, from 0. The number is also the row's index in `items`."""
     items: Items | None = None
     per_token: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    """[N] each: a method's values of every token, such as its log-probability when it was sampled."""
+    """{name: [N]}: values that a method computes for every token, such as the log-probability with which it was
+    sampled."""
     per_row: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    """[rows, …] each: a method's values of every row, such as its log-probability under the reference."""
+    """{name: [rows, …]}: values that a method computes for every row, such as its log-probability under the
+    reference."""
 
     def __post_init__(self) -> None:
         if len(self.numbers) != len(self):
@@ -194,7 +196,7 @@ def load_rows(path: Path) -> Rows:
     rows, rest = divmod(len(starts) - 1, width)
     labels = arrays.get("labels")
     if rest:
-        message = f"{len(starts) - 1} sequences are not a multiple of {width}, the sequences of one row"
+        message = f"{len(starts) - 1} sequences cannot be divided into rows of {width} sequences"
         raise ArraysError(f"{path.name}: {message}")
     if labels is not None and len(labels) != rows:
         raise ArraysError(f"{path.name}: {len(labels)} labels for {rows} rows")

@@ -1,7 +1,7 @@
 """The operator's embedding model, which measures the similarity of texts for `text_similarity` graders with `cosine`.
 
-It is a folder as sentence-transformers writes it: an encoder, whose last hidden states are pooled to one vector for
-each text. Models of sentence-transformers with further layers are refused.
+The model is a folder as sentence-transformers writes it: an encoder, whose last hidden states are pooled to one vector
+for each text. Models of sentence-transformers with further layers are refused.
 
 The import of PreTrainedModel takes more than a second. It is made at the top, so that the fork server makes it once for
 all children.
@@ -21,14 +21,15 @@ from api.spec.graders import Question, Verdict
 
 POOLINGS = ("mean", "cls", "lasttoken")
 MODULES = ("Transformer", "Pooling", "Normalize")
-"""Parts of a sentence-transformers model that are known here. Normalization does not change a cosine."""
+"""The supported parts of a sentence-transformers model. Normalization needs no code, because it does not change a
+cosine."""
 MAX_TOKENS = 512
-"""Tokens of a text that are read if the folder gives no limit."""
+"""Maximum number of tokens of a text that are read, if the folder gives no limit. Further tokens are cut off."""
 
 
 class EmbeddingModel:
     def __init__(self, folder: Path) -> None:
-        """Load the model. Raise ValueError if it has parts that are not known here."""
+        """Load the model. Raise ValueError if it has parts that are not supported."""
         modules = [str(each["type"]).rpartition(".")[2] for each in _json(folder / "modules.json") or []]
         if unknown := set(modules) - set(MODULES):
             raise ValueError(f"{folder}: the embedding model has a part '{min(unknown)}', which is not supported")
@@ -58,7 +59,7 @@ class EmbeddingModel:
     def _embed(self, text: str) -> torch.Tensor:
         """Return the vector [D] of a text."""
         token_ids = self._tokenizer.encode(text.encode(errors="replace").decode()).ids
-        if not token_ids:  # an empty text, by a tokenizer that adds no tokens of its own
+        if not token_ids:  # the text is empty, and the tokenizer adds no tokens of its own
             return torch.zeros(self._network.config.hidden_size)
         hidden_TD: torch.Tensor = self._network(input_ids=torch.tensor([token_ids])).last_hidden_state[0]
         match self._pooling:

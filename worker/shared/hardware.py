@@ -13,7 +13,7 @@ from api.estimate.stored import Observations
 from worker.shared import cgroup, gpus
 
 MAX_DEVICE = 128
-"""Most characters of a device's name in the database."""
+"""Maximum number of characters of a device's name in the database."""
 
 
 class WorkerResources(TypedDict):
@@ -33,7 +33,7 @@ def machine_for(gpu: str | None, *, slots: int = 1, observed: Observations | Non
         memory = min(memory_for_job(slots=slots), available_bytes())
         return Machine(False, cpu_trains_in_bfloat16(), memory, observed)
     device = gpus.find_gpu(gpu)
-    if device is None:  # a part of a GPU (MIG); all GPUs that can be partitioned know bfloat16
+    if device is None:  # a part of a GPU (MIG); all GPUs that can be partitioned support bfloat16
         return Machine(True, True, None, observed)
     memories = [size for size in (device.total_bytes, device.free_bytes) if size is not None]
     return Machine(True, device.bfloat16, min(memories, default=None), observed)
@@ -57,8 +57,8 @@ def cpu_trains_in_bfloat16() -> bool:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Return whether products of a few rows are faster in bfloat16 than in float32, because its weights are half as
-    large. Processors without instructions for bfloat16 emulate it, several times slower than float32."""
+    """Return whether products of a few rows are faster in bfloat16, whose weights are half as large, than in float32.
+    Processors without instructions for bfloat16 emulate it and are several times slower than in float32."""
     facts = _processor()
     return "avx512_bf16" in facts or "amx_bf16" in facts
 
@@ -90,6 +90,6 @@ def available_bytes() -> int:
 
 def memory_for_job(*, slots: int) -> int:
     """Return a job's share of the memory: the memory that this process does not use, divided equally among the slots.
-    Libraries that the trainer shares with the fork server count as the trainer's."""
+    Memory that the trainer shares with the fork server, such as imported libraries, counts as the trainer's."""
     own = int(psutil.Process().memory_info().rss)
     return max(0, (memory_bytes() - own) // slots)

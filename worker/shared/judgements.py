@@ -12,8 +12,8 @@ from worker.shared.pipe import Pipe
 from worker.shared.reports import QuestionReport
 
 WINDOW = 64
-"""Most questions without a verdict at a time. So few verdicts fit into the pipe's buffer, and the supervisor never
-waits to write one."""
+"""Maximum number of questions that wait for a verdict at a time. All their verdicts fit into the pipe's buffer, so that
+the supervisor never has to wait before it can write one."""
 LISTEN_S = 0.5
 
 
@@ -36,7 +36,7 @@ class Judgements:
         """
         waiting = deque({question.key: question for question in questions}.values())
         if waiting and not self._pipe.commanded:
-            raise RuntimeError("a trainer without a supervisor has nobody who asks a judge")
+            raise RuntimeError("a trainer that runs without a supervisor cannot ask judges")
         asked: set[str] = set()
         verdicts: dict[str, Verdict] = {}
         while waiting or asked:

@@ -1,6 +1,6 @@
 """Overrides of the recipe after an attempt that ran out of memory: a file in the run folder, beside the recipe.
 
-The recipe itself stays as it was first resolved, so that saved states still belong to it.
+The recipe itself stays as it was first resolved, so that it still matches the states that earlier attempts saved.
 """
 
 import json

@@ -20,11 +20,11 @@ REPORT_FD = "ATTUNE_REPORT_FD"
 STDIN, STDOUT = 0, 1
 
 ALIVE_S = 5.0
-"""Least seconds between two signs of life."""
+"""Minimum number of seconds between two signs of life."""
 WORKING_S = 2 * 3600.0
-"""Most seconds for which `Pipe.working` sends signs of life."""
+"""Maximum number of seconds for which `Pipe.working` sends signs of life."""
 PROGRESS_S = 1.0
-"""Least seconds between two progress reports."""
+"""Minimum number of seconds between two progress reports."""
 ORPHAN_S = 60.0
 """Seconds for which the child continues without a parent: enough to finish a step and save a state."""
 
@@ -73,7 +73,7 @@ class Pipe:
     def working(self) -> Iterator[None]:
         """Send signs of life during a block that reports nothing for minutes, such as the loading of a large model.
 
-        They end after WORKING_S, so that a block that hangs is noticed.
+        The signs of life end after WORKING_S, so that a block that hangs is noticed.
         """
         ended = threading.Event()
         deadline = time.monotonic() + WORKING_S

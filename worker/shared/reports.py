@@ -39,7 +39,7 @@ class WarningReport(Report, tag="warning"):
 
 
 class MetricsReport(Report, tag="metrics"):
-    """A finished step. In the JSON object, the metrics are beside `type`."""
+    """A finished step. In the JSON object, the metrics are fields beside `type`."""
 
     step: int
     total_steps: int
@@ -165,7 +165,7 @@ class TopLogprob(msgspec.Struct, kw_only=True):
 
 
 class TextReport(SamplerReport, tag="text"):
-    """More of an answer."""
+    """Text that continues an answer."""
 
     index: int
     """The answer's number, from 0."""

@@ -15,7 +15,7 @@ BATCH = 1000
 """MLflow's limit of metrics in one request."""
 MAX_PARAMETERS = 100
 MAX_VALUE_LENGTH = 500
-"""Most characters of a parameter's value."""
+"""Maximum number of characters of a parameter's value."""
 ENDS = {JobStatus.SUCCEEDED: "FINISHED", JobStatus.FAILED: "FAILED", JobStatus.CANCELLED: "KILLED"}
 
 

@@ -30,7 +30,8 @@ class Tracker:
 
 
 class EventFile:
-    """Writes in the caller's thread. tensorboardX's SummaryWriter writes in a thread whose errors would be lost."""
+    """A run's event file, written in the caller's thread. tensorboardX's SummaryWriter would write in a thread of its
+    own, whose errors would be lost."""
 
     def __init__(self, folder: Path) -> None:
         self.step = 0

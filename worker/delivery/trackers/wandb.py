@@ -32,7 +32,7 @@ class Tracker:
         return Online(self, info)
 
     def begin(self, info: RunInfo) -> wandb.Run:
-        """Start a run of the wandb library, which starts a thread and a process of its own for it."""
+        """Start a run with the wandb library, which starts a thread and a process for the run."""
         self._folder.mkdir(parents=True, exist_ok=True)
         options = info.options
         try:
@@ -119,7 +119,7 @@ class Online:
     def close(self, status: JobStatus | None) -> None:
         """Wait until everything is uploaded. Raises TimeoutError after FINISH_TIMEOUT_S."""
         self._run.finish(exit_code=0 if status is None else _exit_code(status))
-        self._tracker.delete_local(self._info)  # the server has it
+        self._tracker.delete_local(self._info)  # the server has the whole run
 
 
 def tracker(settings: Settings) -> Tracker:
