@@ -215,7 +215,7 @@ def link_that_leads_away(folder: Path) -> None:
             "is neither a model",
         ),
         (edited("config.json", architectures=["BertForQuestionAnswering"], model_type="bert"), "nor an encoder"),
-        (edited("config.json", model_type="unheard-of"), "does not know its config.json"),
+        (edited("config.json", model_type="unheard-of"), "cannot read the model's config.json"),
         (edited("config.json", num_hidden_layers=10**7), "10000000 layers, but the weights are 12 tensors"),
         (edited("config.json", num_hidden_layers=-1), "-1 layers"),
         (edited("config.json", text_config={"num_hidden_layers": 10**7}), "10000000 layers"),

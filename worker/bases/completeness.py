@@ -16,8 +16,8 @@ train it."""
 def require_complete(folder: Path, kind: ModelKind) -> None:
     """Raise Refused if a weight is missing or has another shape than config.json requires.
 
-    The model is loaded onto the meta device, which reads shapes and no data. Names on disk may be those of older
-    versions of transformers, or of single experts: only the loading code of transformers knows them all.
+    The model is loaded onto the meta device, which reads shapes and no data. Transformers compares the names, because
+    only its loading code knows the names that older versions gave to tensors, or to the weights of single experts.
     """
     auto: AutoClass = AutoModelForCausalLM if kind == "causal_lm" else AutoModel
     _, loading = auto.from_pretrained(

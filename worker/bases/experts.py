@@ -1,7 +1,7 @@
 """Mixtures of experts: the weights of experts and routers, and the names by which peft adapts them.
 
-transformers keeps a matrix of all experts of a layer in one tensor [experts, …]. peft can place an adapter beside a
-layer, but not beside such a tensor. Instead, it adapts the tensor by the tensor's name (`target_parameters`).
+transformers stores the matrices of all experts of a layer in one tensor [experts, …]. peft can place an adapter beside
+a layer, but not beside such a tensor, which it adapts by the tensor's name instead (`target_parameters`).
 """
 
 import re

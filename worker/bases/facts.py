@@ -34,7 +34,7 @@ def facts_of(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise Refused(f"this version of transformers does not know its config.json: {reason}") from None
+        raise Refused(f"this version of transformers cannot read the model's config.json: {reason}") from None
     architectures = _architectures(config)
     if (otherwise := inference_difference(config)) is not None:
         raise Refused(
@@ -75,7 +75,7 @@ def _architectures(config: PreTrainedConfig) -> list[str]:
     known = transformers_class(config)
     named = list(config.architectures or ([known] if known else []))
     accepted = {known}
-    if kind_of(config) == "encoder":  # also published without a head, or with the heads of pre-training
+    if kind_of(config) == "encoder":  # encoders are also published without a head or with the heads of pre-training
         for names in (MODEL_MAPPING_NAMES, MODEL_FOR_PRETRAINING_MAPPING_NAMES):
             name = names.get(config.model_type)
             accepted |= {name} if isinstance(name, str) else set(name or ())

@@ -30,7 +30,7 @@ WANTED = (
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MAX_JSON_BYTES = 256 * 1024**2
-"""Most bytes of a JSON file: several times the largest tokenizer.json and safetensors index in use."""
+"""Maximum size of a JSON file in bytes: several times the largest tokenizer.json and safetensors index in use."""
 MAX_CARD_BYTES = 1024**2
 LICENSE_LINE = re.compile(r"\A---\n(?:.*\n)*?license:[ \t]*([\w.+-]+)[ \t]*\n")
 

@@ -23,7 +23,8 @@ from worker.engine.model.families import AutoClass
 
 MAGIC = b"GGUF"
 MAX_ARRAY = 1 << 24
-"""Most elements of one array in the header. The longest array in use, a vocabulary's merges, has under a million."""
+"""Maximum number of elements of an array in the header. The longest arrays in use, the merges of large vocabularies,
+have under a million."""
 UNQUANTIZED = {"ALL_F32": torch.float32, "MOSTLY_F16": torch.float16, "MOSTLY_BF16": torch.bfloat16}
 
 

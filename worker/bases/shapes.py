@@ -38,7 +38,7 @@ def shapes_of(config: PreTrainedConfig) -> Shapes:
     classifier = _classifier(config) if classifies(config) else None
     network = model or (_on_meta(AutoModelForSequenceClassification, config) if classifier else None)
     described = text.to_dict()
-    hidden = text.hidden_size  # in some configs a property, which to_dict does not give
+    hidden = text.hidden_size  # not from `described`: some configs compute it in a property
     heads = described.get("num_attention_heads") or described.get("n_head") or 1
     kv_heads = described.get("num_key_value_heads")
     family = FAMILIES.get(config.model_type)

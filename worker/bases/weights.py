@@ -55,7 +55,7 @@ def check_weights(folder: Path) -> Weights:
     for name in _counted(tensors, tied=config.get("tie_word_embeddings", False)):
         parameters[tensors[name].dtype] += math.prod(tensors[name].shape)
     if unusual := sorted(parameters.keys() - DTYPES.keys()):
-        raise Refused(f"the weights are of type {unusual[0]}, which cannot be trained: give the unquantized model")
+        raise Refused(f"the weights are of type {unusual[0]}, which cannot be trained: use the unquantized model")
     if not parameters:
         raise Refused("the safetensors files hold no weights")
     for shard in shards:
@@ -102,7 +102,7 @@ def _require_indexed(folder: Path, shards: list[str], tensors: dict[str, Tensor]
     content = read_object(index)
     if missing := sorted(content["weight_map"].keys() - tensors.keys()):
         raise Refused(f"tensor {missing[0]} is in none of the {len(shards)} shards")
-    if not isinstance(content.get("metadata"), dict):  # transformers reads it, and fails where there is none
+    if not isinstance(content.get("metadata"), dict):  # without it, transformers fails
         index.write_text(json.dumps(content | {"metadata": {}}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

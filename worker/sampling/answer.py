@@ -32,8 +32,8 @@ Report = Callable[[SamplerReport], None]
 
 
 def answers_of(request: SamplerJob, base: LoadedBase, report: Report) -> list["Answer"]:
-    """Report the number of prompt tokens. Return the answers, of which no token is drawn yet. Raises RequestRefused if
-    this model cannot serve the request."""
+    """Report the number of prompt tokens. Return the answers, which have no tokens yet. Raises RequestRefused if this
+    model cannot serve the request."""
     prompts = prompts_of(request, base)
     max_tokens = [max_answer_tokens(request, base.context_length, len(prompt)) for prompt in prompts]
     constraint = base.constraint_of(request)
@@ -59,8 +59,8 @@ class Answer:
         max_tokens: int,
         constraint: GrammarConstraint | None,
     ) -> None:
-        """`constraint`: the grammar of the request's answers. Each answer has its own position in it, and so its own
-        copy."""
+        """`constraint`: the grammar of the request's answers. It is copied, because each answer has its own position in
+        the grammar."""
         self.request_id, self.index = request.id, index
         self.tokens = list(prompt)
         """The tokens of the prompt, and of the answer so far."""
@@ -96,8 +96,8 @@ class Answer:
         return self._echoes and not self._echoed
 
     def echo(self, model: LanguageModel) -> None:
-        """Report the prompt, before anything of the answer. Raises RequestRefused if the prompt is too long for its
-        log-probabilities."""
+        """Report the prompt. Call this before the answer has tokens. Raises RequestRefused if the prompt is too long to
+        compute its log-probabilities."""
         self._echoed = True
         self._report_delta(self._text.echo(scored_prompt(model, self.tokens, self._vocabulary, self._top_logprobs)))
 
@@ -146,8 +146,8 @@ class Answer:
             )
 
     def _report_text(self, text: str, tokens: list[tuple[int, SampledToken]]) -> None:
-        """Report the text, and with log-probabilities its tokens, in several reports if there is much of them at once,
-        such as in an echoed prompt."""
+        """Report the text, and its tokens if log-probabilities are requested. A long text, such as an echoed prompt, is
+        split into several reports."""
         count = 0 if self._top_logprobs is None else len(tokens)
         texts = (text[start : start + CHARS_PER_REPORT] for start in range(0, len(text), CHARS_PER_REPORT))
         parts = (tokens[start : start + TOKENS_PER_REPORT] for start in range(0, count, TOKENS_PER_REPORT))

@@ -27,7 +27,7 @@ from worker.sampling.token_bytes import TokenBytes
 from worker.techniques import implementation_of
 
 KEPT_ADAPTERS = 8
-"""Most adapters that stay in memory beside their base, unless one batch needs more."""
+"""Maximum number of adapters that are kept in memory beside their base, unless one batch needs more."""
 BASE = "__base__"
 """The adapter name by which peft marks rows without an adapter in a mixed batch."""
 
@@ -47,8 +47,8 @@ class ModelSource:
         """The key of the weights in memory: models with the same key share the weights and differ by their peft
         adapters alone.
 
-        A whole model has a key of its own. So has a model whose adapter cannot be removed again, and each quantization
-        of a base.
+        Other keys belong to a whole model, to a model whose adapter cannot be removed again, or to a quantization of a
+        base.
         """
         technique = self.technique
         if technique is None or self.adapter is None:
@@ -129,7 +129,7 @@ class LoadedBase:
             self._activate(_name(source))
             yield self._peft_model
         elif peft_model is None or peft_model.active_peft_config.is_prompt_learning:
-            yield self._network  # peft adds virtual tokens outside the network
+            yield self._network  # peft adds virtual tokens outside the network, which is the plain model
         else:
             with peft_model.disable_adapter():
                 yield peft_model
@@ -155,8 +155,8 @@ class LoadedBase:
             yield self._network
 
     def hold(self, source: ModelSource, *, beside: Collection[ModelSource] = ()) -> None:
-        """Load the model's adapter into memory, if it is one of peft's and not there yet. If KEPT_ADAPTERS are there,
-        the least recently used is removed, except adapters of the models in `beside`."""
+        """Load the model's adapter into memory, if it is a peft adapter and is not loaded yet. If KEPT_ADAPTERS are
+        loaded, the least recently used one is removed, but never the adapter of a model in `beside`."""
         folder, technique = source.adapter, source.technique
         if folder is None or technique is None or technique.peft_type is None:
             return

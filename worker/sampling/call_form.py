@@ -37,12 +37,15 @@ _QUESTION: Message = {"role": "user", "content": "a"}
 
 @dataclass(frozen=True)
 class CallForm:
-    """The syntax of calls, and the texts around them in a message of the assistant. The calls are `opening` call
-    (`between` call)* `end`. A call is `head` name `middle` arguments `tail`."""
+    """The syntax of calls, and the texts around them in a message of the assistant.
+
+    The calls of a message are written as: `opening` call (`between` call)* `end`. Each call is written as: `head` name
+    `middle` arguments `tail`.
+    """
 
     syntax: CallSyntax
     lead: str
-    """What the template writes before `opening` in a message without text, such as empty reasoning."""
+    """Text that the template writes before `opening` in a message without content, such as empty reasoning."""
     opening: str
     """Text before the first call, which begins with `marker`. Empty for templates that write bare calls."""
     marker: str

@@ -1,5 +1,5 @@
-"""Calls of functions in an answer: a grammar that lets an answer call only these functions, and a reader of calls from
-the text."""
+"""Calls of functions in an answer: a grammar that lets an answer call only the offered functions, and a reader that
+finds the calls in an answer's text."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from worker.sampling.call_form import CallForm
 from worker.sampling.call_syntax import FunctionCall, Incomplete, Lark
 
 MAX_CALLS = 16
-"""Most calls that a grammar allows in one answer."""
+"""Maximum number of calls that a grammar allows in one answer."""
 ID_RULE = "/[a-zA-Z0-9]{9}/"
 
 
@@ -104,8 +104,8 @@ def call_grammar(
     """Return the grammar of an answer, in llguidance's dialect of Lark; None if every answer is allowed.
 
     `parallel`: an answer may have several calls. `answer`: the schema of an answer without calls; None: any text.
-    `specials`: ids of special tokens by their texts. `options`: llguidance's options for JSON. Raise ValueError if the
-    form cannot be held to the schema of a function.
+    `specials`: ids of special tokens by their texts. `options`: llguidance's options for JSON. Raise ValueError if a
+    grammar of this form cannot enforce a function's schema.
     """
     named = choice.function.name if isinstance(choice, NamedTool) else None
     functions = [tool.function for tool in tools if named in (None, tool.function.name)]

@@ -33,7 +33,9 @@ class GrammarRefused(RequestRefused):
 
     def __init__(self, message: str, param: str, path: str | None = None) -> None:
         reason = " ".join(message.replace("<non-verbose/>", "").split())[:300]
-        super().__init__(f"{path or param}: answers cannot be held to it: {reason}", param=param, code="invalid_schema")
+        super().__init__(
+            f"{path or param}: cannot be enforced on answers: {reason}", param=param, code="invalid_schema"
+        )
 
 
 class GrammarConstraint:
@@ -82,8 +84,8 @@ class Grammars:
 
     def of_request(self, request: SamplingRequest, form: CallForm | None) -> GrammarConstraint | None:
         """Return the constraint of the request's answers; None if every text is allowed. `form`: the form in which
-        answers call the request's tools; None: no tools are offered. Raises GrammarRefused, with the path of the
-        `pattern` or `format` that is the cause."""
+        answers call the request's tools; None: no tools are offered. Raises GrammarRefused, which names the `pattern`
+        or `format` that is the cause, if one is."""
         try:
             return self._of_request(request, form)
         except GrammarRefused as refused:
@@ -145,7 +147,7 @@ class _Tokens:
         self.eos_token_id = grammars._end_tokens[0]
 
     def __call__(self, text: str) -> list[int]:
-        """Return the tokens of a text inside another text. At the start, some tokenizers would add a space."""
+        """Return the tokens of a text as they are after another text. At the start, some tokenizers add a space."""
         before = self._tokenizer.encode(_MARK, add_special_tokens=False).ids
         tokens = self._tokenizer.encode(_MARK + text, add_special_tokens=False).ids
         return list(tokens[len(before) :])
@@ -161,7 +163,8 @@ def _schema(shape: ResponseFormat | None) -> JsonObject | None:
 
 
 def _find_cause(request: SamplingRequest) -> GrammarRefused | None:
-    """Return the refusal of the first `pattern` or `format` of the request's schemas that is refused by itself."""
+    """Return an error for the first `pattern` or `format` in the request's schemas that llguidance refuses even alone;
+    None if it refuses none."""
     for param, place, schema in _enforced(request):
         for path, rule in text_rules(schema):
             grammar = LLMatcher.grammar_from_json_schema(rule)
@@ -172,7 +175,7 @@ def _find_cause(request: SamplingRequest) -> GrammarRefused | None:
 
 
 def _enforced(request: SamplingRequest) -> Iterator[tuple[str, str, JsonObject]]:
-    """Yield (field of the request, path, schema) of each schema that the request's answers are held to."""
+    """Yield (field of the request, path, schema) of each schema that the request's answers must follow."""
     if isinstance(request.response_format, JsonSchemaFormat):
         param = "response_format"
         yield param, f"{param}.json_schema.schema", request.response_format.json_schema.schema_

@@ -9,9 +9,9 @@ from worker.sampling.refused import RequestRefused
 from worker.sampling.token_sampler import SampledToken, scored
 
 MAX_LOGITS_BYTES = 4 << 30
-"""Most bytes for the logits of a prompt, which are all in memory at once."""
+"""Maximum size in bytes of the logits of a prompt, which are all in memory at once."""
 ROWS = 64
-"""Positions whose log-probabilities are computed together."""
+"""Number of positions whose log-probabilities are computed together."""
 
 
 @torch.inference_mode()
@@ -25,7 +25,9 @@ def scored_prompt(model: LanguageModel, prompt: Sequence[int], vocabulary: int, 
         return [SampledToken(token) for token in prompt]
     if len(prompt) * vocabulary * 4 > MAX_LOGITS_BYTES:
         longest = MAX_LOGITS_BYTES // vocabulary // 4
-        message = f"echo with logprobs: a prompt of this model may have at most {longest} tokens, not {len(prompt)}."
+        message = (
+            f"With echo and logprobs, a prompt for this model may have at most {longest} tokens, not {len(prompt)}."
+        )
         raise RequestRefused(message, param="prompt", code="prompt_too_long")
     tokens_1_T = torch.tensor([list(prompt)], device=model.device)
     logits_T_V = model(input_ids=tokens_1_T, attention_mask=torch.ones_like(tokens_1_T)).logits[0]

@@ -46,8 +46,8 @@ def _chat_tokens(request: SamplerJob, messages: Messages, base: LoadedBase) -> l
 
 
 def _lead(request: SamplerJob, base: LoadedBase) -> str:
-    """Return what the template writes before calls, if the request demands calls; the prompt ends with it. Raises
-    RequestRefused if the template takes no tools, or writes calls in an unknown form."""
+    """Return the end of the prompt: the text that the template writes before calls if the request demands a call, or an
+    empty string. Raises RequestRefused if the template takes no tools, or writes calls in an unknown form."""
     if not request.offered_tools:
         return ""
     if base.call_form is None:

@@ -26,13 +26,14 @@ from worker.sampling.token_sampler import SampledToken
 from worker.shared.reports import CancelledReport, CompleteReport, FailedReport, RefusedReport, SamplerReport
 
 PROMPT_TOKENS = 512
-"""Tokens of prompts that join or are scored for an echo between two tokens of the other rows, which wait for them. A
-longer prompt joins alone."""
+"""Prompts join the batch, or are scored for an echo, between two tokens of the other rows, which wait meanwhile. Once
+the prompts of one such break have this many tokens together, further prompts wait for the next."""
 PATIENCE_S = 2.0
-"""How long others may join a batch beside which a request waits that cannot join it."""
+"""When a request that cannot join the batch has waited this long, later requests may no longer join, so that the batch
+ends."""
 RECOVERY_STEPS = 10_000
-"""After a shortage of memory has halved the rows that are generated together, they are doubled each so many steps
-(minutes): a further shortage would load the base model again."""
+"""A shortage of memory halves the number of rows that are generated together. The number is doubled again only every
+RECOVERY_STEPS steps (minutes), because a further shortage would cost another load of the base model."""
 
 
 class RequestCancelled(Exception):
@@ -74,8 +75,8 @@ class SamplingServer:
         places: int,
         cache_tokens: int,
     ) -> None:
-        """`places`: most rows that are generated together. `cache_tokens`: most tokens in the cache, where each row
-        takes as much room as the longest. A single row may have more."""
+        """`places`: maximum number of rows that are generated together. `cache_tokens`: maximum number of tokens in the
+        cache, where each row takes as much room as the longest. A single row may have more."""
         self._load, self._report, self._cancelled = load, report, cancelled
         self._places = self._all_places = places
         self._steps = 0
@@ -103,7 +104,7 @@ class SamplingServer:
             self._admit()
             if self._batch is not None and self._batch.rows:
                 self._batch.step()
-        except Exception as error:  # any: the log gets the whole exception, the clients a sentence
+        except Exception as error:  # of any kind: the log gets the whole exception, the clients a sentence
             self._recover(error)
         self._steps += 1
         if self.idle:
@@ -188,8 +189,8 @@ class SamplingServer:
         return True
 
     def _requeue(self, rows: Sequence[Row]) -> None:
-        """Take rows out of the batch and let them wait. When they join again, the tokens that they have are a part of
-        their prompt."""
+        """Take rows out of the batch and let them wait. When they join again, the tokens that they have drawn are read
+        as a part of their prompt."""
         if self._batch is not None and rows:
             self._batch.keep(lambda row: row not in rows)
         for row in reversed(rows):
@@ -231,7 +232,7 @@ class SamplingServer:
             if self._base is None or self._base.key != source.base_key:
                 self._unload()  # freed before the next is loaded: two might not fit
                 self._base = self._load(source)
-        except Exception as error:  # any: as in a step
+        except Exception as error:  # of any kind, as in `step`
             self._fail(request, error)
             return False
         self._key = self._base.batch_key(source)
@@ -244,7 +245,7 @@ class SamplingServer:
         assert self._base is not None
         try:
             self._base.hold(request.source, beside=[row.source for row in self._rows])
-        except Exception as error:  # any: as in a step
+        except Exception as error:  # of any kind, as in `step`
             self._fail(request, error)
             self._requeue(self._rows)
             self._unload()  # an adapter may be half loaded
@@ -256,7 +257,7 @@ class SamplingServer:
                 request.unfinished = len(answers)
                 if not answers:
                     self._close(request, CompleteReport(id=request.job.id))
-        except Exception as error:  # any: as in a step
+        except Exception as error:  # of any kind, as in `step`
             self._fail(request, error)
         return request.job.id in self._open
 
@@ -273,7 +274,7 @@ class SamplingServer:
             if row.answer.max_tokens:
                 return [row]
             self._finish(request, row)
-        except Exception as error:  # any: as in a step
+        except Exception as error:  # of any kind, as in `step`
             self._fail(request, error)
         return []
 
@@ -298,7 +299,7 @@ class SamplingServer:
             self._finish(request, row)
         except (RequestCancelled, RequestRefused) as reason:
             self._fail(request, reason)
-        except Exception as error:  # any: as in a step
+        except Exception as error:  # of any kind, as in `step`
             self._fail(request, error)
             self._unload()  # memory may be short
 
@@ -349,7 +350,7 @@ class SamplingServer:
         else:
             took_part = {row.answer.request_id for row in rows}
             failed = [each for each in self._open.values() if each.job.id in took_part]
-            for request in failed or self._wanting()[:1]:  # never none, or the next step would fail again
+            for request in failed or self._wanting()[:1]:  # at least one must fail, or the next step would fail again
                 self._fail(request, error)
         self._unload()
 
@@ -360,8 +361,8 @@ class SamplingServer:
 
 
 def _may_pass(request: OpenRequest, blocked: OpenRequest | None) -> bool:
-    """Return whether the request may join the batch although the request `blocked`, which cannot join it, waits for its
-    end."""
+    """Return whether the request may join the batch. `blocked`: the first request that waits for the batch to end,
+    because it cannot join; None if there is none."""
     if blocked is None or request.turn < blocked.turn:
         return True
     patient = time.monotonic() - blocked.arrived_at < PATIENCE_S

@@ -33,7 +33,7 @@ class AnswerText:
         self._held, self._released_chars = "", 0
         self._held_tokens: deque[tuple[int, SampledToken]] = deque()
         self.stopped = False
-        """A stop string was generated. It and everything after it are not part of the answer."""
+        """Whether a stop string was generated. The stop string and everything after it are not part of the answer."""
 
     def add(self, token: SampledToken) -> TextDelta:
         """Add a token. Return the text that is now safe to send."""

@@ -34,7 +34,8 @@ class TokenBytes:
 def _byte_of_char() -> dict[str, int]:
     """Return the byte that each character stands for in byte-level tokenizers (Radford et al. 2019).
 
-    A printable byte is the character with the same number. All other bytes are the characters from number 256 on.
+    A printable byte is written as the character with the same number. All other bytes are written as the characters
+    from number 256 on.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in set(printable)]

@@ -38,8 +38,8 @@ class Incomplete(Exception):
 class CallSyntax(ABC):
     @abstractmethod
     def find(self, text: str, name: str) -> tuple[int, int] | None:
-        """Return where the function's call begins and ends in a rendered conversation; None if it is not there in this
-        syntax."""
+        """Return where the call of the function `name` begins and ends in a rendered conversation; None if the text has
+        no such call in this syntax."""
 
     @abstractmethod
     def parts(self, call: str, name: str) -> tuple[str, str, str]:
@@ -48,15 +48,15 @@ class CallSyntax(ABC):
 
     @abstractmethod
     def read(self, text: str, schemas: Mapping[str, JsonObject]) -> tuple[FunctionCall, int] | None:
-        """Return the call with which the text begins, and its length; None if it begins with something else.
+        """Return the call at the beginning of the text, and its length; None if the text does not begin with a call.
 
-        `schemas`: {name of a function: JSON Schema of its arguments}. Raise Incomplete.
+        `schemas`: {name of a function: JSON Schema of its arguments}. Raise Incomplete if the text ends inside a call.
         """
 
     @abstractmethod
     def argument_rules(self, rule: str, schema: JsonObject | None, lark: Lark, options: JsonObject) -> list[str]:
-        """Return the rules of a grammar for the arguments of a call, of which the first has the name `rule`.
+        """Return grammar rules for the arguments of a call. The first rule has the name `rule`.
 
         `schema`: the JSON Schema of the arguments; None: any arguments. `options`: llguidance's options for JSON. Raise
-        ValueError if the syntax cannot be held to the schema.
+        ValueError if a grammar of this syntax cannot enforce the schema.
         """

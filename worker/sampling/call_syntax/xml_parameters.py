@@ -19,7 +19,7 @@ from worker.sampling.call_syntax.base import CallSyntax, FunctionCall, Incomplet
 FUNCTION, PARAMETER = re.compile(r"<function=([^>\n]+)>"), re.compile(r"<parameter=([^>\n]+)>")
 END_OF_FUNCTION, END_OF_PARAMETER = "</function>", "</parameter>"
 MAX_NAME = 300
-"""Most characters between the beginning of a tag and its end."""
+"""Maximum number of characters of an unfinished tag. A longer text is no tag."""
 
 HELD = {"type", "properties", "required", "additionalProperties"}
 """Keywords for an object that the grammar enforces."""
@@ -82,8 +82,8 @@ class XmlParameters(CallSyntax):
 
 
 def _tag(tag: re.Pattern[str], beginning: str, text: str) -> tuple[str, str] | None:
-    """Return the name in the tag with which the text begins, and the rest; None if it begins with something else. Raise
-    Incomplete."""
+    """Return the name in the tag at the beginning of the text, and the text after the tag; None if the text does not
+    begin with a tag. Raise Incomplete if the text ends inside the tag."""
     found = tag.match(text)
     if found is not None:
         return found[1], text[found.end() :]
@@ -93,7 +93,7 @@ def _tag(tag: re.Pattern[str], beginning: str, text: str) -> tuple[str, str] | N
 
 
 def _may_be_text(schema: JsonObject) -> bool:
-    """Return whether texts are valid, and are written without quotes."""
+    """Return whether the schema allows strings, which are then written without quotes."""
     named = _types(schema) or ["string" for value in schema.get("enum", ()) if isinstance(value, str)]
     return "string" in named and schema.keys() <= PLAIN
 
@@ -117,7 +117,7 @@ def _value(text: str, schema: object) -> object:
 
 
 def _written(schema: object, shared: JsonObject, lark: Lark, options: JsonObject) -> str | None:
-    """Return the part of a rule for a value, without its end tag; None for any text."""
+    """Return the part of a rule that matches a value, without the end tag; None if the value may be any text."""
     if schema is False:
         raise ValueError("a parameter whose schema is false has no values")
     fields: JsonObject = schema if isinstance(schema, dict) else {}
