@@ -154,8 +154,8 @@ class Settings(BaseSettings):
     """Previews, estimates and gradings that an API process computes at the same time, each in a child process. One
     project may use all but one of these processes, and at least one. Projects take turns."""
     preview_waiting: Annotated[int, Field(ge=1)] = 4
-    """Further previews, estimates and gradings of one project that may wait for their turn. Requests beyond that get a
-    429."""
+    """Number of previews, estimates and gradings of one project that may wait while others are computed. Requests
+    beyond that get a 429."""
     preview_seconds: Seconds = 20
     """Limit of the processor time of the child process of a preview, an estimate or a grading, in seconds; also the
     longest time that a request waits for its turn."""
@@ -244,7 +244,7 @@ class Settings(BaseSettings):
     max_active_batches: Annotated[int, Field(ge=1)] = 50
     """Number of unfinished batches that one project may have."""
     max_batch_bytes: Bytes = 200 * 1024**2
-    """Size limit of a batch's input file, in bytes. Each of its lines may have `max_body_bytes`."""
+    """Size limit of a batch's input file, in bytes. A line may have up to `max_body_bytes`."""
     max_batch_requests: Annotated[int, Field(ge=1)] = 50_000
     """Number of requests that one batch may have."""
     max_project_batch_requests: Annotated[int, Field(ge=1)] = 200_000
@@ -260,16 +260,16 @@ class Settings(BaseSettings):
     max_eval_runs: Annotated[int, Field(ge=1)] = 10_000
     """Number of runs of evals that one project may keep, ended ones included. Jobs start evals even at the limit."""
     max_eval_bytes: Bytes = 64 * 1024**2
-    """Size limit of the file with the rows of a run, in bytes. Each of its lines may have `max_body_bytes`."""
+    """Size limit of the file with the rows of a run, in bytes. A line may have up to `max_body_bytes`."""
     max_eval_items: Annotated[int, Field(ge=1)] = 10_000
     """Number of items that one run of an eval may have."""
     max_project_eval_items: Annotated[int, Field(ge=1)] = 500_000
     """Number of items that all runs of one project may have together. Deleting runs makes room for new items."""
 
     judge_url: JudgeUrl = ""
-    """Base URL of a server with OpenAI's API, such as `https://api.openai.com/v1`, whose models graders may ask to
-    judge answers. Prompts and answers of jobs that use such a judge are sent there. Empty: graders ask this server's
-    own models only."""
+    """Base URL of a server with OpenAI's API, such as `https://api.openai.com/v1`. Graders may ask its models to judge
+    answers; prompts and answers of jobs with such a grader are sent there. Empty: graders can use only the models
+    that Attune itself serves."""
     judge_models: JudgeModels = ""
     """Models at `judge_url` that graders may name, separated by commas: `NAME`, or `NAME=MODEL` for a model that
     the server calls MODEL. A model named here takes precedence over a base model of the same name."""

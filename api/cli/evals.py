@@ -144,7 +144,9 @@ def show(
     eval_id: EvalId,
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="A run of the eval.")] = None,
     *,
-    limit: Annotated[int, typer.Option(min=0, help="Runs of an eval, or items of a run that do not pass.")] = 10,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Maximum number of runs to show or, with RUN_ID, of items that do not pass.")
+    ] = 10,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,

@@ -40,7 +40,8 @@ def create(
     body_file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE.json", help="A JSON file with the request body, or - for stdin. Its files may be local paths."
+            metavar="FILE.json",
+            help="A JSON file with the request body, or - for stdin. Files may be named by local paths.",
         ),
     ],
     *,

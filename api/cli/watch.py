@@ -37,7 +37,7 @@ class View(Protocol):
 
 
 def create_job(client: Client, body: Document, *, watch: bool, as_json: bool) -> None:
-    """Create a job, print it and, if requested, follow it until it ends. Raise Exit with the code of its end."""
+    """Create a job and print it. With `watch`, follow it until it ends, then raise Exit with the code of its status."""
     job = client.post("/fine_tuning/jobs", body)
     if not (watch and as_json):
         print_result(job, f"Created {job['id']}. Follow it with: attune jobs watch {job['id']}", as_json=as_json)

@@ -53,8 +53,8 @@ class Task:
     priority: int = 0
     needs_gpu: bool = False
     cost: float = 1.0
-    """What the task adds to its project's `spent` (see `plan`) when it starts: the job's work for training, 1 for
-    preparation. The project that has spent least comes first."""
+    """The amount that the task adds to its project's `spent` (see `plan`) when it starts: the job's work if the task is
+    a training, 1 if it is a preparation. The project that has spent least comes first."""
     duration: Span = field(default_factory=lambda: Span.duration(None, SAFE))
 
 

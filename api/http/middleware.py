@@ -38,8 +38,8 @@ ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 API_KEY = re.compile(r"sk-[\w-]{8,}")
 """An API key that was put into a path by mistake. The log shows `sk-…` instead."""
 QUIET = ("/healthz", "/readyz", "/metrics", "/assets/")
-"""Prefixes of paths whose requests are not logged: monitoring requests the first three every few seconds, and each
-page loads many assets at once."""
+"""Prefixes of paths whose requests are not logged: monitoring systems ask for the first three every few seconds, and
+each page loads many assets at once."""
 
 NO_SNIFFING = {"x-content-type-options": "nosniff"}
 DATA_HEADERS = {

@@ -140,7 +140,7 @@ _POSTGRESQL_FAULTS = (
 def _exceeds_limits(error: psycopg.Error) -> bool:
     """Return whether the statement exceeds a limit of PostgreSQL (error class 54).
 
-    psycopg raises OperationalError for this, too, but the same statement can never succeed.
+    psycopg raises OperationalError for this, as for a lost connection, but trying the statement again cannot help.
     """
     return (error.sqlstate or "").startswith("54")
 

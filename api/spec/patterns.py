@@ -74,7 +74,9 @@ def first_unused(patterns: Names, names: Names) -> str | None:
 @lru_cache(maxsize=1024)
 def _compiled(pattern: str, *, ends: bool) -> Any:
     if NO_REPETITION.search(pattern):
-        raise BadPattern(f"{_quoted(pattern)}: write repetitions as {{n}}, {{n,}} or {{n,m}}, at most 1000")
+        raise BadPattern(
+            f"{_quoted(pattern)}: write repetitions as {{n}}, {{n,}} or {{n,m}}, where n and m are at most 1000"
+        )
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True

@@ -38,5 +38,5 @@ def require_none_missing(names: set[str]) -> None:
     """Raise Refused if tensors other than a pooler's are missing."""
     missing = sorted(name for name in names if POOLER not in name)
     if missing:
-        more = f", and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise Refused(f"the weights lack tensor {missing[0]}, which config.json requires{more}")
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise Refused(f"config.json requires tensors that the weights lack: {missing[0]}{more}")

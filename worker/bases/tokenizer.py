@@ -102,8 +102,8 @@ def _clean_settings(folder: Path) -> None:
 
 
 def _without_folder(folder: Path) -> list[dict[str, str]]:
-    """Return the chat templates of `additional_chat_templates` for the settings, and delete their files: a base model's
-    folder has no subfolders."""
+    """Return all chat templates of the folder in the form of tokenizer_config.json, and delete their files, because a
+    base model's folder must not have subfolders."""
     files = {file.stem: file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
     if (folder / "chat_template.jinja").exists():
         files["default"] = folder / "chat_template.jinja"

@@ -75,7 +75,8 @@ class Dpo(Objective):
 
 
 def reward_metrics(rewards_R_2: torch.Tensor, normalizer: float) -> Metrics:
-    """Return the usual metrics of the chosen and the rejected answers' rewards, [R, 2]."""
+    """Return the usual metrics of rewards. `rewards_R_2`: the rewards of the chosen and of the rejected answer of R
+    pairs."""
     rewards_R_2 = rewards_R_2.detach()
     margins_R = rewards_R_2[:, 0] - rewards_R_2[:, 1]
     return {

@@ -191,7 +191,7 @@ def load_rows(path: Path) -> Rows:
     if len(tokens_N) != len(loss_weights_N):
         raise ArraysError(f"{path.name}: {len(tokens_N)} tokens but {len(loss_weights_N)} loss weights")
     if len(starts) == 0 or starts[0] != 0 or starts[-1] != len(tokens_N) or (np.diff(starts) < 0).any():
-        raise ArraysError(f"{path.name}: starts must rise from 0 to {len(tokens_N)}")
+        raise ArraysError(f"{path.name}: the array `starts` must rise from 0 to {len(tokens_N)}")
     width, names = facts.get("width", 1), facts.get("label_names")
     rows, rest = divmod(len(starts) - 1, width)
     labels = arrays.get("labels")

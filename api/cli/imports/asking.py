@@ -36,7 +36,7 @@ class Limits:
     _turns: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def lowered(self, requests: int | None, tokens: int | None) -> "Limits":
-        """Return the lower of these limits and the given ones, each by itself."""
+        """Return new limits: for requests and for tokens, the smaller of the present and the given one."""
         return Limits(
             self.requests if requests is None else min(requests, self.requests),
             self.tokens if tokens is None else min(tokens, self.tokens),

@@ -97,7 +97,9 @@ def record_answers(
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 picks the most likely token.")] = 0.0,
     max_requests: Annotated[int | None, typer.Option(min=1, help="Ceiling of all requests.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Ceiling of the tokens of prompts and answers.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Ceiling of all tokens, prompts and answers together.")
+    ] = None,
     requests_per_minute: Annotated[float | None, typer.Option(min=0.1, help="Ask at most this often.")] = None,
     concurrency: Concurrency = 4,
     yes: Yes = False,

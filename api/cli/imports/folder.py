@@ -148,8 +148,7 @@ def source_of(path: Path) -> str:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the folder, which is created if need be, for this process only. Raise CommandError if another process holds
-    it."""
+    """Lock the folder for this process, creating it if needed. Raise CommandError if another process has locked it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)) as lock:
         try:

@@ -32,7 +32,7 @@ class ReinforcementOptions(RolloutOptions):
     response_format: Annotated[dict[str, object], Field(max_length=0)] | None = None
     """A field of OpenAI's. Structured answers are not supported, so every value is refused."""
     group_size: Annotated[int, Field(ge=2, le=256)] = 8
-    """G: answers sampled for each prompt."""
+    """Number of answers sampled for each prompt (G in the GRPO paper)."""
     advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
     """How the reward r of an answer is compared with the rewards of its group. grpo: (r - mean) / std, the loss
     averaged over each answer (Shao et al. 2024, arXiv:2402.03300). dr_grpo: r - mean, the loss summed and divided by

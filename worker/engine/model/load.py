@@ -199,7 +199,7 @@ def _require_whole(missing: set[str], *, within: str) -> None:
         raise TrainingError(
             FailureReason.INVALID_RECIPE,
             f"The base model lacks weights that this method needs ({', '.join(lacking)[:200]}). Use technique full, "
-            "which trains and publishes them, or another base model.",
+            "which trains and publishes them, or choose another base model.",
         )
 
 

@@ -26,8 +26,9 @@ def open_rows(path: Path, limits: ReadLimits) -> tuple[str, Rows]:
 
 
 def open_texts(path: Path, container: str, limits: ReadLimits) -> Iterator[tuple[int, bytes]]:
-    """Yield (line or row number, row as text): a line of JSON lines as it is, valid or not, and the JSON of a valid row
-    of another container. Raises FileError."""
+    """Yield each row's number and text. In JSON Lines, they are the number and the text of the line, even if it is not
+    valid JSON; lines that are too long are left out. In other containers, the text is the row as JSON, and invalid
+    rows are left out. Raises FileError."""
     if container == "jsonl":
         for number, line in read_lines(_open(path, limits), limits.line_bytes):
             if not isinstance(line, RowError):

@@ -33,7 +33,7 @@ class PlainChat(msgspec.Struct, gc=False):
     """The messages. No content is blank."""
 
     def row(self) -> Row:
-        """Return the row in the form in which other rows are decoded."""
+        """Decode the row, as the readers of other rows do."""
         row: Row = msgspec.json.decode(self.line)
         return row
 
