@@ -22,13 +22,13 @@ from worker.engine.callbacks import Callbacks
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.errors import Stopped, TrainingError, as_training_error, print_traceback
-from worker.engine.heap import trim_heap
 from worker.engine.loop import Loop, has_diverged
+from worker.engine.memory.heap import trim_heap
+from worker.engine.memory.peak_memory import PeakMemory
 from worker.engine.model.facts import facts_of_base
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.optimizer import adamw
-from worker.engine.peak_memory import PeakMemory
 from worker.engine.publish.fresh_process import fork_scorer
 from worker.engine.publish.gguf import require_exportable
 from worker.engine.publish.publish import publish

@@ -17,7 +17,7 @@ from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.context import Context
 from api.http.uvicorn_protocol import HttpProtocol, HttpServer, make_room
 from api.infra.logs import configure_logging
-from api.infra.trackers import MissingLibrary, require_libraries
+from api.infra.tracker_registry import MissingLibrary, require_libraries
 from api.main import create_app
 from api.settings import Settings
 from api.spec.lifecycle import BATCH, DELIVER, EVALUATE, SAMPLE, Stage

@@ -9,7 +9,7 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.estimate.machine import may_recompute
 from api.estimate.shapes import untrained_experts
-from api.infra import trackers
+from api.infra import tracker_registry
 from api.records import base_models, evals, events, files, trackings
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
@@ -126,7 +126,7 @@ def plan_trackings(context: Context, session: Session, job_id: str, recipe: Reci
     configured."""
     for number, integration in enumerate(recipe.integrations or ()):
         trackings.add(session, job_id, "wandb", number, integration.wandb.model_dump(mode="json"))
-    for name in trackers.configured(context.settings):
+    for name in tracker_registry.configured(context.settings):
         if name != "wandb":
             trackings.add(session, job_id, name)
 
@@ -154,7 +154,7 @@ def _check_options(recipe: Recipe, origin: Origin) -> None:
 
 
 def _check_integrations(context: Context, recipe: Recipe) -> None:
-    if recipe.integrations and "wandb" not in trackers.configured(context.settings):
+    if recipe.integrations and "wandb" not in tracker_registry.configured(context.settings):
         raise InvalidRequest(
             "This server cannot send metrics to Weights & Biases: leave integrations out, or ask the operator to set "
             "ATTUNE_WANDB_API_KEY (or ATTUNE_WANDB_MODE=offline, which needs no key)",

@@ -64,8 +64,8 @@ def checked_schema(schema: JsonObject) -> JsonObject:
 
 
 def text_rules(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
-    """Yield each rule for texts in a checked schema (`pattern`, `format`, a key of `patternProperties`): its path, and a
-    schema that holds only this rule."""
+    """Yield each rule for texts (`pattern`, `format`, a key of `patternProperties`) of a checked schema: its path, and
+    a schema that holds only this rule."""
     for path, part in _subschemas(schema):
         for keyword in ("pattern", "format"):
             if keyword in part:

@@ -7,7 +7,7 @@ import structlog
 
 from api.context import Context
 from api.infra.beats import ProcessReport, reporting
-from api.infra.trackers import MissingLibrary, require_libraries
+from api.infra.tracker_registry import MissingLibrary, require_libraries
 from api.settings import Settings
 from api.spec.lifecycle import DELIVER
 from worker.delivery.deliverer import Deliverer

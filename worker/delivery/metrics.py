@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.infra.trackers import TITLES
+from api.infra.tracker_registry import TITLES
 from api.records import events, jobs, trackings
 from api.records.database import is_outage
 from api.records.jobs import Job

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -15,18 +14,17 @@ from api.spec.evaluation import Evaluation
 from api.spec.fields import AUTO
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.atomic_folder import atomic_folder, keep_newest
 from worker.engine.background import Background
+from worker.engine.checkpoints import Checkpoints
 from worker.engine.data import Data
 from worker.engine.errors import TrainingError
 from worker.engine.identity import matches_recipe, recipe_digest
 from worker.engine.loop import StepResult
+from worker.engine.memory.out_of_memory import retry_with_smaller_batch
 from worker.engine.objective import EvaluationMetrics, Objective
-from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.engine.publish.card import TrainingSummary
-from worker.engine.publish.export import export
 from worker.engine.publish.markdown import extend
-from worker.engine.publish.provenance import origin_of, provenance
+from worker.engine.publish.provenance import origin_of
 from worker.engine.saved_state import (
     REFERENCES,
     Progress,
@@ -36,9 +34,8 @@ from worker.engine.saved_state import (
     set_optimizer_tensors,
 )
 from worker.shared.arrays import Rows
-from worker.shared.checkpoints import KEPT_CHECKPOINTS
 from worker.shared.pipe import Pipe
-from worker.shared.reports import CheckpointReport, Metrics, MetricsReport, PhaseReport, StateReport
+from worker.shared.reports import Metrics, MetricsReport, PhaseReport, StateReport
 
 SAVE_S = 180.0
 """Seconds between saved states if the recipe's `save_every` is "auto"."""
@@ -60,7 +57,7 @@ class Callbacks:
         self._run, self._recipe, self._data, self._pipe = run, recipe, data, pipe
         self._objective, self._model, self._optimizer = objective, objective.model, optimizer
         self._out = run / "out"
-        for name in ("states", "checkpoints", "best"):
+        for name in ("states", "best"):
             (self._out / name).mkdir(parents=True, exist_ok=True)
         self._best: Path | None = None
         self._references = _save_references(data, self._out)
@@ -68,7 +65,8 @@ class Callbacks:
         self._saved_at_s = time.monotonic()
         self._state_is_due = False
         # Hashing files and waiting for the disk take long, so they run in threads beside the training.
-        self._states, self._checkpoints = Background("states"), Background("checkpoints")
+        self._states = Background("states")
+        self._checkpoints = Checkpoints(run, recipe, self._model, pipe)
         self._step_start_s = time.monotonic()
         self.last_metrics: Metrics = {}
         self.progress = self._resume() if (run / "resume").exists() else self._start()
@@ -103,7 +101,7 @@ class Callbacks:
         self._pipe.report(MetricsReport.of(metrics))
         self.last_metrics = metrics
         if epoch_ends:
-            self._save_checkpoint(metrics)
+            self._checkpoints.save(self.progress, metrics, self.summary())
         if not last and self._must_save_state():
             self.save_state()
 
@@ -241,30 +239,6 @@ class Callbacks:
         if self._best is not None and self._best.parent == path.parent:  # else it belongs to the saved state
             self._best.unlink()
         self._best = path
-
-    def _save_checkpoint(self, metrics: Metrics) -> None:
-        progress = self.progress
-        self._pipe.report(PhaseReport(phase="saving"))
-        final = self._out / "checkpoints" / f"step-{progress.step:06d}"
-        with self._pipe.working(), ExitStack() as stack:
-            self._checkpoints.wait()
-            folder = stack.enter_context(atomic_folder(final, provenance(self._run, self._recipe, progress.step)))
-            export(self._model, folder, self._run / "base", self._recipe, self.summary())
-            filled = stack.pop_all()
-        loss = metrics.get("full_valid_loss")
-        best_loss = math.inf if progress.best_checkpoint_loss is None else progress.best_checkpoint_loss
-        if loss is not None and loss < best_loss:
-            progress.best_checkpoint, progress.best_checkpoint_loss = final.name, loss
-        best = None if progress.best_checkpoint is None else final.parent / progress.best_checkpoint
-        report = CheckpointReport(step=progress.step, path=str(final.relative_to(self._run)), metrics=metrics)
-
-        def finish() -> None:
-            filled.close()
-            keep_newest(final.parent, KEPT_CHECKPOINTS, keep=best)
-            self._pipe.report(report)
-
-        self._checkpoints.start(finish)
-        self._pipe.report(PhaseReport(phase="training"))
 
 
 def _save_references(data: Data, out: Path) -> Path | None:

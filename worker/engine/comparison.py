@@ -20,10 +20,10 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.data import Data, draw_rows
 from worker.engine.errors import TrainingError, print_traceback
 from worker.engine.generation.sample_answers import GeneratedAnswer
-from worker.engine.heap import trim_heap
+from worker.engine.memory.heap import trim_heap
+from worker.engine.memory.out_of_memory import retry_with_smaller_batch
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import EvaluationMetrics, Objective
-from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.shared.arrays import Rows
 from worker.shared.pipe import Pipe
 from worker.shared.reports import PhaseReport

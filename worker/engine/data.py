@@ -11,9 +11,9 @@ from api.estimate.work import EVALUATED_ROWS
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.errors import TrainingError
+from worker.engine.memory.out_of_memory import retry_with_smaller_batch
 from worker.engine.model.batches import rows_of_steps
 from worker.engine.objective import Floats, Objective, RowIndices
-from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, load_rows, split
 

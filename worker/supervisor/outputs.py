@@ -27,7 +27,7 @@ from api.spec.ids import checkpoint_id, new_id
 from api.spec.lifecycle import JobStatus
 from api.spec.manifest import NAME as MANIFEST
 from api.spec.manifest import SIGNATURE
-from worker.shared.checkpoints import KEPT_CHECKPOINTS
+from worker.shared.kept_checkpoints import KEPT_CHECKPOINTS
 from worker.shared.reports import CheckpointReport, DoneReport, Metrics
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.estimates import Measured

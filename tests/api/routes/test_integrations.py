@@ -4,7 +4,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.context import Context
-from api.infra.trackers import MissingLibrary, require_libraries
+from api.infra.tracker_registry import MissingLibrary, require_libraries
 from api.main import create_app
 from api.settings import Settings
 from tests.api.conftest import client_of
@@ -46,7 +46,7 @@ def test_with_it_the_job_shows_the_integration_as_it_was_given(settings: Setting
 def test_a_tracker_without_its_library_is_refused_at_the_start(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.infra.trackers._LIBRARIES", {"wandb": "no_such_library"})
+    monkeypatch.setattr("api.infra.tracker_registry._LIBRARIES", {"wandb": "no_such_library"})
     with pytest.raises(MissingLibrary, match=r"pip install 'attune\[wandb\]'"):
         require_libraries(settings.model_copy(update={"wandb_mode": "offline"}))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.engine.heap import trim_heap
+from worker.engine.memory.heap import trim_heap
 
 SMALL, COUNT = 100_000, 2_000
 

@@ -7,7 +7,7 @@ A deliverer sends the metrics, because a trainer knows no key. Each tracker has 
 import os
 from importlib import import_module
 
-from api.infra.trackers import TITLES, configured
+from api.infra.tracker_registry import TITLES, configured
 from api.settings import Settings
 from worker.delivery.trackers.base import Tracker
 

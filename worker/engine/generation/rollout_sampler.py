@@ -14,7 +14,7 @@ from worker.engine.generation.decoding import decode
 from worker.engine.generation.padded_generation import generate_padded
 from worker.engine.generation.token_draws import TokenDraws
 from worker.engine.model.batches import MicroBatch
-from worker.engine.model.merged import merged_adapters
+from worker.engine.model.temporary_merge import merged_adapters
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
 

@@ -43,7 +43,7 @@ def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     drops = layer.training and not isinstance(dropout, nn.Identity)
     result: torch.Tensor
-    if layer.merged:  # the base layer's weight has the update already (worker.engine.model.merged)
+    if layer.merged:  # the base layer's weight has the update already (worker.engine.model.temporary_merge)
         result = base(x)
     elif type(base) is nn.Linear and not base.weight.requires_grad and not drops:
         result = _Adapted.apply(x, base.weight, base.bias, A, B, scale)  # type: ignore[no-untyped-call]

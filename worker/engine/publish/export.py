@@ -14,13 +14,11 @@ from safetensors.torch import save_file
 
 from api.spec.manifest import EVALUATION
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.model.adapters import ADAPTER_WEIGHTS, network_of
-from worker.engine.model.load import copy_quantized_weights, load_published
+from worker.engine.model.adapters import ADAPTER_WEIGHTS
 from worker.engine.model.modes import is_random_strength
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish.card import TrainingSummary, model_card
 from worker.engine.publish.usage import Usage
-from worker.rows.end_tokens import EndTokens
 from worker.techniques import implementation_of
 
 TOKENIZER_FILES = (
@@ -50,12 +48,12 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
         _write_adapter(model, folder, recipe.model)
     else:
         model.model.save_pretrained(folder)
-        _name_dropout(base, folder)
-    _copy_tokenizer(base, folder)
+        name_dropout(base, folder)
+    copy_tokenizer(base, folder)
     config = model.network.config
     usage = Usage.of(base, recipe, config, truncated=summary.truncated)
     if technique.whole_model and recipe.method.output == "tokens":
-        _write_stops(folder, usage.stops)
+        write_stops(folder, usage.stops)
     adapter = model.model.peft_config["default"] if isinstance(model.model, PeftModel) else None
     experts = bool(getattr(adapter, "target_parameters", None))
     card = model_card(recipe, config.model_type, summary, usage, experts=experts)
@@ -64,7 +62,7 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
         (folder / EVALUATION).write_text(summary.evaluation.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _write_stops(folder: Path, stops: Sequence[int]) -> None:
+def write_stops(folder: Path, stops: Sequence[int]) -> None:
     """Make plain `generate` stop at the end of an answer.
 
     A base model's generation_config.json often names a different end token than its chat template writes.
@@ -76,13 +74,13 @@ def _write_stops(folder: Path, stops: Sequence[int]) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _copy_tokenizer(base: Path, folder: Path) -> None:
+def copy_tokenizer(base: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (base / name).exists():
             shutil.copyfile(base / name, folder / name)
 
 
-def _name_dropout(base: Path, folder: Path) -> None:
+def name_dropout(base: Path, folder: Path) -> None:
     """Write the base's own dropout into the published config.json.
 
     Training turns it off (worker.engine.model.modes), but other tools that train the model further expect it.
@@ -148,39 +146,3 @@ def _as_plain_lora(
         "alpha_pattern": {name: growth * alpha for name, alpha in config["alpha_pattern"].items()},
         "init_lora_weights": True,
     }
-
-
-def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
-    """Merge the adapter in `folder` into the base's weights, write the whole model to `folder/merged`, and return that
-    folder.
-
-    The merged weights have the base's stored type. Where the base was quantized, the adapter is merged into the
-    dequantized 4-bit weights, with which it was trained.
-    """
-    model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantized=False)
-    assert isinstance(model, PeftModel), type(model)
-    if recipe.technique.quantizes:
-        copy_quantized_weights(model, base, recipe)
-    _untie(model)
-    merged = folder / MERGED
-    model.merge_and_unload(safe_merge=True).save_pretrained(merged)
-    _name_dropout(base, merged)
-    _copy_tokenizer(base, merged)
-    if recipe.method.output == "tokens":
-        _write_stops(merged, sorted(EndTokens.load(base).stops))
-    return merged
-
-
-def _untie(model: PeftModel) -> None:
-    """Give tied input and output embeddings a matrix each if the adapter updates one of them.
-
-    Merging the update into a shared matrix would change both.
-    """
-    network = network_of(model)
-    layers = [network.get_input_embeddings(), network.get_output_embeddings()]
-    if None in layers or not any(hasattr(layer, "base_layer") for layer in layers):
-        return
-    embedding, head = (getattr(layer, "base_layer", layer) for layer in layers)
-    if embedding.weight is head.weight:
-        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        network.config.get_text_config().tie_word_embeddings = network.config.tie_word_embeddings = False

@@ -23,7 +23,7 @@ from setproctitle import setproctitle
 from api.spec.lifecycle import FailureReason
 from api.spec.scoring import SCORING_REPLY, ScoringFailure, ScoringRequest, ScoringResult
 from worker.engine.errors import TrainingError
-from worker.engine.heap import return_freed_blocks
+from worker.engine.memory.heap import return_freed_blocks
 from worker.engine.publish.outputs import Outputs, reply_to, score
 
 KEEP_ALIVE_S = 5.0

@@ -22,11 +22,11 @@ from api.spec.scoring import (
 )
 from api.spec.techniques import Full
 from worker.engine.errors import as_training_error, print_traceback
-from worker.engine.heap import trim_heap
+from worker.engine.memory.heap import trim_heap
+from worker.engine.memory.peak_memory import PeakSampler
 from worker.engine.model.batches import Layout, micro_batches
 from worker.engine.model.load import load_published, plain_attention
 from worker.engine.model.trainable import TrainableModel
-from worker.engine.peak_memory import PeakSampler
 from worker.shared.arrays import Rows, rows_of
 
 PARITY_ROWS = 4

@@ -9,11 +9,12 @@ from api.spec.resolve import ResolvedRecipe
 from api.spec.scoring import ModelFiles, ScoringRequest
 from worker.engine.atomic_folder import atomic_folder, write_manifest
 from worker.engine.data import Data
-from worker.engine.heap import trim_heap
+from worker.engine.memory.heap import trim_heap
 from worker.engine.publish.card import TrainingSummary
-from worker.engine.publish.export import export, export_merged
+from worker.engine.publish.export import export
 from worker.engine.publish.fresh_process import score_in_fresh_process
 from worker.engine.publish.gguf import export_gguf
+from worker.engine.publish.merge import export_merged
 from worker.engine.publish.outputs import (
     Outputs,
     outputs_in_memory,

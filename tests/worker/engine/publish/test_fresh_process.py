@@ -15,7 +15,7 @@ from api.spec.scoring import ModelFiles, ScoringRequest
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine.errors import TrainingError
-from worker.engine.peak_memory import PeakSampler
+from worker.engine.memory.peak_memory import PeakSampler
 from worker.engine.publish import fresh_process
 from worker.engine.publish.fresh_process import Scorer, score_in_fresh_process
 
@@ -89,7 +89,7 @@ def test_a_reader_that_the_kernel_kills_has_run_out_of_memory(
 
 SCATTERED = """
 from pathlib import Path
-from worker.engine.heap import return_freed_blocks
+from worker.engine.memory.heap import return_freed_blocks
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()

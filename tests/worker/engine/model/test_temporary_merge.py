@@ -14,9 +14,9 @@ from tests.tiny_models import make_model, tiny_config
 from tests.worker import pairs
 from tests.worker.parity import ours
 from worker.engine.comparison import Interrupted
-from worker.engine.model import merged
+from worker.engine.model import temporary_merge
 from worker.engine.model.adapters import peft_config
-from worker.engine.model.merged import merged_adapters
+from worker.engine.model.temporary_merge import merged_adapters
 from worker.engine.model.trainable import TrainableModel
 
 TECHNIQUES: list[dict[str, Any]] = [
@@ -112,7 +112,7 @@ def test_an_adapter_of_a_head_does_not_change_the_embeddings_that_share_its_weig
 def test_a_small_update_is_kept_on_average() -> None:
     """Rounding to the nearest bfloat16 would lose it: the numbers there are 2^-8 apart."""
     weights = torch.full((200_000,), -(1 + 2.0**-11))
-    rounded = merged._rounded(weights, torch.bfloat16, torch.Generator().manual_seed(0))
+    rounded = temporary_merge._rounded(weights, torch.bfloat16, torch.Generator().manual_seed(0))
     assert rounded.dtype == torch.bfloat16
     assert set(rounded.tolist()) == {-1.0, -(1 + 2.0**-7)}
     assert float(rounded.double().mean()) == pytest.approx(-(1 + 2.0**-11), abs=1e-4)
