@@ -87,6 +87,8 @@ def print_heading(title: str) -> None:
 
 def add_base_model(data_dir: Path) -> None:
     """Add the base model. Its weights are dequantized from 4 bits, so it is slightly worse than the original."""
+    # The folder may be that of an older version's demo.
+    subprocess.run([*ATTUNE, "migrate", "--data-dir", data_dir], check=True, stdout=subprocess.DEVNULL)
     listed = subprocess.run(
         [*ATTUNE, "models", "list", "--json", "--data-dir", data_dir], check=True, stdout=subprocess.PIPE
     )
