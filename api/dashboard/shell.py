@@ -25,7 +25,7 @@ from api.http.middleware import NO_SNIFFING
 FOLDER = Path(__file__).parent
 ASSETS = FOLDER / "assets"
 CHARTS = ("youplot", "vendor")
-"""Package and folder with uPlot, which draws the charts: the wheel contains its released files unchanged."""
+"""Package, and the folder in it, with the released files of uPlot, which draws the charts."""
 STYLES = ("uplot.min.css", "design.css")
 """Files that are served together as `style.css`, so that all styles take one request."""
 THEMES = ("light", "dark")
@@ -103,8 +103,8 @@ class _Page:
 
 
 class Immutable:
-    """Lets browsers keep each asset that was found for ever. Changed content has another address, because the address
-    contains a hash."""
+    """Lets browsers cache each successful response for ever. Changed content has another address, because the address
+    contains a hash of the content."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -11,7 +11,7 @@ class View:
     item: str | None = None
     """Module that shows `/NAME/ID`; None if there are no such addresses."""
     key: str | None = None
-    """Key that opens the view, after `g`."""
+    """Key that opens the view when it is pressed after `g`; None if there is no such key."""
     listed: bool = True
     """Whether the navigation has a link to it."""
 
