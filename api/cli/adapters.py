@@ -1,7 +1,7 @@
 """`attune adapters`: download a fine-tuned or base model, verify published files, delete a fine-tuned model.
 
-A file gets its final name only after its SHA-256 matches the listed one, so a file with its final name is always whole.
-An interrupted download is resumed when it is repeated: from `FILE.part`, and without the files that are whole.
+A file is downloaded as `FILE.part` and gets its final name only after its SHA-256 matches the listed one. A repeated
+download keeps the complete files and continues an interrupted one from `FILE.part`.
 """
 
 import hashlib
@@ -103,7 +103,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check offline that files are as published and that the model gives the outputs recorded in training."""
-    # Imported only for this command: no other client command needs numpy and the manifest's models.
+    # Imported here, because no other client command needs numpy and the manifest's pydantic models.
     from api.cli.verify.report import verification_fields, verify_files  # noqa: PLC0415
 
     report = verify_files(path, base=base, data_dir=data_dir, files_only=files_only, public_key=public_key)
@@ -143,7 +143,7 @@ def _resolve_model(client: Client, source: str) -> str:
 
 
 def _local_name(name: str) -> str:
-    """Return the file's name in the folder. Raise CommandError for a name that could leave the folder."""
+    """Return the file's name in the download folder. Raise CommandError for a name that could point outside it."""
     file = name.removeprefix("merged/").removeprefix("gguf/")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", file):
         raise CommandError(ExitCode.CORRUPT, f"the server lists a file with an unsafe name: {name}")
@@ -163,7 +163,7 @@ def _fetch(client: Client, url: str, artifact: Document, path: Path, advance: Ca
         advance(resumed_at)
         if resumed_at < artifact["bytes"]:
             with client.stream_bytes(url, start=resumed_at) as response:
-                if response.status_code != 206:  # the server sends the whole file
+                if response.status_code != 206:  # the server ignores the range and sends the whole file
                     file.truncate(0)
                     advance(-resumed_at)
                     digest = hashlib.sha256()
@@ -174,7 +174,7 @@ def _fetch(client: Client, url: str, artifact: Document, path: Path, advance: Ca
     if digest.hexdigest() != artifact["sha256"]:
         advance(-partial_file.stat().st_size)
         partial_file.unlink()
-        if resumed_at:  # the part was of another file
+        if resumed_at:  # `FILE.part` was a part of another file
             return _fetch(client, url, artifact, path, advance)
         raise CommandError(
             ExitCode.CORRUPT, f"{path.name} was not kept: its SHA-256 differs from the listed one. Download it again."

@@ -1,4 +1,4 @@
-"""The operator's commands for keys, base models and storage, which use the database and the storage, not HTTP."""
+"""The operator's commands for API keys, base models and storage. They use the database and the storage directly."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,10 +57,10 @@ BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 
 @contextmanager
 def open_context(data_dir: Path | None, config: Path | None, *, any_storage: bool = False) -> Iterator[Context]:
-    """Yield the context. Raise CommandError if an existing database has the schema of another version or, unless
-    `any_storage`, belongs to another storage.
+    """Yield a context with these options. A new database gets its schema first.
 
-    A new database gets its schema first.
+    Raise CommandError if an existing database has the schema of another version, or belongs to another storage.
+    `any_storage`: do not check the storage.
     """
     settings = load_operator_settings(data_dir, config)
     make_data_dir(settings)
@@ -161,7 +161,7 @@ def list_base_models(as_json: AsJson = False, data_dir: DataDirectory = None, co
 
 @models_app.command("verify", epilog="Example: attune models verify smollm2-135m-instruct")
 def verify_model(name: BaseModelName, data_dir: DataDirectory = None, config: Config = None) -> None:
-    """Compare the hashes of a base model's stored files. The exit code is 1 if one differs."""
+    """Compare a base model's stored files with their recorded hashes. The exit code is 1 if one differs."""
     with open_context(data_dir, config) as context:
         errors = base_models.verify(context, name)
     for line in errors:

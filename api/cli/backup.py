@@ -1,4 +1,4 @@
-"""`attune backup` and `attune restore`: copies of an embedded service's data."""
+"""`attune backup` and `attune restore`: copy the data of a service with SQLite to a backup, and back."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,7 @@ def back_up(
 ) -> None:
     """Copy the database and the objects into a new folder, while the service runs.
 
-    For a service with SQLite, as `attune up` starts it. Every object is compared with its recorded hash.
+    The service must use SQLite, as one started by `attune up` does. Every object is compared with its recorded hash.
     """
     settings = load_operator_settings(data_dir, config)
     try:

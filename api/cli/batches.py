@@ -26,7 +26,7 @@ batches_app = typer.Typer(
 
 DEFAULT_ENDPOINT = "/v1/chat/completions"
 FILES = {"output_file_id": "output.jsonl", "error_file_id": "errors.jsonl"}
-"""Names of the downloaded files by the field of the batch."""
+"""{field of the batch that has the id of a file: name of the downloaded file}."""
 
 BatchId = Annotated[str, typer.Argument(metavar="BATCH_ID", help="An id from `attune batches list`.")]
 
@@ -66,7 +66,7 @@ def create(
 
 
 def _first_url(client: Client, file: str) -> str:
-    """Return the url of the file's first line. The server reports a line that has none."""
+    """Return the `url` in the file's first line. Without one, return the default, and the server reports the line."""
     if Path(file).is_file():
         with Path(file).open(encoding="utf-8", errors="replace") as lines:
             return _url_of_first(lines)
@@ -163,7 +163,7 @@ def cancel(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel a batch. Its files get the answers until now."""
+    """Cancel a batch. The answers until now stay available in its files."""
     with connect(base_url, api_key, data_dir) as client:
         batch = client.post(f"{_path(batch_id)}/cancel")
     print_result(batch, f"{batch['id']} is {batch['status']}", as_json=as_json)

@@ -1,6 +1,6 @@
 """The body of `POST /v1/fine_tuning/jobs` from the options of `attune jobs create`, `estimate` and `preview`.
 
-Only the given options are sent. The server has the defaults and checks limits and combinations.
+Only the given options are sent. The server adds the defaults and checks limits and combinations.
 """
 
 import json
@@ -36,9 +36,10 @@ def job_body(
     hyperparameters: Mapping[str, object],
     assignments: Sequence[str] | None,
 ) -> Document:
-    """Return the body of `--body`, overridden first by the options and then by each `--set`.
+    """Return the body in `body_file`, overridden by `fields`, then by each `--set`, then by `hyperparameters`.
 
-    The keys of `fields` are dotted names; those of `hyperparameters` belong to the method. None means not given.
+    The keys of `fields` are dotted names, and those of `hyperparameters` are the names of the method's hyperparameters.
+    A value of None means that the option is not given.
     """
     body = read_body(body_file)
     change_body(body, fields, hyperparameters, assignments)
@@ -54,12 +55,12 @@ def change_body(
     set_fields(body, fields)
     for assignment in assignments or []:
         apply_assignment(body, assignment)
-    set_hyperparameters(body, hyperparameters)  # after the assignments, which may name the method
+    set_hyperparameters(body, hyperparameters)  # after the assignments, because they may set the method
     set_default_types(body)
 
 
 def require_model_and_file(body: Document, training_file: str | None) -> None:
-    """Raise CommandError before an upload if the server would refuse the job after it."""
+    """Raise CommandError if the body has no model or no training file, before any file is uploaded."""
     if "model" not in body:
         raise CommandError(ExitCode.REFUSED, "no base model: give --model; `attune models list` lists the base models.")
     if training_file is None and "training_file" not in body:
@@ -67,7 +68,7 @@ def require_model_and_file(body: Document, training_file: str | None) -> None:
 
 
 def set_field(body: Document, dotted: str, value: object) -> None:
-    """Set `training.max_length` as `body["training"]["max_length"]`, creating the objects in between."""
+    """Set `training.max_length` as `body["training"]["max_length"]`, creating missing objects."""
     *parents, last = dotted.split(".")
     for parent in parents:
         inner = body.get(parent)
@@ -90,14 +91,15 @@ def set_fields(body: Document, fields: Mapping[str, object]) -> None:
 
 
 def set_hyperparameters(body: Document, values: Mapping[str, object]) -> None:
-    """Set hyperparameters below the name of the body's method."""
+    """Set hyperparameters in `method.TYPE.hyperparameters`, where TYPE is the type of the body's method."""
     method = body.get("method")
     kind = _method_type(method) if isinstance(method, dict) else "supervised"
     set_fields(body, {f"method.{kind}.hyperparameters.{name}": value for name, value in values.items()})
 
 
 def _method_type(method: Mapping[str, object]) -> object:
-    """Return the method's type, by default the name of its only object: `dpo` for `--set method.dpo.loss=ipo`."""
+    """Return the method's type. Without `type`, it is the name of the method's only object, such as `dpo` after
+    `--set method.dpo.loss=ipo`, or else supervised."""
     names = [name for name, options in method.items() if isinstance(options, dict)]
     return method.get("type", names[0] if len(names) == 1 else "supervised")
 

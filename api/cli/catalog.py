@@ -111,7 +111,8 @@ def _summarize_base(base: Document) -> str:
 
 
 def _refused_combinations(entries: Document) -> list[str]:
-    """Return each reason for a refusal once, and the combinations that are limited to some model families."""
+    """Return a line for each reason to refuse a combination, and for each combination that only some model families
+    support."""
     lines = []
     for combination in entries["combinations"]:
         technique, method, kind = (combination[name] for name in ("technique", "method", "kind"))

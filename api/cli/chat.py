@@ -56,7 +56,7 @@ def chat(
 
 
 def _print_delta(chunk: Document) -> str | None:
-    """Print the chunk's part of the answer and return its finish reason, None before the last chunk."""
+    """Print the chunk's part of the answer. Return the finish reason, which is None before the last chunk."""
     if "error" in chunk:
         raise CommandError(ExitCode.UNAVAILABLE, str(chunk["error"]["message"]))
     finish_reason = None

@@ -26,7 +26,7 @@ class Client:
     def __init__(self, base_url: str, api_key: str) -> None:
         self.base_url = base_url
         self.date: str | None = None
-        """The server's clock in its last response."""
+        """The `Date` header of the last response, by the server's clock."""
         self._http = httpx.Client(
             base_url=base_url,
             headers={"Authorization": f"Bearer {api_key}"},
@@ -66,7 +66,10 @@ class Client:
 
     @contextmanager
     def stream_bytes(self, path: str, *, start: int = 0) -> Iterator[httpx.Response]:
-        """Yield the response to a GET before its body is read. The server may ignore `start` (status 200, not 206)."""
+        """Yield the response to a GET before its body is read.
+
+        `start`: first byte that is requested. The server may ignore it; the status is then 200 instead of 206.
+        """
         headers = {"range": f"bytes={start}-"} if start else {}
         with self._as_command_errors(), self._http.stream("GET", path, headers=headers) as response:
             if not response.is_success:
@@ -88,7 +91,7 @@ class Client:
                     yield json.loads(line.removeprefix("data: "))
 
     def listed(self, path: str, *, limit: int, after: str | None = None, **query: object) -> Document:
-        """Return a list of up to `limit` objects, and in `has_more` whether there are more."""
+        """Return a list of up to `limit` objects. Its `has_more` is true if the server has more of them."""
         data: list[Document] = []
         has_more = True
         while has_more and len(data) < limit:
@@ -136,7 +139,7 @@ class Client:
 
 
 def segment(identifier: str) -> str:
-    """Return an id quoted as one segment of a path: model names have colons and slashes."""
+    """Return an id quoted as one segment of a URL's path, because names of models have colons and slashes."""
     return quote(identifier, safe="")
 
 
@@ -168,5 +171,5 @@ def _raise_for_status(response: httpx.Response) -> None:
 
 
 def name_field(message: str, param: str | None) -> str:
-    """Return the server's message with the name of the field, unless the message has it."""
+    """Return the server's message. The name of the field is appended if the message does not contain it."""
     return f"{message} (field: {param})" if param and param not in message else message

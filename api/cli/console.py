@@ -29,7 +29,7 @@ from rich.text import Text
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise  # noqa: PLE0704 (called while a BrokenPipeError is handled, which ends the command)
+        raise  # noqa: PLE0704 (called while a BrokenPipeError is handled: raising it again ends the command)
 
 
 out = _Console(highlight=False, soft_wrap=True)
@@ -52,7 +52,7 @@ def print_line(text: object, *, style: str = "") -> None:
 
 
 def print_note(text: object) -> None:
-    """Print a line for the person at the terminal that is not part of the result."""
+    """Print a line on stderr that informs the user and is not part of the result."""
     err.print(Text(clean(text), style="dim"))
 
 
@@ -61,7 +61,7 @@ def print_error(text: object) -> None:
 
 
 def print_json(document: object) -> None:
-    """Print a document on one line, in ASCII, which escapes every control character."""
+    """Print a document as one line of JSON in ASCII, in which every control character is escaped."""
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
@@ -75,7 +75,7 @@ def print_result(document: object, text: object, *, as_json: bool) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print aligned columns, or, without a terminal, tab-separated lines with the same header for `cut` and `awk`."""
+    """Print aligned columns on a terminal. Otherwise print the header and rows with tabs, for `cut` and `awk`."""
     if not out.is_terminal:
         for row in (columns, *rows):
             print_raw("\t".join(clean(cell) for cell in row))
@@ -89,7 +89,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def count_fitting(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
-    """Return how many of the first columns fit the terminal without folding; all of them without a terminal."""
+    """Return the number of columns, from the left, that fit on the terminal without folding. Without a terminal, all
+    columns fit."""
     if not out.is_terminal:
         return len(columns)
     widths = [max(len(clean(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]

@@ -1,8 +1,8 @@
 """Checks of a process before it starts: whether the schema, the storage and the broker are available and belong
 together.
 
-A worker with another storage than the API's, or with a wrong password for the broker, would start, receive no
-notifications, and end the jobs that it claims.
+Without these checks, a worker with another storage than the API's would use up the retries of every job that it claims,
+and a worker with a wrong password for the broker would receive no notifications.
 """
 
 import time
@@ -22,7 +22,7 @@ from api.settings import Settings
 log = structlog.get_logger(__name__)
 
 BROKER_WAIT_S = 15.0
-"""How long a worker waits for a broker that starts at the same time."""
+"""Maximum seconds that a worker waits for a broker that starts at the same time."""
 RETRY_S = 0.5
 
 
@@ -45,7 +45,10 @@ def prepare(context: Context) -> None:
 
 
 def require(settings: Settings) -> None:
-    """Raise CommandError unless the schema is current and the storage is the database's."""
+    """Raise CommandError unless the schema is current and the storage belongs to the database.
+
+    An unavailable storage is only logged.
+    """
     context = Context.open(settings)
     try:
         require_current(context.database)
@@ -53,7 +56,7 @@ def require(settings: Settings) -> None:
     except (WrongSchema, WrongStorage) as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from None
     except StorageUnavailable as error:
-        # An outage passes. Workers pause meanwhile, and requests are answered with 503.
+        # An outage is temporary: until it ends, workers pause, and the API responds with 503.
         log.warning("storage_unchecked", error=str(error))
     finally:
         context.database.dispose()

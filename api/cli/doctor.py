@@ -61,7 +61,11 @@ def _checks(base_url: str | None, api_key: str | None, data_dir: Path | None, co
 
 
 def _runs_here(settings: Settings, *, named: bool) -> bool:
-    """Return whether this machine runs a part of the service, by its data folder or its settings."""
+    """Return whether this machine seems to run a part of the service.
+
+    It does if the user named a data folder or settings (`named`), if the data folder exists, or if the settings have a
+    database or a storage.
+    """
     return named or settings.data_dir.is_dir() or bool(settings.database_url or settings.storage_url)
 
 
@@ -76,7 +80,9 @@ def _check_server(server: Server) -> Iterator[Check]:
         yield Check("server", "ok", f"{server.url} (from {server.url_source})")
         detail = f"project {owner['project']}, scope {owner['scope']} (from {server.key_source})"
         if owner["scope"] == "read":
-            yield Check("key", "warning", detail, "It cannot create jobs. Ask the operator for one with scope write.")
+            yield Check(
+                "key", "warning", detail, "This key cannot create jobs. Ask the operator for one with scope write."
+            )
         else:
             yield Check("key", "ok", detail)
         if client.date is not None:

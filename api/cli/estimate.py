@@ -53,7 +53,7 @@ def estimate(
 ) -> None:
     """Estimate a job's memory, steps and time, and check whether it would be accepted.
 
-    The exit code is 2 if it would be refused.
+    The exit code is 2 if the job would be refused.
     """
     fields = {"model": model, "technique.type": technique, "technique.rank": rank, "method.type": method}
     fields |= {"training.max_steps": max_steps}
@@ -137,7 +137,7 @@ def _print_row(row: Document) -> None:
     print_line(f"Row {row['row']}{label}{dropped}")
     for sequence in row["sequences"]:
         cut = "" if sequence["cut_at"] is None else f", truncated after {sequence['cut_at']}"
-        # The loss of a labeled text, or of an answer sampled to a prompt, is not a loss of these tokens.
+        # Labeled texts and prompts have no supervised tokens: their loss is that of the label or the sampled answers.
         only_read = not sequence["supervised_tokens"] and (row["label"] is not None or sequence["role"] == "prompt")
         supervised = "" if only_read else f", {sequence['supervised_tokens']} supervised"
         print_line(f"  {sequence['role']}: {sequence['length']} tokens{cut}{supervised}")

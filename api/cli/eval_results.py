@@ -79,7 +79,7 @@ def _number(item: Document) -> int:
 
 
 def _wrong(item: Document) -> str:
-    """Return the names of the criteria that an item does not pass, or why it has no answer."""
+    """Return the names of the criteria that an item does not pass, or the error if the model gave no answer."""
     if item["sample"]["error"]["message"]:
         return str(item["sample"]["error"]["message"])
     failed = (result for result in item["results"] if not result["passed"])
@@ -95,8 +95,10 @@ def _answer(item: Document) -> str:
 
 
 def compared(client: Client, *paths: str) -> Document:
-    """Fetch the two runs at the paths. Return them with the pairs of items of which exactly one passes. Items with the
-    same content form a pair."""
+    """Fetch the two runs at the paths. Return them with the pairs of items of which exactly one passes.
+
+    A pair is an item of the first run and an item of the second run with the same content.
+    """
     runs = [client.get(path) for path in paths]
     first, second = (dict(_by_content(client.pages(f"{path}/output_items"))) for path in paths)
     pairs = [[first[key], second[key]] for key in first if key in second]

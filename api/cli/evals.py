@@ -76,7 +76,7 @@ def run(
     *,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help='The model to ask. Default: none; the lines have answers, as "sample".'),
+        typer.Option("--model", "-m", help='The model to ask. Default: none, for lines with an answer in "sample".'),
     ] = None,
     prompt: Annotated[
         str | None,
@@ -101,7 +101,7 @@ def run(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Create a run: ask a model the questions of a file and grade its answers, or grade answers that are there."""
+    """Create a run: ask a model the questions of a file and grade its answers, or grade answers in the file."""
     body = read_body(body_file)
     if name is not None:
         body["name"] = name
@@ -176,7 +176,7 @@ def compare(
     first: RunId,
     second: RunId,
     *,
-    limit: Annotated[int, typer.Option(min=0, help="Items that differ.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of items to show.")] = 20,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,

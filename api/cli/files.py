@@ -114,7 +114,7 @@ def delete(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a file. It is refused while an unfinished job uses the file."""
+    """Delete a file. The server refuses this while an unfinished job uses the file."""
     with connect(base_url, api_key, data_dir) as client:
         deleted = client.delete(f"/files/{segment(file_id)}")
     print_result(deleted, f"Deleted {file_id}", as_json=as_json)
@@ -140,7 +140,10 @@ def content(
 
 
 def save_content(client: Client, path: str, output: Path) -> None:
-    """Save the content if its SHA-256 is the file's. The output appears once it is complete."""
+    """Save the content of the file at the API's `path`.
+
+    `output` appears once it is complete and has the SHA-256 that the server lists. Raise CommandError for another one.
+    """
     listed, digest = client.get(path).get("sha256"), hashlib.sha256()
     partial = output.with_name(f"{output.name}.part")
     with client.stream_bytes(f"{path}/content") as response, partial.open("wb") as file:
@@ -182,7 +185,10 @@ def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Docum
 
 
 def file_id(client: Client, file: str, purpose: str) -> str:
-    """Return the id of the file, which is uploaded first if it is a local path. Raise CommandError if it is neither."""
+    """Return the id of `file`, which is an id or a local path. A local file is uploaded first.
+
+    Raise CommandError if `file` is neither.
+    """
     if Path(file).is_file():
         uploaded = upload_file(client, Path(file), purpose)
         print_note(f"Uploaded {file} as {uploaded['id']}")
@@ -214,16 +220,17 @@ def _is_reusable(file: Document) -> bool:
 
 
 def _upload_if_local(client: Client, path_or_id: str) -> str:
-    """Return the id of the file, which is uploaded first if it is a local path."""
+    """Return the file's id. A local file is uploaded first, unless the project already has one with its content."""
     return str(upload_once(client, Path(path_or_id))["id"]) if Path(path_or_id).is_file() else path_or_id
 
 
 def attach_files(
     client: Client, body: Document, training: str | None, validation: str | None, *, for_job: bool = False
 ) -> None:
-    """Set the body's file ids, uploading local files. The body itself may name files by their paths, too.
+    """Set the file ids in the body, and upload local files first.
 
-    With `for_job`, upload nothing if the server would refuse the job whatever its files hold.
+    `training` and `validation` override the files in the body; all of them may be ids or local paths. `for_job`: raise
+    CommandError before any upload if the server would refuse the job regardless of the files' content.
     """
     options = {"training_file": training, "validation_file": validation}
     named = {field: body.get(field) if option is None else option for field, option in options.items()}

@@ -27,14 +27,14 @@ def check(
     *,
     method: Annotated[
         str | None,
-        typer.Option(help="Training method of the rows, such as supervised. Default: any whose format the keys show."),
+        typer.Option(help="Training method, such as supervised. Default: every method that accepts the rows' format."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a file without a server, and print each error and warning with its line.
 
-    The findings are those of the server after an upload; with --method, those of a job. The exit code is 2 if there is
-    an error.
+    The server reports the same findings after an upload or, with --method, for a job. The exit code is 2 if there is an
+    error.
     """
     # Imported only for this command: no other client command needs the methods, which are slow to build.
     from api.spec.catalog import METHODS  # noqa: PLC0415

@@ -38,7 +38,7 @@ def rerun(
 ) -> None:
     """Create the same job again, with the same files and seed.
 
-    On the same machine it trains the same model, byte for byte on a processor.
+    On the same machine, the new job trains the same model. On a CPU, its weights are the same byte for byte.
     """
     with connect(base_url, api_key, data_dir) as client:
         create_job(client, client.get(_recipe(job_id)), watch=watch, as_json=as_json)
@@ -88,8 +88,8 @@ def clone(
 
 
 def _replace_type(body: Document, name: str, kind: str | None) -> None:
-    """Replace the technique or method if `kind` names another one. The new one has its defaults, because the options of
-    the old one do not apply to it."""
+    """Replace the technique or method if `kind` names another type. The options of the old type are dropped, because
+    they do not apply to the new type."""
     if kind is not None and body[name]["type"] != kind:
         body[name] = {"type": kind}
 

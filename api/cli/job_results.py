@@ -48,7 +48,7 @@ def metrics(
     shown = count_fitting(names, rows)
     print_table(names[:shown], [row[:shown] for row in rows])
     if shown < len(names):
-        print_note(f"Not shown, for the width of this terminal: {', '.join(names[shown:])}. --json has all.")
+        print_note(f"Not shown, because the terminal is too narrow: {', '.join(names[shown:])}. --json has all.")
     if len(points) < listing["total_points"]:
         print_note(f"{len(points)} of {listing['total_points']:,} steps; for more: --max-points")
     return None
@@ -127,7 +127,7 @@ def _results(client: Client, job: Document) -> dict[str, Any]:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested objects as one, with dotted names."""
+    """Return nested objects as one flat object with dotted names."""
     flat: dict[str, Any] = {}
     for name, inner in value.items():
         flat |= _flat(inner, f"{prefix}{name}.") if isinstance(inner, Mapping) else {f"{prefix}{name}": inner}

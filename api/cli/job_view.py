@@ -89,7 +89,7 @@ def time_left(job: Document) -> str | None:
 
 
 def _range_s(expected: Document) -> str:
-    """Return the time until a range of times, such as "2 min to 3 min 20 s"."""
+    """Return the time from now to the expected range of times, such as "2 min to 3 min 20 s"."""
     earliest_s, latest = max(0, expected["earliest"] - time()), expected["latest"]
     if latest is None:
         return f"{format_duration(earliest_s)} or more"
@@ -100,7 +100,7 @@ def _range_s(expected: Document) -> str:
 
 
 def describe_metrics(metrics: Document) -> Iterator[str]:
-    """Yield the metrics of a step that every method has, and its reward."""
+    """Yield the losses, the reward, the learning rate and the speed of a step as text, if the step has them."""
     for name, words in (("train_loss", "loss"), ("valid_loss", "validation loss"), ("train_reward", "reward")):
         if metrics.get(name) is not None:
             yield f"{words} {metrics[name]:.4g}"
@@ -139,7 +139,7 @@ def _cost(estimate: Document) -> str | None:
 
 
 def _evaluation(report: Document | None) -> str | None:
-    """Return the metrics that both models have, as "base → tuned"."""
+    """Return the metrics that both the base and the tuned model have, as "base → tuned"."""
     if not report:
         return None
     changes = [

@@ -1,4 +1,4 @@
-"""`attune jobs`: the commands that create, list, follow and control jobs, and those of other modules."""
+"""`attune jobs`: create, list, follow and control jobs. The group also gets the commands of other modules."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -143,8 +143,8 @@ def watch(
 ) -> None:
     """Follow a job until it ends.
 
-    The exit code is 0 if it succeeded, 1 if it failed and 3 if it was cancelled. With --json, each event is a line, and
-    the job is the last one.
+    The exit code is 0 if it succeeded, 1 if it failed and 3 if it was cancelled. With --json, each event is printed
+    as a line, and the job as the last line.
     """
     with connect(base_url, api_key, data_dir) as client:
         raise typer.Exit(watch_job(client, job_id, as_json=as_json))
@@ -211,7 +211,7 @@ def resume(
 def events(
     job_id: JobId,
     *,
-    limit: Annotated[int, typer.Option(min=1, help="Number of events to print, the newest ones, oldest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Number of the newest events to print, oldest first.")] = 20,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,

@@ -13,10 +13,10 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 @dataclass(frozen=True)
 class Field:
     name: str
-    """Name of the field after the names of the objects around it, such as `method.dpo.loss`."""
+    """Dotted name: the names of the enclosing objects, then the field's own, such as `method.dpo.loss`."""
     values: str
     default: str
-    """Empty for a field without a default; "required" for one that must be given."""
+    """Default value as text. Empty for a field without a default; "required" for one that must be given."""
     description: str
 
 
@@ -50,7 +50,7 @@ def default_of(schema: Schema) -> dict[str, Any]:
 
 
 def _resolved(schema: Schema, definitions: Schema) -> Schema:
-    """Return the schema with the definition that it refers to; its own entries have precedence."""
+    """Return the schema merged with the definition that it refers to. The schema's own entries have precedence."""
     reference = schema.get("$ref")
     if reference is None:
         return schema

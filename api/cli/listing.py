@@ -1,4 +1,4 @@
-"""Lists of the server: the columns of each as one table, and the command that fetches and prints it."""
+"""Lists of objects on the server: the `list` command of each kind, and the tables that show them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated
@@ -55,7 +55,9 @@ def print_listing(listing: Document, columns: Columns, *, as_json: bool) -> None
     print_documents(listing["data"], columns)
     if listing["has_more"]:
         last = listing["data"][-1]["id"]
-        print_note(f"{len(listing['data'])} of more. For the next: --after {last}. For more at once: --limit")
+        print_note(
+            f"{len(listing['data'])} shown, and there are more. For the next: --after {last}. For more at once: --limit"
+        )
     return None
 
 

@@ -12,7 +12,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 COMPLETE = "_ATTUNE_COMPLETE"
-"""The variable with which the scripts of `attune completion` ask for completions."""
+"""Environment variable that the scripts of `attune completion` set to ask for completions."""
 CLIENT, OPERATOR, SHELL = "Use a server", "Run a server", "This command"
 """Headings of `attune --help`."""
 
@@ -128,7 +128,10 @@ class LazyCommand(TyperCommand):
 
 
 def _imported(name: str) -> ModuleType:
-    """Import a module without garbage collections: what it makes stays, and they would take a sixth of the time."""
+    """Import a module with the garbage collector off.
+
+    The objects that an import creates stay in use, and collections would take a sixth of the time.
+    """
     if name not in sys.modules:
         gc.disable()
         import_module(name)

@@ -51,7 +51,7 @@ def create(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Create a pipeline with all of its jobs, or none of them if one is refused."""
+    """Create a pipeline with all of its jobs. If one job is refused, nothing is created."""
     body = read_body(body_file)
     with connect(base_url, api_key, data_dir) as client:
         _upload_onces(client, body)
@@ -105,7 +105,7 @@ def cancel(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel every job of a pipeline that has not ended. They cannot be resumed."""
+    """Cancel all jobs of a pipeline that have not ended. Cancelled jobs cannot be resumed."""
     with connect(base_url, api_key, data_dir) as client:
         pipeline = client.post(f"{_path(pipeline_id)}/cancel")
     print_result(pipeline, f"{pipeline['id']} is {pipeline['status']}", as_json=as_json)
@@ -124,7 +124,8 @@ def _watch(client: Client, created: Document, *, as_json: bool) -> ExitCode:
 
 
 def _upload_onces(client: Client, body: Document) -> None:
-    """Upload each local file once, even if several stages name it. The server checks everything else."""
+    """Upload each local file that stages name, and put its id in place of the path. A file that several stages name is
+    uploaded once. The server checks everything else."""
     uploaded: dict[str, str] = {}
     for stage in body.get("stages") or []:
         for name in ("training_file", "validation_file"):

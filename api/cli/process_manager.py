@@ -13,7 +13,7 @@ from typing import IO
 
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
 HEALTHY_S = 60.0
-"""Seconds after which a process is not in a crash loop: its back-off starts over."""
+"""If a process crashes after more than these seconds, it is not in a crash loop, and its back-off starts over."""
 POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1
 
@@ -26,7 +26,7 @@ class ManagedProcess:
     command: Sequence[str]
     environment: dict[str, str]
     log_file: Path | None = None
-    """File to append the process's output to; None for this process's standard error."""
+    """File that the process's output is appended to. None: the output goes to the standard error of the manager."""
     stdin: bytes | None = None
     pass_fds: Sequence[int] = ()
     grace_s: float = 10.0
@@ -47,7 +47,7 @@ class ManagedProcess:
             stdout=output or sys.stderr,
             stderr=output or sys.stderr,
             pass_fds=self.pass_fds,
-            start_new_session=True,  # keeps ctrl-C from the children, which are stopped in order
+            start_new_session=True,  # so that Ctrl-C does not reach the children, which `stop` ends in order
             preexec_fn=_terminate_with_parent,  # noqa: PLW1509 (this process has one thread)
         )
         if output:

@@ -43,25 +43,26 @@ def list_projects(as_json: AsJson = False, data_dir: DataDirectory = None, confi
 def set_budget(
     project: Annotated[str, typer.Argument(help="The project's name, from `attune projects list`.")],
     trained_tokens: Annotated[
-        str | None, typer.Option(metavar="NUMBER|none", help="Tokens that it may train in a month.")
+        str | None, typer.Option(metavar="NUMBER|none", help="Maximum tokens to train on in a month.")
     ] = None,
     device_seconds: Annotated[
         str | None,
-        typer.Option(metavar="NUMBER|none", help="Seconds that its jobs may use processors and GPUs in a month."),
+        typer.Option(metavar="NUMBER|none", help="Maximum seconds of CPUs and GPUs for jobs in a month."),
     ] = None,
     stored_bytes: Annotated[
-        str | None, typer.Option(metavar="NUMBER|none", help="Bytes of files and models that it may store.")
+        str | None, typer.Option(metavar="NUMBER|none", help="Maximum bytes of stored files and models.")
     ] = None,
     judge_tokens: Annotated[
         str | None,
-        typer.Option(metavar="NUMBER|none", help="Tokens that judges may read and write for it in a month."),
+        typer.Option(metavar="NUMBER|none", help="Maximum tokens that judges read and write in a month."),
     ] = None,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
     """Set the project's budgets; `none` removes one. A budget that is used up refuses new jobs until the next month.
 
-    Without a budget of judges' tokens, the limit of the settings holds. A used-up one keeps judges from being asked.
+    Without a budget for judges' tokens, the limit in the settings applies. Once these tokens are used up, no judge is
+    asked.
     """
     given = {
         "trained_tokens": trained_tokens,

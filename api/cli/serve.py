@@ -25,7 +25,7 @@ from api.spec.lifecycle import BATCH, DELIVER, EVALUATE, SAMPLE, Stage
 log = structlog.get_logger(__name__)
 
 BACKLOG = 128
-"""Connections that the kernel queues until they are accepted."""
+"""Maximum number of connections that the kernel queues until the server accepts them."""
 
 api_app = typer.Typer(add_completion=False)
 worker_app = typer.Typer(add_completion=False)
@@ -47,7 +47,8 @@ def serve_api(
     if settings.broker_url.get_secret_value():
         _require_broker_password(settings)
     HttpProtocol.max_connections = make_room(settings.max_connections)
-    streams = min(settings.max_streams, HttpProtocol.max_connections * 3 // 4)  # the rest serve other requests
+    # At least a quarter of the connections is left for other requests.
+    streams = min(settings.max_streams, HttpProtocol.max_connections * 3 // 4)
     if streams < settings.max_streams:
         log.warning("fewer_streams", max_streams=streams, max_connections=HttpProtocol.max_connections)
     server = uvicorn.Config(
@@ -84,7 +85,7 @@ def serve_worker(
     """
     settings = load_operator_settings(data_dir, config)
     stages = [str(name) for name in stage or ()] or worker_stages(settings)
-    if stages != [SAMPLE]:  # it uses no database
+    if stages != [SAMPLE]:  # samplers use no database
         deployment.require(settings)
     if not settings.broker_url.get_secret_value():
         raise CommandError(
@@ -127,7 +128,10 @@ def worker_command(stage: str) -> list[str]:
 
 
 def require_tracker_libraries(settings: Settings) -> None:
-    """Raise CommandError if a configured tracker's library is missing: the worker would only crash and be restarted."""
+    """Raise CommandError if a configured tracker's library is missing.
+
+    Otherwise the worker would crash and be restarted again and again.
+    """
     try:
         require_libraries(settings)
     except MissingLibrary as error:
@@ -135,7 +139,10 @@ def require_tracker_libraries(settings: Settings) -> None:
 
 
 def _require_broker_password(settings: Settings) -> None:
-    """Raise CommandError if the broker refuses the password. Without a broker, the workers' sweeps find the jobs."""
+    """Raise CommandError if the broker refuses the password.
+
+    An unreachable broker is only logged, because workers also find jobs by their regular sweeps of the database.
+    """
     try:
         deployment.require_connection(settings, wait_s=0)
     except CommandError as error:

@@ -32,7 +32,7 @@ def list_keys(as_json: AsJson = False, data_dir: DataDirectory = None, config: C
 
 @signing_app.command(epilog="Example: attune signing rotate")
 def rotate(as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None) -> None:
-    """Replace the key. Models signed before still verify: its public half stays listed, its private half is deleted."""
+    """Replace the key. The old private key is deleted. The old public key stays listed, so its models still verify."""
     with open_context(data_dir, config) as context:
         signing.rotate(context)
         keys = signing.public_keys(context)

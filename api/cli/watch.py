@@ -73,7 +73,7 @@ def _follow(client: Client, job_id: str, view: View, *, deadline: float | None =
 
     def look() -> Document:
         nonlocal last_event
-        job = client.get(path)  # before the events, which are then complete if the job has ended
+        job = client.get(path)  # before the events, so that they are complete if the job has ended
         for event in _events_since(client, path, last_event):
             view.show_event(event)
             last_event = event["id"]

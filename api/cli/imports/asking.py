@@ -20,7 +20,7 @@ OPTIONAL = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperatu
 """{word in a refusal: optional fields}. If a model refuses a question with a message that has the word, the question is
 asked again without these fields."""
 MESSAGE_OVERHEAD = 64
-"""Upper bound of the tokens of a chat template beside the texts of a short conversation."""
+"""Upper bound of the tokens that a chat template adds to the texts of a short conversation."""
 
 
 @dataclass
@@ -46,12 +46,12 @@ class Limits:
         return self.requests > 0 and tokens <= self.tokens
 
     def reserve(self, tokens: int) -> None:
-        """Subtract a request that takes at most these tokens. Refused requests count, too."""
+        """Subtract one request and the maximum of its tokens. Refused requests count, too."""
         self.requests -= 1
         self.tokens -= tokens
 
     def give_back(self, tokens: int) -> None:
-        """Add tokens that a request did not take after all."""
+        """Add reserved tokens again that a request did not use."""
         self.tokens += tokens
 
     def wait_turn(self) -> None:
@@ -89,7 +89,7 @@ class Answers:
     def __init__(self, path: Path, model: str, *, retry_errors: bool = False) -> None:
         self.model = model
         self._journal = Journal(path)
-        # A missing model is asked for again: perhaps another project's key was used.
+        # A missing model is asked again: the earlier command may have used the key of another project.
         kept = (each for each in self._journal.entries if "response" in each or not (retry_errors or _is_gone(each)))
         self._by_key = {entry["key"]: entry for entry in kept}
 

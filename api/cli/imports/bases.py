@@ -1,6 +1,6 @@
 """`bases.json`: for each model that jobs and graders of the source name, the model that takes its place here.
 
-The file is made with suggestions. A person may change it; `attune import push` only adds what is missing.
+The file is created with suggestions, which the user may change. `attune import push` only adds missing models.
 """
 
 import json
@@ -55,7 +55,7 @@ def models_in(grader: object) -> set[str]:
 
 
 def with_models_here(grader: Any, bases: Bases) -> Any:
-    """Return the grader with the models of the table in place of those of the source."""
+    """Return the grader with each model of the source replaced by the model that the table names for it."""
     if isinstance(grader, list):
         return [with_models_here(each, bases) for each in grader]
     if not isinstance(grader, dict):

@@ -108,7 +108,7 @@ def record_answers(
 ) -> None:
     """Ask the old models the prompts of the validation files, and keep their answers with log-probabilities.
 
-    The requests and tokens that this takes at most are shown before. No prompt with a stored answer is asked again.
+    The maximum numbers of requests and tokens are shown first. No prompt with a stored answer is asked again.
     """
     options = Options(max_answer_tokens, temperature)
     with held(folder), open_source(source_url) as source:
@@ -141,7 +141,7 @@ def push_jobs(
 ) -> None:
     """Make the jobs and evals of the folder on this server, with their files, methods and hyperparameters.
 
-    The base models are those of bases.json in the folder, which is written with suggestions. The plan is shown before.
+    The base models are those of bases.json in the folder, which is written with suggestions. The plan is shown first.
     Jobs and evals of an earlier push are not made again. The exit code is 2 if the server refuses a part of
     the plan.
     """

@@ -24,7 +24,7 @@ UNLIMITED = 1 << 62
 
 Graders = Mapping[str, Document]
 Case = tuple[Prompt, Mapping[str, str | None]]
-"""A prompt, and the answer of each side."""
+"""A prompt and {side: answer}. The sides are `old` and `new`."""
 
 
 def read_graders(paths: Sequence[Path]) -> Graders:
@@ -99,13 +99,13 @@ def _comparison(job: Document, new_job: Document, old: Answers, new: Answers, gr
 
 
 def _means(rewards: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Return the mean reward of the old and of the new answers; null without any."""
+    """Return the mean reward of the old and of the new answers; None for a side without rewards."""
     sides = {side: [value for each in rewards if (value := each[side]) is not None] for side in ("old", "new")}
     return {side: fmean(values) if values else None for side, values in sides.items()}
 
 
 class _Grading:
-    """Grades by this server. Equal answers to a prompt are graded once."""
+    """Has answers graded by the server. Equal answers to a prompt are graded once."""
 
     def __init__(self, server: Source, graders: Graders, concurrency: int) -> None:
         self.names = list(graders)
@@ -131,7 +131,7 @@ class _Grading:
         ]
 
     def _grade(self, bodies: Sequence[Document]) -> None:
-        """Have those answers graded that were not graded before."""
+        """Have the server grade the answers that it has not graded yet."""
         unknown = {key: body for body in bodies if (key := digest_of(body)) not in self._known}
         with ThreadPoolExecutor(self._concurrency) as pool:
             self._known |= zip(unknown, pool.map(self._reward, unknown, unknown.values()), strict=True)

@@ -7,7 +7,7 @@ from api.cli.client import Document
 from api.cli.console import out, print_note, print_table
 
 SHORT = 60
-"""Letters of a text in a table on a terminal. Other outputs get the whole text."""
+"""Maximum number of characters of a text in a table on a terminal. Other outputs get the whole text."""
 
 
 def print_comparison(jobs: Sequence[Document], graders: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The question before something that costs money or makes jobs."""
+"""The question to the user before a command spends money or creates jobs."""
 
 import sys
 
@@ -8,9 +8,9 @@ from api.cli.errors import CommandError, ExitCode
 
 
 def require_consent(question: str, *, yes: bool) -> None:
-    """Return if --yes is given or the person at the terminal agrees. Without a terminal nothing is asked.
+    """Return if --yes is given or the user agrees; otherwise raise CommandError.
 
-    Raise CommandError otherwise.
+    Without a terminal the user is not asked, and only --yes counts.
     """
     if yes:
         return

@@ -1,4 +1,4 @@
-"""The dates on which OpenAI ends what can be imported from it, as it announced them."""
+"""The dates that OpenAI has announced for the end of its evals, fine-tuning jobs and tuned models."""
 
 import re
 from datetime import date

@@ -34,7 +34,7 @@ MAX_RESUMPTIONS = 5
 
 
 def fetch(source: Source, folder: Folder) -> Document:
-    """Fetch what the folder lacks, and return a report. Raise CommandError if the source fails; run it again then."""
+    """Fetch what the folder lacks, and return a report. Raise CommandError if the source fails; it can be run again."""
     collected = _Fetch(source, folder)
     collected.jobs()
     collected.files()
@@ -108,7 +108,7 @@ class _Fetch:
         except NotAvailable:
             if not journal.entries:
                 raise
-            journal.clear()  # the object to continue after is deleted
+            journal.clear()  # the last stored object is deleted at the source, so the list starts over
             self._collect(path, journal)
         finally:
             journal.close()
@@ -181,7 +181,7 @@ class _Fetch:
             except NotAvailable as refusal:
                 if not start or refusal.status != 416:
                     raise
-                output.truncate(0)  # it has more bytes than the source has
+                output.truncate(0)  # the partial file has more bytes than the source's file
                 raise httpx.ReadError(refusal.message) from None
             sync(output)
 

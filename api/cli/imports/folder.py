@@ -1,8 +1,8 @@
 """The folder of an import. Its files are written whole or not at all, and listed with their SHA-256 in the manifest.
 
 An import proceeds in numbered runs. An interrupted run is continued by the next command, which skips what the run has
-stored. After a complete run the next one looks for what is new at the source; nothing that it no longer has is removed
-here.
+stored. A run after a complete one fetches what is new at the source. Objects that the source has deleted since stay in
+the folder.
 """
 
 import fcntl
@@ -86,7 +86,7 @@ class Folder:
         yield from self._stored.values()
 
     def is_settled(self, name: str) -> bool:
-        """Return whether this run has nothing more to fetch for the file: it is stored, or cannot be had."""
+        """Return whether this run has nothing more to fetch for the file: it is stored, or the source refuses it."""
         entry = self._stored.get(name)
         if entry is None or not (entry["final"] or entry["run"] == self.run):
             return False
@@ -105,7 +105,7 @@ class Folder:
         self._append({"path": name, **facts, "final": final, "run": self.run})
 
     def record_unavailable(self, name: str, status: int, message: str, *, final: bool) -> None:
-        """Add a file that the source refuses to the manifest. If an earlier run has stored the file, its entry is
+        """Note in the manifest that the source refuses a file. If an earlier run has stored the file, its entry is
         kept."""
         stored = self._stored.get(name)
         if stored is not None and "unavailable" not in stored:
@@ -198,7 +198,7 @@ def sync(file: IO[bytes]) -> None:
 
 
 def safe_id(identifier: object) -> str:
-    """Return the id of an object as the name of a folder. Raise CommandError for one that could leave the folder."""
+    """Return the id of an object as the name of a folder. Raise CommandError for one that could point elsewhere."""
     if not isinstance(identifier, str) or not SAFE_ID.fullmatch(identifier):
         raise CommandError(ExitCode.CORRUPT, f"the source lists an object with an unsafe id: {identifier}")
     return identifier

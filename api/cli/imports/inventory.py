@@ -79,7 +79,7 @@ def named_files(jobs: list[Document]) -> set[str]:
 
 
 def _evals(source: Source) -> tuple[list[Item], str | None]:
-    """Return the evals, and the reason if the source does not list them, else None."""
+    """Return (evals, None), or ([], reason) if the source refuses to list them."""
     until = EVALS_DARK.isoformat() if source.is_openai else None
     try:
         found = source.listed("/evals")

@@ -1,4 +1,4 @@
-"""The plan of a job for `attune import push`: the same method, hyperparameters, seed and files, on a base here."""
+"""The plan of a job for `attune import push`: the same method, hyperparameters, seed and files, on a model here."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -104,7 +104,7 @@ def _problem(client: Client, job: Document, body: Document) -> str | None:
     if job.get("validation_file") and "validation_file" not in body:
         return "its validation file could not be fetched"
     if "model" not in body:
-        return f"there is no model here for {job['model']}: name one in bases.json, or push its own job first"
+        return f"there is no model here for {job['model']}: name one in bases.json, or first push the job that made it"
     if len(body["metadata"]) > MAX_METADATA:
         return f"its metadata has {MAX_METADATA} pairs, which leaves no room for {MARK}"
     try:
@@ -117,8 +117,11 @@ def _problem(client: Client, job: Document, body: Document) -> str | None:
 
 
 def models_here(client: Client, jobs: Sequence[Document], bases: Bases) -> dict[str, str | None]:
-    """Return {model of the source: model here}: the entries of bases.json, and each model that one of the jobs made
-    and another starts from, with the model that the pushed job made here (None if there is none)."""
+    """Return {model of the source: model here}.
+
+    It has the entries of bases.json, and each tuned model that one of the jobs made and another job starts from. The
+    model here is then that of the pushed job, or None if there is none.
+    """
     parents = {job["fine_tuned_model"]: job["id"] for job in jobs if job.get("fine_tuned_model")}
     continued = {job["model"] for job in jobs} & parents.keys()
     pushed = {name: pushed_job(client, parents[name]) or {} for name in continued}

@@ -12,9 +12,9 @@ from api.cli.imports.folder import digest_of
 
 CHAT, COMPLETION = "/chat/completions", "/completions"
 WITH_MESSAGES = ("tools", "parallel_tool_calls")
-"""Keys beside the messages of a row that are copied into the request."""
+"""Keys of a row that are copied into the request together with the messages."""
 MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "function_call"}
-"""Keys that a request's messages may have. Those of training rows have more, such as `weight`."""
+"""Keys that a message in a request may have. Messages of training rows may have more, such as `weight`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def prompt_of(row: Document) -> Prompt:
-    """Return the prompt of a row: chat, preference, prompts for reinforcement, or prompt and completion."""
+    """Return the prompt of a row. Its format is chat, preference, prompt only, or prompt and completion."""
     if "input" in row:
         asked = row["input"]
         better = row.get("preferred_output") or [{}]

@@ -1,7 +1,8 @@
 """`attune import push`: make the jobs and evals of a folder on this server. Nothing is made twice.
 
 The server itself holds what was pushed: files are found by their hash, jobs and evals by `imported_from` in their
-metadata. The idempotency key covers a command that is killed between a request and its response.
+metadata. If a command is killed between a request and its response, the idempotency key keeps the next command from
+creating the same object again.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,8 +52,11 @@ def make_plan(client: Client, folder: Path, chosen: Sequence[str] | None, assign
 
 
 def push(client: Client, plan: Plan) -> Document:
-    """Make what is open, and return a report. A job or eval that the server refuses does not keep the others from being
-    made. Raise CommandError if the server fails; run it again then."""
+    """Create the open jobs and evals, and return a report.
+
+    If the server refuses one, the others are created nevertheless. Raise CommandError if the server fails; the plan can
+    then be pushed again.
+    """
     return {
         "object": "import.push",
         "target": client.base_url,

@@ -1,4 +1,4 @@
-"""`attune import record`: ask the old models while they still answer, and keep what they say."""
+"""`attune import record`: ask the old models while they still answer, and keep their answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

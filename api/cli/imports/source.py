@@ -152,7 +152,7 @@ class Source:
             waited_s += delay_s
 
     def _attempt(self, method: str, path: str, stream: bool, request: dict[str, Any]) -> httpx.Response | None:
-        """Return the response, None without one. The body of a stream is read only if the request fails."""
+        """Return the response, or None if there is none. The body of a stream is read only if the request fails."""
         try:
             response = self._http.send(self._http.build_request(method, path, **request), stream=stream)
             if not response.is_success:
@@ -163,9 +163,9 @@ class Source:
 
     def _refusal(self, response: httpx.Response) -> Exception:
         status, (message, code) = response.status_code, _error_of(response)
-        if status == 401 and MISSING_SCOPE in message:  # OpenAI's, for a restricted key
+        if status == 401 and MISSING_SCOPE in message:  # OpenAI's response to a restricted key
             return NotAvailable(403, self.redacted(message))
-        if status == 401:  # its message may quote the key
+        if status == 401:  # the message is replaced, because it may quote the key
             return CommandError(
                 ExitCode.NOT_AUTHORIZED, f"{self.base_url} does not accept the key of {self._key_source}."
             )
@@ -186,7 +186,9 @@ class Source:
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise CommandError(ExitCode.UNAVAILABLE, f"{self.base_url} does not speak OpenAI's API: is it right?")
+            raise CommandError(
+                ExitCode.UNAVAILABLE, f"{self.base_url} does not speak OpenAI's API: is the address right?"
+            )
         return document
 
 
@@ -206,7 +208,8 @@ def _error_of(response: httpx.Response) -> tuple[str, str | None]:
 
 
 def _delay_s(response: httpx.Response | None, attempts: int) -> float:
-    """Return the seconds until the next attempt: those that the source asks for, or twice as many each time."""
+    """Return the seconds until the next attempt: the time that the source asks for, or else a time that doubles with
+    each attempt."""
     headers = httpx.Headers() if response is None else response.headers
     try:
         if "retry-after-ms" in headers:

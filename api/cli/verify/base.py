@@ -13,8 +13,8 @@ from api.spec.manifest import BaseEntry
 def find_base(path_or_name: str, trained: BaseEntry, data_dir: Path | None) -> Path:
     """Return the base model's folder. Raises CommandError if there is none.
 
-    `path_or_name` is a folder, the server's name of the base that was trained on (if a server on this machine has it),
-    or a hub id in the Hugging Face cache.
+    `path_or_name` is a folder, the name of the base model at the server that trained on it (if the data folder of a
+    server on this machine has that model), or a hub id in the Hugging Face cache.
     """
     if Path(path_or_name).is_dir():
         return Path(path_or_name)
@@ -39,7 +39,7 @@ def _in_server_data(name: str, trained: BaseEntry, data_dir: Path | None) -> Ite
 
 
 def _in_hub_cache(name: str, trained: BaseEntry) -> list[Path]:
-    """Return the model's snapshots, the revision that was trained on first, then the newest."""
+    """Return the model's snapshots: first the revision that was used in training, then the others, newest first."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     snapshots = [path.parent for path in cache.glob(f"models--{name.replace('/', '--')}/snapshots/*/config.json")]

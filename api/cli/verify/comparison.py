@@ -30,7 +30,7 @@ class NotComparable(Exception):
 class Comparison(BaseModel):
     rows: int
     greatest: float
-    """Largest difference, in nats or units of a score."""
+    """Largest difference: in nats for log-probabilities, in their own unit for scores."""
     mean: float
     tolerance: Tolerance
     """Allowed differences, as the trainer recorded them."""
@@ -85,6 +85,6 @@ def _score(request: ScoringRequest) -> ScoringResult:
         raise NotComparable(last_error)
     reply = SCORING_REPLY.validate_json(done.stdout.splitlines()[-1])
     if isinstance(reply, ScoringFailure):
-        # An internal failure's sentence is for the users of a server; here the exception itself helps more.
+        # The message of an internal failure is for users of a server. Here the exception itself is more helpful.
         raise NotComparable(last_error if reply.reason == "internal" else reply.message)
     return reply

@@ -1,4 +1,4 @@
-"""Checks of a published folder: its files against its manifest, and its weights themselves."""
+"""Checks of published files against their manifest, and of a base model against the one that was trained on."""
 
 import tarfile
 from collections.abc import Iterator
@@ -88,7 +88,7 @@ def base_differences(manifest: Manifest, base: Path) -> list[str]:
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files that the manifest must list.
 
-    Left out are hidden files, unfinished downloads, and subfolders with a manifest of their own.
+    Hidden files, unfinished downloads, and subfolders with a manifest of their own are left out.
     """
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts

@@ -13,8 +13,7 @@ from api.spec.manifest import NAME, SIGNATURE
 
 TIMEOUT_S = 10
 UNSIGNED = (
-    f"{NAME} has no signature, so nothing proves who made these files. Releases of Attune before signatures "
-    "published such models"
+    f"{NAME} has no signature, so nothing proves who made these files. Older releases of Attune did not sign models"
 )
 
 
@@ -25,8 +24,8 @@ class CheckedSignature(BaseModel):
 
 
 def read_keys(source: str) -> PublicKeys:
-    """Return the keys of a server's address or of a saved attune-keys.json. Raise CommandError if they cannot be
-    read."""
+    """Return the public keys of the server at an address, or in a saved attune-keys.json. Raise CommandError if they
+    cannot be read."""
     try:
         if source.startswith(("http://", "https://")):
             answer = httpx.get(httpx.URL(source).copy_with(path=KEYS_PATH, query=None), timeout=TIMEOUT_S)
@@ -45,15 +44,15 @@ def read_keys(source: str) -> PublicKeys:
 def check_signature(
     folder: Path, keys: PublicKeys | None, source: str | None
 ) -> tuple[CheckedSignature | None, list[str], list[str]]:
-    """Return (signature, problems, notes) of the folder's manifest; without `keys` the signature is unchecked.
+    """Return (signature, problems, notes) of the folder's manifest. Without `keys`, the signature is not checked.
 
-    A missing signature is only noted, unless keys were given to prove it.
+    A missing signature is a problem if keys are given, and otherwise a note.
     """
     try:
         signature = ManifestSignature.model_validate(json.loads((folder / SIGNATURE).read_bytes()))
     except FileNotFoundError:
         return (None, [UNSIGNED], []) if keys else (None, [], [UNSIGNED])
-    except ValueError:  # of pydantic and json
+    except ValueError:  # raised by pydantic and json
         return None, [f"{SIGNATURE} is damaged"], []
     if keys is None:
         note = (

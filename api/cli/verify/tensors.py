@@ -18,15 +18,15 @@ WEIGHTS = ".safetensors"
 """Suffix of the files that hold weights."""
 ADAPTER_CONFIG = "adapter_config.json"
 CHUNK = 1 << 24
-"""Values that are checked at a time."""
+"""Number of values that are checked at a time."""
 EXPONENT_BITS = {
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
     "F32": ("<u4", 0x7F80_0000),
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
 }
-"""Floating types as unsigned integers, with the mask of their exponent: where all of its bits are set, the value is
-infinite or not a number."""
+"""{floating-point type: (unsigned integer of the same size, mask of the exponent's bits)}. A value whose exponent has
+all bits set is infinite or not a number."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,11 @@ def _has_rank(a: int, b: int, rank: object, *, experts: bool) -> bool:
 
 
 def _ranks(config: Mapping[str, object], modules: tuple[str, ...]) -> dict[str, object] | None:
-    """Return the rank of each module as peft does: of the first pattern that matches its name or a suffix, else r.
+    """Return the rank of each module, as peft does: the rank of the first pattern that matches the module's name or a
+    suffix of it, or else r.
 
-    Return None if api.spec.patterns cannot apply a pattern, for example one of an older release: then any rank may be
-    right.
+    Return None if api.spec.patterns cannot apply a pattern, for example one of an older release. The ranks are then
+    unknown.
     """
     rank_pattern = config.get("rank_pattern")
     rank_pattern = rank_pattern if isinstance(rank_pattern, dict) else {}

@@ -218,8 +218,8 @@ def test_tables_are_aligned_on_a_terminal_and_separated_by_tabs_elsewhere(names:
 def test_a_list_with_more_entries_names_the_options_for_them(names: dict[str, str]) -> None:
     result = CliRunner().invoke(app, ["files", "list", "--limit", "1"])
     shown = result.stdout.splitlines()[-1].split("\t")[0]
-    assert result.stderr.startswith(f"1 of more. For the next: --after {shown}")
-    assert "of more" not in CliRunner().invoke(app, ["files", "list", "--limit", "100"]).stderr
+    assert result.stderr.startswith(f"1 shown, and there are more. For the next: --after {shown}")
+    assert "there are more" not in CliRunner().invoke(app, ["files", "list", "--limit", "100"]).stderr
 
 
 def test_a_job_says_why_it_waits(names: dict[str, str], service: tuple[Context, str]) -> None:

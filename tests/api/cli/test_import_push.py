@@ -164,7 +164,7 @@ def test_a_job_that_continues_another_waits_for_its_model(folder: Path, target: 
     (folder / "jobs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in jobs))
     made = pushed(folder)
     assert made["ftjob-0"]["problem"] is None
-    assert "push its own job first" in made["ftjob-1"]["problem"]
+    assert "first push the job that made it" in made["ftjob-1"]["problem"]
 
 
 def test_a_base_model_of_the_same_name_comes_before_the_largest() -> None:
