@@ -138,7 +138,7 @@ def _resolve_model(client: Client, source: str) -> str:
         return source
     job = client.get(f"/fine_tuning/jobs/{segment(source)}")
     if not job.get("fine_tuned_model"):
-        raise CommandError(ExitCode.REFUSED, f"{source} is {job['status']}: it has no model to download.")
+        raise CommandError(ExitCode.REFUSED, f"{source} is {job['status']}: it has no model.")
     return str(job["fine_tuned_model"])
 
 
