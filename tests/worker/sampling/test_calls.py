@@ -70,6 +70,9 @@ FIND = Tool.model_validate(
                     "count": {"type": "integer"},
                     "unit": {"enum": ["1", "2"]},
                     "note": {"type": ["string", "null"]},
+                    "zip": {"type": "string", "pattern": "^[0-9]{5}$"},
+                    "nick": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+                    "limit": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]},
                     "where": {"type": "object"},
                 },
             },
@@ -91,6 +94,15 @@ TAGS = """<function=find>
 <parameter=note>
 null
 </parameter>
+<parameter=zip>
+90210
+</parameter>
+<parameter=nick>
+true
+</parameter>
+<parameter=limit>
+7
+</parameter>
 <parameter=where>
 {"a": [1]}
 </parameter>
@@ -104,7 +116,8 @@ true or false
 def test_calls_with_a_tag_for_each_parameter_are_read_by_the_functions_schema(name: str) -> None:
     form = form_of(name)
     arguments = {"text": "12 </function>\n\né", "count": 12, "unit": "1", "note": None, "where": {"a": [1]}}
-    expected = [("find", arguments | {"unknown": "true or false"}), ("now", {})]
+    arguments |= {"zip": "90210", "nick": "true", "limit": 7, "unknown": "true or false"}
+    expected = [("find", arguments), ("now", {})]
     calls = f"{TAGS}{form.between}<function=now>\n</function>"
     text = f"Yes.\n\n{form.opening}{calls}{form.end}"
     for size in (1, 5, len(text)):

@@ -27,6 +27,17 @@ SAYS_NOTHING = {"$schema", "$defs", "definitions", "title", "description", "defa
 PLAIN = {"type", "enum", *SAYS_NOTHING}
 """Keywords of schemas whose texts are written without quotes. Other texts are written as JSON."""
 
+TYPES = {
+    bool: {"boolean"},
+    int: {"integer", "number"},
+    float: {"number"},
+    str: {"string"},
+    list: {"array"},
+    dict: {"object"},
+    type(None): {"null"},
+}
+"""The names in schemas of the types of JSON's values."""
+
 
 class XmlParameters(CallSyntax):
     def find(self, text: str, name: str) -> tuple[int, int] | None:
@@ -99,7 +110,10 @@ def _may_be_text(schema: JsonObject) -> bool:
 
 
 def _types(schema: JsonObject) -> list[str]:
-    """Return the types that the schema names."""
+    """Return the types that the schema names, or those of its alternatives if each of them names one."""
+    if "type" not in schema and isinstance(parts := schema.get("anyOf"), list):
+        of_parts = [_types(part) if isinstance(part, dict) else [] for part in parts]
+        return [kind for kinds in of_parts for kind in kinds] if all(of_parts) else []
     kind = schema.get("type", [])
     return [kind] if isinstance(kind, str) else list(kind)
 
@@ -111,9 +125,11 @@ def _value(text: str, schema: object) -> object:
         if choices is None or text in choices:
             return text
     try:
-        return json.loads(text)
+        value: object = json.loads(text)
     except (ValueError, RecursionError):
         return text
+    named = set(_types(schema)) if isinstance(schema, dict) else set()
+    return text if "string" in named and not named & TYPES[type(value)] else value
 
 
 def _written(schema: object, shared: JsonObject, lark: Lark, options: JsonObject) -> str | None:
