@@ -38,6 +38,8 @@ class Report(msgspec.Struct):
     rows: int = 0
     findings: list[Finding] = []
     finding_counts: dict[str, int] = {}
+    warning_codes: list[str] = []
+    """Codes of the warnings, including those of which none is listed."""
     excerpts: list[Excerpt] = []
     """The beginnings of some rows that have findings, in the order of the file."""
     error: str | None = None
@@ -76,6 +78,7 @@ def scan(source: Path, limits: ReadLimits, method: str | None = None) -> Report:
     report.rows = scanner.rows
     report.format, findings = scanner.best()
     report.findings, report.finding_counts = findings.listed, dict(findings.counts)
+    report.warning_codes = sorted(findings.warned)
     if report.container is not None and not exhausted:
         texts = open_texts(source, report.container, limits)
         report.excerpts = read_excerpts(_reporting(texts, progress), report.findings)

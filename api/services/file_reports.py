@@ -13,6 +13,8 @@ from api.spec.fields import JsonObject
 
 EXAMPLES = 5
 
+Severity = Literal["error", "warning"]
+
 
 class NotScanned(InvalidRequest):
     param = "file_id"
@@ -30,7 +32,7 @@ class Example:
 @dataclass(frozen=True)
 class Group:
     code: str
-    severity: Literal["error", "warning"]
+    severity: Severity
     count: int
     lines: Sequence[int]
     examples: Sequence[Example]
@@ -59,20 +61,26 @@ def group_findings(scan: JsonObject) -> list[Group]:
 
     Reports of scans by earlier releases have no excerpts: the examples then have no text.
     """
+    warned = set(scan.get("warning_codes", ()))
     excerpts = {excerpt["line"]: excerpt for excerpt in scan.get("excerpts", [])}
     counts = scan.get("finding_counts", {})
     listed: dict[str, list[JsonObject]] = {code: [] for code in counts}
     for finding in scan.get("findings", []):
         listed.setdefault(finding["code"], []).append(finding)
-    groups = [_group(code, found, counts.get(code, len(found)), excerpts) for code, found in listed.items()]
+    groups = [
+        _group(code, found, counts.get(code, len(found)), excerpts, unlisted="warning" if code in warned else "error")
+        for code, found in listed.items()
+    ]
     return sorted(groups, key=lambda group: (group.severity, -group.count, group.code))
 
 
-def _group(code: str, found: Sequence[JsonObject], count: int, excerpts: dict[int, JsonObject]) -> Group:
+def _group(
+    code: str, found: Sequence[JsonObject], count: int, excerpts: dict[int, JsonObject], *, unlisted: Severity
+) -> Group:
+    """Return the group of a code. `unlisted`: its severity if none of its findings is among the hundred listed ones."""
     examples = []
     for finding in found[:EXAMPLES]:
         excerpt: dict[str, Any] = excerpts.get(finding["line"], {})
         examples.append(Example(finding["line"], finding["message"], excerpt.get("text"), excerpt.get("cut", False)))
     lines = sorted({finding["line"] for finding in found if finding["line"] is not None})
-    # A report lists at most a hundred findings, so there may be none with this code. The severity is then not known.
-    return Group(code, found[0]["severity"] if found else "error", count, lines, examples)
+    return Group(code, found[0]["severity"] if found else unlisted, count, lines, examples)

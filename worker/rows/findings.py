@@ -38,6 +38,8 @@ class Findings:
     """The message of the first error."""
     errors: int = 0
     """Number of errors, listed or not."""
+    warned: set[str] = field(default_factory=set)
+    """Codes of the warnings, listed or not."""
 
     def __post_init__(self) -> None:
         self._listed_codes = Counter(entry["code"] for entry in self.listed)
@@ -49,6 +51,7 @@ class Findings:
         self._add(line, "error", code, message)
 
     def warning(self, line: int | None, code: str, message: str) -> None:
+        self.warned.add(code)
         self._add(line, "warning", code, message)
 
     def row_error(self, number: int, code: str, problem: str) -> None:
@@ -65,6 +68,7 @@ class Findings:
         if self._may_list("warning", code):
             self.warning(number, code, example(number, problem))
         else:
+            self.warned.add(code)
             self.counts[code] += 1
 
     def blank_line(self, line: int) -> None:
@@ -86,7 +90,8 @@ class Findings:
     def followed_by(self, later: "Findings") -> "Findings":
         """Return these findings together with `later`, the findings in the rest of the file."""
         first = self.first_error or later.first_error
-        whole = Findings(list(self.listed), self.counts + later.counts, first, self.errors + later.errors)
+        counts, errors, warned = self.counts + later.counts, self.errors + later.errors, self.warned | later.warned
+        whole = Findings(list(self.listed), counts, first, errors, warned)
         for entry in later.listed:
             whole._list(entry)
         return whole

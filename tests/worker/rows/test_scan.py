@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from api.services.file_reports import group_findings
 from api.spec.formats import FORMATS
 from api.spec.methods import MethodBase
 from api.spec.methods.dpo import Dpo
@@ -78,6 +79,14 @@ def test_supervised_training_warns_once_that_it_ignores_labels() -> None:
     name, findings = scanner.best()
     assert (name, findings.errors, findings.counts["ignored_labels"]) == ("text", 0, 1)
     assert findings.listed[0]["code"] == "ignored_labels"
+
+
+def test_a_warning_that_errors_displace_from_the_list_stays_a_warning(tmp_path: Path) -> None:
+    report = scan(tmp_path, jsonl(CHAT, CHAT, *[{"messages": n} for n in range(120)]))
+    assert {finding["severity"] for finding in report["findings"]} == {"error"}
+    groups = [(group.severity, group.code, group.count) for group in group_findings(report)]
+    assert groups[1:] == [("warning", "duplicate", 1)]
+    assert groups[0][::2] == ("error", 120)
 
 
 def test_every_formats_own_example_is_taken_for_it(tmp_path: Path) -> None:
