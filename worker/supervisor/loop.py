@@ -34,6 +34,9 @@ OUTAGE_WAIT_S = 5
 SUSPICIOUS_REASONS = (FailureReason.INTERNAL, FailureReason.WORKER_LOST, FailureReason.HUNG)
 """Reasons of failures that the worker may have caused instead of the job."""
 
+EXHAUSTED = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Numbers of the errors of a machine that can start no further process, or open no further file."""
+
 INTERRUPTED = "The worker shut down: the job was requeued."
 DATABASE_OUTAGE = "The database could not be reached. The job is retried and loses none of its retries."
 
@@ -125,7 +128,15 @@ def _as_failure(error: Exception) -> AttemptFailed:
         return AttemptFailed(FailureReason.INVALID_RECIPE, message, param="model")
     if isinstance(error, ParentDeleted):
         return AttemptFailed(FailureReason.INVALID_RECIPE, str(error), param=error.param)
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return _failure_of_machine(error.errno if isinstance(error, OSError) else None)
+
+
+def _failure_of_machine(number: int | None) -> AttemptFailed:
+    """Return the failure for the number of an OSError; None for other errors."""
+    if number in EXHAUSTED:
+        message = "The worker's machine has no more processes, memory or open files to give"
+        return AttemptFailed(FailureReason.WORKER_FAULT, message)
+    full = number in (errno.ENOSPC, errno.EDQUOT)
     return AttemptFailed(FailureReason.DISK_FULL if full else FailureReason.INTERNAL)
 
 

@@ -186,6 +186,15 @@ def test_a_disk_without_room_for_a_run_folder_costs_no_retry(shop: Workshop, mon
     assert not shop.prepare.pause.may_work(), "the next job would meet the same"
 
 
+@EMBEDDED
+def test_a_worker_that_can_start_no_process_charges_no_job(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = shop.submit()
+    monkeypatch.setattr("worker.supervisor.node.Child", _raise(BlockingIOError(errno.EAGAIN, "fork")))
+    shop.work()
+    assert (shop.job(job_id).status, counts(shop.job(job_id))) == (JobStatus.VALIDATING_FILES, {"excused": 1})
+    assert not shop.prepare.pause.may_work()
+
+
 def test_a_disk_that_the_job_itself_fills_is_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "state").write_bytes(bytes(10_000))
@@ -275,7 +284,7 @@ def _write_to_what_can_only_be_read(session: Session) -> None:
 
 
 def _raise(error: Exception) -> Callable[..., None]:
-    def act(*_: Any) -> None:
+    def act(*_: Any, **__: Any) -> None:
         raise error
 
     return act
