@@ -38,17 +38,19 @@ def activation_bytes(
     tokens: float,
     *,
     overhead: float = 1.0,
+    copied: float = 0.0,
 ) -> float:
     """Return the bytes of activations that a micro-batch of this many tokens keeps for the backward pass.
 
-    `overhead`: bytes that the allocator holds for each byte of activations.
+    `overhead`: bytes that the allocator holds for each byte of activations. `copied`: bytes of further copies that are
+    kept of a token's keys and values in all layers.
     """
     factors, value = recipe.technique.activation_factors, plan.value_bytes
     numbers = float(base.values) * (ENCODER_SHARE if base.encoder else 1)
     activations = (factors.computation * value + factors.float32 * 4) * numbers * tokens
     if facts.get("model_type") in COMPOSED_GELU:
         activations += GELU_COPIES * base.inner * base.layers * value * tokens
-    activations *= overhead
+    activations = (activations + copied * tokens) * overhead
     if plan.recompute:
         activations = base.layers * base.hidden * value * tokens + RECOMPUTED_LAYERS * activations / max(1, base.layers)
     return activations

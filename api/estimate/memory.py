@@ -74,7 +74,8 @@ def peak_memory(
     weights += 4 * trained if not technique.whole_model or value == 2 else 0
     tokens = largest_batch(recipe, train, plan.budget)
     overhead = 1.0 if plan.gpu else technique.allocator_overhead
-    activations = activation_bytes(recipe, base, facts, plan, tokens, overhead=overhead)
+    copied = _copied_keys(recipe, base, facts, train, plan)
+    activations = activation_bytes(recipe, base, facts, plan, tokens, overhead=overhead, copied=copied)
     activations += _quadratic(recipe, base, facts, train, tokens, plan)
     activations += _expert_sums(recipe, base, value, recompute=plan.recompute)
     logits = _logits(recipe, base, train, tokens, plan)
@@ -141,6 +142,19 @@ def _quadratic(
     if facts.get("keeps_scores", False):
         bytes_each += facts.get("heads", 1) * (4 + plan.value_bytes)
     return float(bytes_each * longest * tokens * (1 if plan.recompute else base.layers))
+
+
+def _copied_keys(
+    recipe: ResolvedRecipe, base: Base, facts: BaseModelFacts, train: Workload, plan: ExecutionPlan
+) -> float:
+    """Return the bytes for each token of the keys and values that are copied for every sequence of a pair because the
+    sequences share the tokens of a prompt (worker.engine.model.attention). A pair shares at most the tokens that are
+    not supervised."""
+    if train.width == 1 or not (base.packed and recipe.technique.packable):
+        return 0.0
+    shared = (train.tokens - train.supervised) / train.width
+    share = shared / max(1.0, train.tokens - (train.width - 1) * shared)
+    return train.width * share * key_value_bytes(facts, base, plan)
 
 
 def _expert_sums(recipe: ResolvedRecipe, base: Base, value: int, *, recompute: bool) -> float:

@@ -5,8 +5,10 @@ from typing import Any, cast
 import pytest
 
 from api.estimate import memory
+from api.estimate.activations import ExecutionPlan
 from api.estimate.machine import Machine, predict, too_large
-from api.estimate.memory import MemoryParts
+from api.estimate.memory import MemoryParts, largest_batch, peak_memory
+from api.estimate.sampling import key_value_bytes
 from api.estimate.work import Base, Workload
 from api.spec.base_model import BaseModelFacts
 from api.spec.recipe import Recipe
@@ -46,6 +48,19 @@ def test_full_training_in_bfloat16_keeps_a_float32_copy() -> None:
     found = parts(precision="bfloat16")
     # … and the base as it was read, in float32, until the allocator gives it back.
     assert found.weights == (6 + 4) * 135_000_000
+
+
+def test_pairs_keep_the_keys_of_a_shared_prompt_for_each_answer() -> None:
+    recipe = a_recipe("lora").model_copy(update={"precision": "bfloat16", "gradient_checkpointing": False})
+    plan, base = ExecutionPlan(gpu=True, value_bytes=2, budget=4096, recompute=False), Base.of(FACTS)
+    # Of 10,000 tokens, 2 x 4,000 are prompts: 6,000 are computed, 4,000 of them with two further copies.
+    shared, alone = (Workload(100, 2, 10_000, supervised, (50,)) for supervised in (2_000, 10_000))
+    more = (
+        peak_memory(recipe, base, FACTS, 0, shared, plan).activations
+        - peak_memory(recipe, base, FACTS, 0, alone, plan).activations
+    )
+    tokens = largest_batch(recipe, shared, plan.budget)
+    assert more == pytest.approx(2 * 4 / 6 * tokens * key_value_bytes(FACTS, base, plan), abs=1)
 
 
 def test_an_adapter_keeps_little_beside_the_frozen_weights() -> None:
