@@ -10,7 +10,7 @@ from api.estimate.machine import Machine, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks
 from api.estimate.speed import with_job
 from api.estimate.stored import Observation, StoredEstimate, StoredWorkload
-from api.estimate.work import Workload
+from api.estimate.work import PACKED_FAMILIES, Workload
 from api.records import workers
 from api.records.base_models import BaseModelRow
 from api.records.workers import Worker
@@ -97,8 +97,14 @@ def machine_of(node: Node, slot: Slot) -> Machine:
 
 
 def record_observation(attempt: AttemptContext, estimate: StoredEstimate, measured: Measured) -> None:
-    """Store how fast this worker trained the job, for the estimates of later jobs on this worker."""
+    """Store how fast this worker trained the job, for the estimates of later jobs on this worker.
+
+    Pairs whose prompts are computed once are left out: the predicted operations count each prompt twice, so the worker
+    would appear to be faster than it is.
+    """
     node, predicted = attempt.node, estimate["predicted"]
+    if Workloads.of(estimate).train.width > 1 and attempt.base.facts.get("model_type") in PACKED_FAMILIES:
+        return
     job = Observation(
         precision=predicted["precision"],
         flops=predicted["flops"],

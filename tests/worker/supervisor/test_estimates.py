@@ -1,13 +1,16 @@
 """What a job is expected to take decides whether it is admitted, and stands beside what it took."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from api.estimate.work import Workload
 from api.records import workers
 from api.records.base import db_now
 from api.spec.lifecycle import JobStatus, Stage
 from tests.worker.supervisor.conftest import Workshop
+from worker.supervisor.estimates import Measured, record_observation
 from worker.supervisor.loop import work_until_idle
 
 
@@ -51,6 +54,22 @@ def test_predicted_stands_beside_actual_and_teaches_the_next_prediction(
     assert observed is not None
     (seen,) = observed["jobs"]
     assert seen["flops"] == predicted["flops"]
+
+
+@pytest.mark.parametrize("settings", ["embedded"], indirect=True)
+def test_pairs_that_share_prompts_do_not_make_the_worker_appear_faster(workshop: Workshop) -> None:
+    register(workshop)
+    base = SimpleNamespace(facts={"parameters": 1, "model_type": "llama"})
+    attempt: Any = SimpleNamespace(node=workshop.train, base=base)
+    for width in (1, 2):
+        rows = Workload(rows=10, width=width, tokens=1_000, supervised=100, lengths=(100,))
+        predicted = {"precision": "float32", "flops": 1e12 * width, "passes": 1.0}
+        estimate: Any = {"rows": {"train": rows.stored()}, "predicted": predicted}
+        record_observation(attempt, estimate, Measured(seconds=3.0, training_s=2.0))
+    with workshop.context.database.read() as session:
+        observed = workers.observations(session, workshop.train.owner)
+    assert observed is not None
+    assert [job["flops"] for job in observed["jobs"]] == [1e12]
 
 
 @pytest.mark.parametrize("settings", ["embedded"], indirect=True)
