@@ -290,7 +290,7 @@ class Settings(BaseSettings):
     judge_retry_s: Seconds = 1
     """Seconds between the first and the second attempt to get a judgement. The pause doubles with each attempt, up to
     30 times this value, and is at least as long as the judge requests in `retry-after`, up to a minute."""
-    judge_wait_s: Seconds = 24 * 3600
+    judge_wait_s: Seconds = 30 * 60
     """Seconds for which a run of an eval, or a job, waits for a judge that is busy or unreachable in all attempts.
     The time of a run starts anew when one of its items is graded. After this time, the items of a run end with an
     error, and the answers of a job stay without a judgement."""
