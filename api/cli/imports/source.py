@@ -5,8 +5,7 @@ The key comes from `OPENAI_API_KEY` and is held in memory only. Messages of the 
 """
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,6 +17,7 @@ from api.cli.client import GENERATION_TIMEOUT, LOOPBACK, TIMEOUT, Document
 from api.cli.connect import with_version
 from api.cli.console import format_duration, print_note
 from api.cli.errors import CommandError, ExitCode
+from api.cli.imports.waits import Waits
 
 OPENAI = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
@@ -59,14 +59,10 @@ def open_source(url: str | None) -> "Source":
 
 
 class Source:
-    def __init__(
-        self, base_url: str, key: str, *, key_source: str = KEY, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, base_url: str, key: str, *, key_source: str = KEY, waits: Waits | None = None) -> None:
         self.base_url = base_url
+        self.waits = waits or Waits()
         self._key, self._key_source = key, key_source
-        self._sleep = sleep
-        self._silent_until = 0.0
-        """Time, by the monotonic clock, until which the source wants no requests. It holds for all threads."""
         headers = {"authorization": f"Bearer {key}", "accept-encoding": "identity"}  # so that a range counts file bytes
         if key_source == KEY:
             headers |= {name: os.environ[variable] for name, variable in SCOPES.items() if os.environ.get(variable)}
@@ -130,8 +126,7 @@ class Source:
         """Return a successful response, repeating the request after temporary failures."""
         waited_s, attempts, failures = 0.0, 0, 0
         while True:
-            if (silent_s := self._silent_until - time.monotonic()) > 0:
-                self._sleep(silent_s)
+            self.waits.await_silence_end()
             response = self._attempt(method, path, stream, request)
             if response is not None and response.is_success:
                 return response
@@ -146,9 +141,9 @@ class Source:
             if delay_s >= 1:
                 print_note(f"{self._outage(response)} The next attempt is in {format_duration(delay_s)}.")
             if response is not None and response.status_code == 429:
-                self._silent_until = time.monotonic() + delay_s
+                self.waits.begin_silence(delay_s)
             else:
-                self._sleep(delay_s)
+                self.waits.sleep(delay_s)
             waited_s += delay_s
 
     def _attempt(self, method: str, path: str, stream: bool, request: dict[str, Any]) -> httpx.Response | None:

@@ -17,6 +17,7 @@ from api.cli.imports.deadlines import answers_until
 from api.cli.imports.folder import held
 from api.cli.imports.inventory import take_inventory
 from api.cli.imports.source import OPENAI, NotAvailable, Source
+from api.cli.imports.waits import Waits
 from tests.api.cli.conftest import attune
 from tests.api.cli.stand_in import (
     CONTENTS,
@@ -190,13 +191,26 @@ def test_a_folder_is_for_one_command_at_a_time(source: StandIn, tmp_path: Path) 
     assert source.requests == 0
 
 
+class RecordedWaits(Waits):
+    """Waits that are over at once, by a clock that they advance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded: list[float] = []
+
+    def now(self) -> float:
+        return sum(self.recorded)
+
+    def sleep(self, seconds: float) -> None:
+        self.recorded.append(seconds)
+
+
 def responding(*responses: httpx.Response) -> tuple[Source, list[float]]:
     """Return a source with these responses, and the seconds that it waits between requests."""
-    waits: list[float] = []
-    source = Source("http://127.0.0.1/v1", KEY, sleep=waits.append)
-    remaining = iter(responses)
+    waits, remaining = RecordedWaits(), iter(responses)
+    source = Source("http://127.0.0.1/v1", KEY, waits=waits)
     source._http = httpx.Client(transport=httpx.MockTransport(lambda request: next(remaining)), base_url="http://a")
-    return source, waits
+    return source, waits.recorded
 
 
 def test_rate_limits_are_waited_for_as_long_as_the_source_says() -> None:
@@ -207,6 +221,27 @@ def test_rate_limits_are_waited_for_as_long_as_the_source_says() -> None:
     assert waits[:2] == pytest.approx([7, 0.25], abs=0.1)
     assert 25 < waits[2] <= 30
     assert waits[3] == pytest.approx(4, abs=0.1)
+
+
+def test_a_shorter_silence_of_one_thread_does_not_end_the_longer_one_of_all() -> None:
+    waits = RecordedWaits()
+    waits.begin_silence(60)
+    waits.begin_silence(0.5)
+    waits.await_silence_end()
+    assert waits.recorded == [60]
+
+
+def test_a_silence_that_begins_during_another_is_waited_for() -> None:
+    class Extended(RecordedWaits):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if self.recorded == [5]:
+                self.begin_silence(60)
+
+    waits = Extended()
+    waits.begin_silence(5)
+    waits.await_silence_end()
+    assert waits.recorded == [5, 60]
 
 
 @pytest.mark.parametrize("value", ["inf", "86400"])
