@@ -1,19 +1,22 @@
 """Questions to a model, within limits, and its answers in a file. No question with a stored answer is asked again."""
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from api.cli.client import Document
+from api.cli.console import print_note
 from api.cli.errors import CommandError, ExitCode
+from api.cli.imports.calls import Calls
 from api.cli.imports.folder import Journal, digest_of
 from api.cli.imports.prompts import CHAT, Prompt, message_text
 from api.cli.imports.source import NotAvailable, Source
+from api.cli.imports.waits import Waits
 
 TOP_LOGPROBS = 5
 OPTIONAL = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperature",)}
@@ -21,6 +24,8 @@ OPTIONAL = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperatu
 asked again without these fields."""
 MESSAGE_OVERHEAD = 64
 """Upper bound of the tokens that a chat template adds to the texts of a short conversation."""
+GRACE_S = 1.0
+"""Seconds for which an interrupted command waits for answers that are on their way."""
 
 
 @dataclass
@@ -31,7 +36,6 @@ class Limits:
     tokens: int
     interval_s: float = 0.0
     """Minimum time between two requests."""
-    sleep: Callable[[float], None] = time.sleep
     _next_at: float = 0.0
     _turns: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -54,14 +58,14 @@ class Limits:
         """Add reserved tokens again that a request did not use."""
         self.tokens += tokens
 
-    def wait_turn(self) -> None:
+    def wait_turn(self, waits: Waits) -> None:
         """Wait until the next request may be sent. May be called from any thread."""
         with self._turns:
-            now = time.monotonic()
+            now = waits.now()
             at = max(now, self._next_at)
             self._next_at = at + self.interval_s
         if at > now:
-            self.sleep(at - now)
+            waits.sleep(at - now)
 
 
 @dataclass(frozen=True)
@@ -140,55 +144,66 @@ def ask(source: Source, answers: Answers, questions: Sequence[Question], limits:
     answer when it arrives.
 
     The first question is asked alone, because its response shows whether the model exists, and which fields it refuses.
-    Raise CommandError if the source fails. Answers that are on their way are kept nevertheless.
+    Raise CommandError if the source fails, when the answers that are on their way are kept. An interruption keeps only
+    those that arrive within GRACE_S.
     """
     options_of = {prompt.key(answers.model): options for prompt, options in questions}
     waiting = deque(answers.open_prompts(prompt for prompt, _ in questions))
-    with ThreadPoolExecutor(concurrency) as pool:
-        asking, at_once = _Asking(source, answers, limits, pool), 1
-        try:
-            while True:
-                while waiting and len(asking.running) < at_once and not answers.model_is_gone:
-                    options = options_of[waiting[0].key(answers.model)]
-                    if not limits.allow(options.most_tokens(waiting[0])):
-                        break
-                    asking.start(waiting.popleft(), options)
-                if not asking.running:
-                    return
-                asking.keep_next()
-                at_once = concurrency
-        finally:
-            asking.keep_rest()
+    asking, at_once = _Asking(source, answers, limits), 1
+    try:
+        while True:
+            while waiting and asking.running < at_once and not answers.model_is_gone:
+                options = options_of[waiting[0].key(answers.model)]
+                if not limits.allow(options.most_tokens(waiting[0])):
+                    break
+                asking.start(waiting.popleft(), options)
+            if not asking.running:
+                return
+            asking.keep_next()
+            at_once = concurrency
+    except CommandError as error:
+        asking.end(f"{error.message} (Waiting for answers that are on their way; Ctrl-C drops them.)")
+        raise
+    except KeyboardInterrupt:
+        asking.end("Interrupted. Repeated, the command asks only what has no answer yet.", timeout_s=GRACE_S)
+        raise
 
 
 class _Asking:
     """The questions to a model that are on their way."""
 
-    def __init__(self, source: Source, answers: Answers, limits: Limits, pool: ThreadPoolExecutor) -> None:
-        self._source, self._answers, self._limits, self._pool = source, answers, limits, pool
+    def __init__(self, source: Source, answers: Answers, limits: Limits) -> None:
+        self._source, self._answers, self._limits = source, answers, limits
         self._refused: set[str] = set()
         """The keys in OPTIONAL of fields that the model refuses."""
-        self.running: dict[Future[Document], Question] = {}
+        self._calls: Calls[Question, Document] = Calls()
+
+    @property
+    def running(self) -> int:
+        return len(self._calls)
 
     def start(self, prompt: Prompt, options: Options) -> None:
         self._limits.reserve(options.most_tokens(prompt))
         body = options.body(self._answers.model, prompt)
-        asked = self._pool.submit(_ask_one, self._source, body, prompt, self._refused, self._limits)
-        self.running[asked] = (prompt, options)
+        call = partial(_ask_one, self._source, body, prompt, self._refused, self._limits)
+        self._calls.start((prompt, options), call)
 
     def keep_next(self) -> None:
         """Wait for the next response and keep it. Raise CommandError if the source fails."""
-        done, _ = wait(self.running, return_when=FIRST_COMPLETED)
-        first = next(iter(done))
-        self._keep(first, *self.running.pop(first))
+        self._keep(*self._calls.next())
 
-    def keep_rest(self) -> None:
-        """Keep all responses that are on their way."""
-        while self.running:
+    def end(self, note: str, *, timeout_s: float | None = None) -> None:
+        """Send no further request, and keep the responses that arrive within `timeout_s`. If any are on their way,
+        print the note first."""
+        self._source.waits.stop()
+        if self.running:
+            print_note(note)
+        for question, asked in self._calls.rest(timeout_s):
             with suppress(CommandError):
-                self.keep_next()
+                self._keep(question, asked)
 
-    def _keep(self, asked: Future[Document], prompt: Prompt, options: Options) -> None:
+    def _keep(self, question: Question, asked: Future[Document]) -> None:
+        prompt, options = question
         most = options.most_tokens(prompt)
         try:
             response = asked.result()
@@ -213,7 +228,7 @@ def _ask_one(source: Source, body: Document, prompt: Prompt, refused: set[str], 
     while True:
         without = {name for word in tuple(refused) for name in OPTIONAL[word]}
         body = {name: value for name, value in body.items() if name not in without}
-        limits.wait_turn()
+        limits.wait_turn(source.waits)
         try:
             return source.ask(prompt.path, body, idempotency_key=f"attune-import-{digest_of(body)}")
         except NotAvailable as refusal:

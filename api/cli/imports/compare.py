@@ -1,7 +1,8 @@
 """`attune import compare`: the recorded answers of the old models beside those of the new ones, with grades."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -10,6 +11,7 @@ from api.cli.client import Client, Document
 from api.cli.console import print_note
 from api.cli.errors import CommandError, ExitCode
 from api.cli.imports.asking import Answers, Limits, ask
+from api.cli.imports.calls import Calls
 from api.cli.imports.folder import digest_of, safe_id
 from api.cli.imports.job_plans import pushed_job
 from api.cli.imports.jobs import NEW_ANSWERS, read_jobs
@@ -131,10 +133,19 @@ class _Grading:
         ]
 
     def _grade(self, bodies: Sequence[Document]) -> None:
-        """Have the server grade the answers that it has not graded yet."""
+        """Have the server grade the answers that it has not graded yet. Raise CommandError at its first failure."""
         unknown = {key: body for body in bodies if (key := digest_of(body)) not in self._known}
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            self._known |= zip(unknown, pool.map(self._reward, unknown, unknown.values()), strict=True)
+        waiting, calls = deque(unknown.items()), Calls[str, float]()
+        try:
+            while waiting or calls:
+                while waiting and len(calls) < self._concurrency:
+                    key, body = waiting.popleft()
+                    calls.start(key, partial(self._reward, key, body))
+                key, graded = calls.next()
+                self._known[key] = graded.result()
+        except BaseException:
+            self._server.waits.stop()
+            raise
 
     def _reward(self, key: str, body: Document) -> float:
         try:

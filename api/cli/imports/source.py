@@ -127,11 +127,13 @@ class Source:
         waited_s, attempts, failures = 0.0, 0, 0
         while True:
             self.waits.await_silence_end()
+            self.waits.raise_if_stopped()
             response = self._attempt(method, path, stream, request)
             if response is not None and response.is_success:
                 return response
             if response is not None and not _is_temporary(response):
                 raise self._refusal(response)
+            self.waits.raise_if_stopped()
             attempts += 1
             failures += response is None or response.status_code != 429
             delay_s = _delay_s(response, attempts)

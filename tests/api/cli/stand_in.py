@@ -141,6 +141,8 @@ class StandIn:
     """Requests that could change something."""
     limit_every: int = 0
     """Each so many requests one is answered 429; 0: none."""
+    retry_after: str = "0"
+    """Sent with each 429."""
     evals_are_dark: bool = False
     without_logprobs: bool = False
     refused_logprobs: int = 0
@@ -228,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-length", str(len(raw)))
         if status == 429:
-            self.send_header("retry-after", "0")
+            self.send_header("retry-after", self.state.retry_after)
         self.end_headers()
         if kill == "amid":
             self.wfile.write(raw[: len(raw) // 2])

@@ -1,12 +1,19 @@
 """The comparison of old and new answers, as a table and as a page."""
 
+import json
 import re
+import threading
 from html.parser import HTMLParser
 
+import httpx
 import pytest
 
+from api.cli.errors import CommandError
+from api.cli.imports.compare import _Grading
 from api.cli.imports.comparison_table import print_comparison
 from api.cli.imports.page import comparison_page
+from api.cli.imports.prompts import CHAT, Prompt
+from api.cli.imports.source import Source
 
 COMPARISON = {
     "old_job": "ftjob-0",
@@ -76,3 +83,22 @@ def test_the_table_has_a_line_for_each_prompt(capsys: pytest.CaptureFixture[str]
     assert lines[2] == ["ftjob-0", "again", "-", "same", "same", "0 → -"]
     assert "ft:new did not answer 1 prompts: no tools here" in shown.err
     assert "\x1b" not in shown.out + shown.err
+
+
+def test_a_refused_grader_ends_the_command_though_a_grading_runs() -> None:
+    running, ended = threading.Event(), threading.Event()
+
+    def grade(request: httpx.Request) -> httpx.Response:
+        if json.loads(request.content)["model_sample"] == "slow":
+            running.set()
+            ended.wait(60)
+        running.wait(20)
+        return httpx.Response(400, json={"error": {"message": "has no field a"}})
+
+    server = Source("http://127.0.0.1/v1", "sk-test")
+    server._http = httpx.Client(transport=httpx.MockTransport(grade), base_url="http://a")
+    cases = [(Prompt(CHAT, {}, None, {}), {"old": "slow", "new": "quick"})]
+    with pytest.raises(CommandError, match="grader similar: has no field a"):
+        _Grading(server, {"similar": {"name": "similar"}}, concurrency=2).rewards(cases)
+    assert not ended.is_set()
+    ended.set()

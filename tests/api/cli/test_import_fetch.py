@@ -17,8 +17,8 @@ from api.cli.imports.deadlines import answers_until
 from api.cli.imports.folder import held
 from api.cli.imports.inventory import take_inventory
 from api.cli.imports.source import OPENAI, NotAvailable, Source
-from api.cli.imports.waits import Waits
 from tests.api.cli.conftest import attune
+from tests.api.cli.recorded_waits import RecordedWaits
 from tests.api.cli.stand_in import (
     CONTENTS,
     DELETED,
@@ -189,20 +189,6 @@ def test_a_folder_is_for_one_command_at_a_time(source: StandIn, tmp_path: Path) 
         refused = attune("import", "fetch", "--from", source.base_url, "--output", tmp_path)
     assert refused.exit_code == ExitCode.REFUSED
     assert source.requests == 0
-
-
-class RecordedWaits(Waits):
-    """Waits that are over at once, by a clock that they advance."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.recorded: list[float] = []
-
-    def now(self) -> float:
-        return sum(self.recorded)
-
-    def sleep(self, seconds: float) -> None:
-        self.recorded.append(seconds)
 
 
 def responding(*responses: httpx.Response) -> tuple[Source, list[float]]:

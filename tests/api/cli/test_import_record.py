@@ -4,20 +4,26 @@ import itertools
 import json
 import os
 import random
+import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api.cli.errors import CommandError, ExitCode
+from api.cli.imports import asking
 from api.cli.imports.asking import Limits
 from api.cli.imports.consent import require_consent
 from api.cli.imports.prompts import CHAT, COMPLETION, prompt_of, read_prompts
 from tests.api.cli import stand_in
 from tests.api.cli.conftest import attune
+from tests.api.cli.recorded_waits import RecordedWaits
 from tests.api.cli.stand_in import KEY, MODELS, StandIn, refusal, row, run_to_its_death, standing_in
 
 
@@ -134,6 +140,75 @@ def test_a_source_that_fails_ends_the_command_but_no_answer_on_its_way_is_lost(
     assert len(answers(folder)) == 3
 
 
+@dataclass
+class InTurn:
+    """Answers a question by each of these calls, in the order in which the questions arrive."""
+
+    answers: Sequence[Callable[[dict[str, Any]], tuple[int, Any]]]
+    all_asked: threading.Event = field(default_factory=threading.Event)
+    _count: Iterator[int] = field(default_factory=itertools.count)
+
+    def __call__(self, body: dict[str, Any]) -> tuple[int, Any]:
+        number = next(self._count)
+        if number == len(self.answers) - 1:
+            self.all_asked.set()
+        return self.answers[number](body)
+
+
+def too_many(_: dict[str, Any]) -> tuple[int, Any]:
+    return 429, refusal("Rate limit reached", code="rate_limit_exceeded")
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "invalid_api_key"), (429, "insufficient_quota")])
+def test_a_final_error_is_shown_at_once(
+    source: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    notes: list[str] = []
+    shown, answer = threading.Event(), source.answer
+
+    def refuse(_: dict[str, Any]) -> tuple[int, Any]:
+        assert in_turn.all_asked.wait(20)
+        return status, refusal("No more", code=code)
+
+    def answer_late(body: dict[str, Any]) -> tuple[int, Any]:
+        assert shown.wait(20)
+        return answer(body)
+
+    def note(text: str) -> None:
+        notes.append(text)
+        shown.set()
+
+    in_turn = InTurn([answer, refuse, answer_late, too_many])
+    source.retry_after = "60"
+    monkeypatch.setattr(source, "answer", in_turn)
+    monkeypatch.setattr(asking, "print_note", note)
+    start = time.monotonic()
+    result = attune("import", "record", "--from", source.base_url, "--input", folder, "--yes", "--job", "ftjob-0")
+    assert time.monotonic() - start < 20  # one thread was waiting for a minute
+    assert result.exit_code in {ExitCode.NOT_AUTHORIZED, ExitCode.UNAVAILABLE}
+    assert "Ctrl-C" in notes[0]
+    assert len(answers(folder)) == 2
+
+
+def test_ctrl_c_ends_the_command_though_threads_wait(
+    source: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, answer = threading.Event(), source.answer
+    in_turn = InTurn([answer, lambda _: (503, ended.wait(60)), too_many, too_many])
+    source.retry_after = "60"
+    monkeypatch.setattr(source, "answer", in_turn)
+    words = ("--from", source.base_url, "--input", folder, "--yes", "--job", "ftjob-0")
+    command = [sys.executable, "-m", "api.cli", "import", "record", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        assert in_turn.all_asked.wait(60)
+        child.send_signal(signal.SIGINT)
+        _, shown = child.communicate(timeout=20)
+        ended.set()
+    assert child.returncode == ExitCode.INTERRUPTED
+    assert "Interrupted. Repeated, the command" in shown
+    assert len(answers(folder)) == 1
+
+
 def test_a_missing_model_is_asked_for_again_by_the_next_command(
     source: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,9 +273,7 @@ def test_a_row_without_a_prompt_is_named_by_its_line(tmp_path: Path) -> None:
 
 
 def test_requests_keep_their_distance() -> None:
-    waits: list[float] = []
-    limits = Limits(requests=3, tokens=1, interval_s=60, sleep=waits.append)
-    limits.wait_turn()
-    limits.wait_turn()
-    assert len(waits) == 1
-    assert 59 < waits[0] <= 60
+    waits, limits = RecordedWaits(), Limits(requests=3, tokens=1, interval_s=60)
+    limits.wait_turn(waits)
+    limits.wait_turn(waits)
+    assert waits.recorded == [60]
