@@ -16,6 +16,7 @@ from api.cli.options import Config, DataDirectory, Host, Port, load_operator_set
 from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.context import Context
 from api.http.uvicorn_protocol import HttpProtocol, HttpServer, make_room
+from api.infra.leftover_previews import removing_leftover_previews
 from api.infra.logs import configure_logging
 from api.infra.tracker_registry import MissingLibrary, require_libraries
 from api.main import create_app
@@ -63,7 +64,8 @@ def serve_api(
         timeout_graceful_shutdown=10,
         backlog=BACKLOG,
     )
-    HttpServer(server).run()
+    with removing_leftover_previews(settings):
+        HttpServer(server).run()
 
 
 StageName = StrEnum("StageName", {stage.upper(): stage for stage in (*Stage, SAMPLE, BATCH, EVALUATE, DELIVER)})  # type: ignore[misc]

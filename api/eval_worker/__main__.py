@@ -6,6 +6,7 @@ from dataclasses import replace
 from api.background.worker import serve
 from api.context import Context
 from api.eval_worker.worker import EvalWorker
+from api.infra.leftover_previews import removing_leftover_previews
 from api.infra.logs import configure_logging
 from api.infra.preview_process import PreviewProcesses
 from api.settings import load_settings
@@ -18,4 +19,5 @@ def worker(context: Context) -> EvalWorker:
 
 settings = load_settings()
 configure_logging(settings.log_level)
-serve(settings, EVALUATE, worker)
+with removing_leftover_previews(settings):
+    serve(settings, EVALUATE, worker)

@@ -26,6 +26,7 @@ from api.errors import InsufficientStorage, Unavailable
 from api.infra.child_environment import child_environment
 from api.infra.child_process import ForkServer, fork_server, start_fresh
 from api.infra.fair_limiter import FairLimiter
+from api.infra.leftover_previews import PREFIX
 from api.infra.storage import NO_ROOM
 from api.settings import Settings
 from api.spec.preview_report import PreviewReport
@@ -146,7 +147,7 @@ class PreviewProcesses:
     def _run(self, module: str, name: str, request: Mapping[str, object], fill: Callable[[Path], None] | None) -> str:
         settings = self._settings
         settings.work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=settings.work, prefix="preview-") as temporary:
+        with tempfile.TemporaryDirectory(dir=settings.work, prefix=PREFIX) as temporary:
             folder = Path(temporary)
             if fill is not None:
                 fill(folder)
