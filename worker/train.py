@@ -22,7 +22,7 @@ from worker.engine.callbacks import Callbacks
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.errors import Stopped, TrainingError, as_training_error, print_traceback
-from worker.engine.loop import Loop, has_diverged
+from worker.engine.loop import Loop, count_failed_steps, has_diverged
 from worker.engine.memory.heap import trim_heap
 from worker.engine.memory.peak_memory import PeakMemory
 from worker.engine.model.facts import facts_of_base
@@ -129,18 +129,20 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objectiv
     loop = Loop(recipe, objective.model, objective, optimizer, data.train, progress, pipe.warn)
     pipe.report(PhaseReport(phase="training"))
     try:
-        while progress.step < recipe.total_steps and not progress.stopped_early:
+        while progress.pending_metrics or (progress.step < recipe.total_steps and not progress.stopped_early):
             if pipe.stopping:
                 callbacks.save_state()
                 raise Stopped(progress.step)
-            callbacks.on_step_begin()
             try:
-                result = loop.step()
+                if not progress.pending_metrics:  # else an attempt was stopped during this step's evaluation
+                    callbacks.on_step_begin()
+                    result = loop.step()
+                    count_failed_steps(result, progress, objective.divergence_threshold(progress.first_loss))
+                    callbacks.on_step_made(result)
+                callbacks.on_step_end()  # also reports the metrics of a diverged step
             except Interrupted:
-                continue  # `pipe.stopping` is set, and the step has changed nothing
-            diverged = has_diverged(result, progress, objective.divergence_threshold(progress.first_loss))
-            callbacks.on_step_end(result)  # also reports the metrics of a diverged step
-            if diverged:
+                continue  # `pipe.stopping` is set; the next attempt repeats the step, or its evaluation
+            if has_diverged(progress):
                 raise TrainingError(FailureReason.DIVERGED)
     finally:
         callbacks.finish_saving()

@@ -74,15 +74,13 @@ class Callbacks:
     def on_step_begin(self) -> None:
         self._step_start_s = time.monotonic()
 
-    def on_step_end(self, result: StepResult) -> None:
-        """Evaluate if it is due, report the step's metrics, then save a checkpoint and a state if they are due."""
+    def on_step_made(self, result: StepResult) -> None:
+        """Record the metrics of a step whose evaluation follows."""
         seconds = time.monotonic() - self._step_start_s
-        recipe, progress = self._recipe, self.progress
-        step, last = progress.step, progress.step == recipe.total_steps
-        metrics: Metrics = {
-            "step": step,
-            "total_steps": recipe.total_steps,
-            "epoch": step / recipe.steps_per_epoch,
+        self.progress.pending_metrics = {
+            "step": self.progress.step,
+            "total_steps": self._recipe.total_steps,
+            "epoch": self.progress.step / self._recipe.steps_per_epoch,
             "train_loss": result.loss,
             **{f"train_{name}": value for name, value in result.metrics.items()},
             "learning_rate": result.learning_rate,
@@ -90,12 +88,24 @@ class Callbacks:
             "tokens": result.tokens,
             "tokens_per_second": result.tokens / seconds,
         }
-        if recipe.eval_every and (step % recipe.eval_every == 0 or last):
+
+    def on_step_end(self) -> None:
+        """Evaluate if it is due, report the step's metrics, then save a checkpoint and a state if they are due.
+
+        Raise Interrupted if a pause or stop command comes while the evaluation waits for judges. The next call repeats
+        the evaluation, also after a resume.
+        """
+        recipe, progress, metrics = self._recipe, self.progress, self.progress.pending_metrics
+        assert metrics is not None, "no step was made"
+        step, last = progress.step, progress.step == recipe.total_steps
+        due = recipe.eval_every and (step % recipe.eval_every == 0 or last)
+        if due and "valid_loss" not in metrics:  # else only the evaluation of all rows was interrupted
             metrics |= self._evaluate()
         epoch_ends = step % recipe.steps_per_epoch == 0 or last or progress.stopped_early
         if epoch_ends and len(self._data.validation):
             metrics |= self._evaluate_all_rows(metrics)
-        extend(progress.train_curve, step, result.loss)
+        progress.pending_metrics = None
+        extend(progress.train_curve, step, metrics["train_loss"])
         if (valid := metrics.get("valid_loss", metrics.get("full_valid_loss"))) is not None:
             extend(progress.valid_curve, step, valid)
         self._pipe.report(MetricsReport.of(metrics))

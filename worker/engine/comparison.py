@@ -25,6 +25,7 @@ from worker.engine.memory.out_of_memory import retry_with_smaller_batch
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import EvaluationMetrics, Objective
 from worker.shared.arrays import Rows
+from worker.shared.judgements import Interrupted
 from worker.shared.pipe import Pipe
 from worker.shared.reports import PhaseReport
 
@@ -32,10 +33,6 @@ T = TypeVar("T")
 
 COMPARISON_TIMEOUT_S = 60.0
 """Time limit, in seconds, of each part of the comparison: the metrics of a model, and its sample answers."""
-
-
-class Interrupted(Exception):
-    """The comparison ran out of time, or the training was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +151,8 @@ class Comparison:
 
 @contextmanager
 def _limited(model: TrainableModel, pipe: Pipe) -> Iterator[None]:
-    """Within the block, raise Interrupted at the first micro-batch or sampled token after the time limit has passed or
-    a stop was requested."""
+    """Within the block, raise Interrupted at the first micro-batch, sampled token or pause of a wait for judges after
+    the time limit has passed or a stop was requested."""
     keep_alive, deadline = model.keep_alive, time.monotonic() + COMPARISON_TIMEOUT_S
 
     def keep_alive_or_interrupt() -> None:

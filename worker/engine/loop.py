@@ -103,8 +103,8 @@ class Loop:
         return sums
 
 
-def has_diverged(result: StepResult, progress: Progress, threshold: float) -> bool:
-    """Count the step in `progress`, and return whether the last DIVERGENCE_STEPS steps all failed.
+def count_failed_steps(result: StepResult, progress: Progress, threshold: float) -> None:
+    """Count the step in `progress`.
 
     A step fails if its loss or gradient norm is not finite, or its loss is above the threshold. One failed step does
     not end the training: AdamW skips a non-finite update, and a loss can spike on one batch.
@@ -115,4 +115,8 @@ def has_diverged(result: StepResult, progress: Progress, threshold: float) -> bo
     progress.non_finite_steps = 0 if finite else progress.non_finite_steps + 1
     high = not finite or result.loss > threshold
     progress.high_loss_steps = progress.high_loss_steps + 1 if high else 0
+
+
+def has_diverged(progress: Progress) -> bool:
+    """Return whether the last DIVERGENCE_STEPS steps all failed."""
     return max(progress.non_finite_steps, progress.high_loss_steps) >= DIVERGENCE_STEPS

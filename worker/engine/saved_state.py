@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from worker.engine.atomic_folder import atomic_folder, keep_newest, verify_manifest
 from worker.engine.publish.markdown import Point
+from worker.shared.reports import Metrics
 
 KEPT_STATES = 2
 REFERENCES = "references.safetensors"
@@ -60,6 +61,9 @@ class Progress:
     """`train_curve` and `valid_curve` hold the points of the model card's loss curves."""
     method: dict[str, float] = field(default_factory=dict)
     """A copy of `Objective.state`."""
+    pending_metrics: Metrics | None = None
+    """Metrics of the last step until its evaluation has ended. If the evaluation is interrupted, the resumed training
+    repeats it before the next step."""
 
 
 PROGRESS_FIELDS = {field.name for field in fields(Progress)}

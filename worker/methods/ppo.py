@@ -94,7 +94,7 @@ class Ppo(RolloutObjective):
         options = self.options
         answers = self.sample(prompts, step)
         rows = answers.rows
-        rewards_R = self.rewards(answers, prompts, may_interrupt=True)
+        rewards_R = self.rewards(answers, prompts)
         # A cut-off answer may be scored highly for its beginning. The penalty makes the policy learn to end.
         scores_R = rewards_R - options.missing_eos_penalty * ~answers.ended
         old_N, values_N = token_values(rows, self.batches, self._policy_and_values, 2)

@@ -72,7 +72,7 @@ class Reinforcement(RolloutObjective):
         group = options.num_generations
         prompts = rows.take(np.repeat(np.arange(len(rows)), group))
         answers = self.sample(prompts, step)
-        rewards_R = self.rewards(answers, prompts, may_interrupt=True)
+        rewards_R = self.rewards(answers, prompts)
         advantages_R = group_advantages(rewards_R.reshape(-1, group).astype(np.float64), options.advantage).reshape(-1)
         per_token = {}
         if options.num_iterations > 1:

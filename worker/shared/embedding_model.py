@@ -8,7 +8,7 @@ all children.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,18 @@ class EmbeddingModel:
         longest = getattr(self._network.config, "max_position_embeddings", MAX_TOKENS)
         self._tokenizer.enable_truncation(min(limit or MAX_TOKENS, longest))
 
-    def verdicts(self, questions: Iterable[Question]) -> dict[str, Verdict]:
-        """Return {key: similarity from 0 to 1} of the questions. A negative cosine counts as 0."""
+    def verdicts(
+        self, questions: Iterable[Question], keep_alive: Callable[[], None] = lambda: None
+    ) -> dict[str, Verdict]:
+        """Return {key: similarity from 0 to 1} of the questions. A negative cosine counts as 0. `keep_alive` is called
+        before each text, because many texts take minutes on a CPU."""
         vectors: dict[str, torch.Tensor] = {}
         found = {}
         for question in questions:
             first, second = (message["content"] for message in question.messages)
             for text in (first, second):
                 if text not in vectors:
+                    keep_alive()
                     vectors[text] = self._embed(text)
             cosine = float(cosine_similarity(vectors[first], vectors[second], dim=0))
             found[question.key] = Verdict(min(max(cosine, 0.0), 1.0))

@@ -1,7 +1,7 @@
 """A trainer's questions to chat models. The supervisor asks the models and returns their verdicts."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty
 from typing import Protocol
 
@@ -18,21 +18,23 @@ LISTEN_S = 0.5
 
 
 class AskJudges(Protocol):
-    def __call__(self, questions: Sequence[Question], *, may_interrupt: bool) -> Verdicts: ...
+    def __call__(self, questions: Sequence[Question], keep_alive: Callable[[], None]) -> Verdicts: ...
 
 
 class Interrupted(Exception):
-    """A pause or stop command has ended the wait for verdicts. The step that needs them has changed nothing yet."""
+    """A pause or stop command, or the time limit of the comparison, has ended a step, an evaluation or a comparison
+    before it changed anything."""
 
 
 class Judgements:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    def __call__(self, questions: Sequence[Question], *, may_interrupt: bool) -> Verdicts:
+    def __call__(self, questions: Sequence[Question], keep_alive: Callable[[], None]) -> Verdicts:
         """Ask all questions and wait for the verdicts. Return them by the questions' keys.
 
-        If `may_interrupt`, a pause or stop command ends the wait with Interrupted.
+        A pause or stop command ends the wait with Interrupted, because the supervisor then sends no more verdicts.
+        `keep_alive` is called during the wait, and may raise Interrupted, too.
         """
         waiting = deque({question.key: question for question in questions}.values())
         if waiting and not self._pipe.commanded:
@@ -44,9 +46,9 @@ class Judgements:
                 question = waiting.popleft()
                 asked.add(question.key)
                 self._pipe.report(QuestionReport(question=question))
-            if may_interrupt and self._pipe.stopping:
+            if self._pipe.stopping:
                 raise Interrupted
-            self._pipe.alive()
+            keep_alive()
             try:
                 command = self._pipe.verdicts.get(timeout=LISTEN_S)
             except Empty:
@@ -57,7 +59,7 @@ class Judgements:
         return verdicts
 
 
-def no_judge(questions: Sequence[Question], *, may_interrupt: bool) -> Verdicts:
+def no_judge(questions: Sequence[Question], keep_alive: Callable[[], None]) -> Verdicts:
     """Return no verdicts, for trainings without chat models."""
     assert not questions, questions
     return {}

@@ -72,6 +72,8 @@ class JudgeDesk:
         except Exception:
             log.exception("judge_raised", model=question.model)
             verdict = Verdict(message="an unexpected error occurred on the server")
+        if self._stops:
+            return  # the verdict may be that nobody waits any longer; the trainer repeats its questions later
         # The trainer needs no text, and its pipe has room for short verdicts only.
         self._trainer.command(cmd="verdict", key=question.key, verdict=asdict(replace(verdict, text="")))
 

@@ -1,5 +1,6 @@
 """A job whose answers a judge grades: the supervisor asks it, and the trainer waits."""
 
+import asyncio
 import json
 import queue
 import threading
@@ -130,17 +131,25 @@ def test_a_job_waits_for_a_judge_that_is_away(context: Context, monkeypatch: pyt
     ]
 
 
-@pytest.mark.parametrize("end", ["pause", "deadline"])
-def test_the_wait_for_a_judge_ends(context: Context, end: str) -> None:
+def test_the_wait_for_a_judge_ends(context: Context) -> None:
     with outside_judge(in_turn(Said(status=503))) as server:
-        limits = {"judge_tries": 1, "judge_wait_s": 0.05 if end == "deadline" else 3600}
+        limits = {"judge_tries": 1, "judge_wait_s": 0.05}
         desk = Desk(Context.open(context.settings.model_copy(update=limits | server.settings)))
         with JudgeDesk(desk.attempt, desk.trainer) as asked:
-            if end == "pause":
-                desk.pause.set()
             asked.ask(Question("strict", [{"role": "user", "content": "a"}]))
             verdict = desk.verdicts.get(timeout=30)
     assert (verdict["value"], verdict["message"]) == (None, "strict answered with status 503")
+
+
+def test_a_pause_ends_the_wait_for_a_judge_without_a_verdict(context: Context) -> None:
+    with outside_judge(in_turn(Said(status=503))) as server:
+        desk = Desk(Context.open(context.settings.model_copy(update={"judge_tries": 1, **server.settings})))
+        desk.pause.set()
+        asyncio.run(
+            JudgeDesk(desk.attempt, desk.trainer)._answer(Question("strict", [{"role": "user", "content": "a"}]))
+        )
+        assert len(server.asked) == 1
+    assert desk.verdicts.empty()
 
 
 def test_a_question_passes_the_pipe_as_it_was() -> None:
@@ -152,7 +161,7 @@ def test_a_question_passes_the_pipe_as_it_was() -> None:
     assert report.question.key == question.key
 
 
-def test_a_trainer_that_is_to_stop_waits_for_no_judge_where_it_has_changed_nothing(
+def test_a_trainer_that_is_to_stop_waits_for_no_judge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pipe = Pipe()
@@ -163,9 +172,9 @@ def test_a_trainer_that_is_to_stop_waits_for_no_judge_where_it_has_changed_nothi
     for question in questions[:2]:
         verdict = {"value": 0.5, "flag": "other_error", "message": "", "model": "m"}
         pipe.verdicts.put({"cmd": "verdict", "key": question.key, "verdict": verdict})
-    verdicts = Judgements(pipe)(questions, may_interrupt=True)
+    verdicts = Judgements(pipe)(questions, pipe.alive)
     assert {key: verdict.value for key, verdict in verdicts.items()} == {each.key: 0.5 for each in questions}
     assert len([report for report in reported if isinstance(report, QuestionReport)]) == 2
     pipe._stop.set()
     with pytest.raises(Interrupted):
-        Judgements(pipe)(questions, may_interrupt=True)
+        Judgements(pipe)(questions, pipe.alive)

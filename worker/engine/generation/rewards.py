@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,14 @@ class RewardModel:
     the end of turn.
     """
 
-    def __init__(self, folder: Path, technique: Technique, recipe: ResolvedRecipe, device: torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        technique: Technique,
+        recipe: ResolvedRecipe,
+        device: torch.device,
+        keep_alive: Callable[[], None] = lambda: None,
+    ) -> None:
         base = folder / "base"
         weights = base if base.exists() else folder
         self._tokenizer = TokenizerWrapper.load(weights)
@@ -64,6 +71,7 @@ class RewardModel:
         layout = Layout(packed=False, single_row=single_row, pad_token=config.pad_token_id)
         self._model = TrainableModel(network, layout, virtual_tokens=technique.virtual_tokens > 0)
         self._model.train(False)
+        self._model.keep_alive = keep_alive
         self._context_length: int | None = getattr(config, "max_position_embeddings", None)
 
     @torch.no_grad()
@@ -151,7 +159,8 @@ class RewardModel:
 class RewardFunction:
     """Rewards answers with `reward_model`, or with `grader`, which may ask reward models and chat models.
 
-    `ask`: the function that asks the chat models.
+    `ask`: the function that asks the chat models. `keep_alive`: called again and again during the grading; it may
+    raise Interrupted.
     """
 
     def __init__(
@@ -163,18 +172,20 @@ class RewardFunction:
         reward_model: str | None,
         grader: GraderBase | None,
         ask: AskJudges = no_judge,
+        keep_alive: Callable[[], None] = lambda: None,
     ) -> None:
         for path, fault in (grader.faults() if grader is not None else {}).items():
             raise TrainingError(FailureReason.INVALID_RECIPE, f"The grader cannot run. {path}: {fault}")
-        self._reward_model, self._grader, self._ask = reward_model, grader, ask
-        self._models = _reward_models(run, recipe, device)
+        self._reward_model, self._grader = reward_model, grader
+        self._ask, self._keep_alive = ask, keep_alive
+        self._models = _reward_models(run, recipe, device, keep_alive)
         self._embeddings = EmbeddingModel(run / EMBEDDINGS) if (run / EMBEDDINGS).exists() else None
         self.grading_errors: set[str] = set()
         """The grader's messages about answers that it could not grade."""
 
-    def __call__(self, answers: Answers, prompts: Rows, budget_tokens: int, *, may_interrupt: bool = False) -> Rewards:
-        """Return the rewards [R] of the answers, one answer to each prompt. If `may_interrupt`, a pause or stop command
-        ends the wait for judges with Interrupted."""
+    def __call__(self, answers: Answers, prompts: Rows, budget_tokens: int) -> Rewards:
+        """Return the rewards [R] of the answers, one answer to each prompt. Raise Interrupted if a pause or stop
+        command comes while judges are asked."""
         assert prompts.items is not None, "the prompts have no items, which graders read"
         items = [prompts.items[int(number)] for number in prompts.numbers]
         if self._reward_model is not None:
@@ -184,7 +195,7 @@ class RewardFunction:
         cases = [Case(text, item) for text, item in zip(answers.texts, items, strict=True)]
         questions = [question for case in cases for question in self._grader.questions(case)]
         verdicts = dict(self._scores(questions, budget_tokens))
-        verdicts |= self._ask([each for each in questions if each.key not in verdicts], may_interrupt=may_interrupt)
+        verdicts |= self._ask([each for each in questions if each.key not in verdicts], self._keep_alive)
         rewards = np.zeros(len(cases), np.float32)
         for row, case in enumerate(cases):
             graded = grade(self._grader, case.text, case.item, verdicts=verdicts)
@@ -197,7 +208,7 @@ class RewardFunction:
         """Return the verdicts of the embedding model and of the reward models. Each scores all of its messages
         in one call, so that they share batches."""
         compared = [question for question in questions if question.model == EMBEDDING_MODEL]
-        verdicts = {} if self._embeddings is None else self._embeddings.verdicts(compared)
+        verdicts = {} if self._embeddings is None else self._embeddings.verdicts(compared, self._keep_alive)
         for name, model in self._models.items():
             asked = [question for question in questions if question.model == name]
             if not asked:
@@ -208,7 +219,9 @@ class RewardFunction:
         return verdicts
 
 
-def _reward_models(run: Path, recipe: ResolvedRecipe, device: torch.device) -> dict[str, RewardModel]:
+def _reward_models(
+    run: Path, recipe: ResolvedRecipe, device: torch.device, keep_alive: Callable[[], None]
+) -> dict[str, RewardModel]:
     """Load the reward models of the run folder. Returns them by model id."""
     path = run / REWARD_MODELS
     if not path.exists():
@@ -216,5 +229,5 @@ def _reward_models(run: Path, recipe: ResolvedRecipe, device: torch.device) -> d
     models: dict[str, RewardModel] = {}
     for name, entry in json.loads(path.read_bytes()).items():
         technique = type(recipe).model_validate(recipe.model_dump() | {"technique": entry["technique"]}).technique
-        models[name] = RewardModel(run / entry["folder"], technique, recipe, device)
+        models[name] = RewardModel(run / entry["folder"], technique, recipe, device, keep_alive)
     return models

@@ -37,7 +37,13 @@ class RolloutObjective(Objective):
         end_tokens = EndTokens.load(base).stops
         self._sampler = RolloutSampler(self.model, self._tokenizer, end_tokens, pad_token=min(end_tokens, default=0))
         self._reward_function = RewardFunction(
-            context.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader, ask=context.ask
+            context.run,
+            self.recipe,
+            self.model.device,
+            reward_model=reward_model,
+            grader=grader,
+            ask=context.ask,
+            keep_alive=lambda: self.model.keep_alive(),  # noqa: PLW0108 (the comparison replaces the model's)
         )
         self._reported_errors: set[str] = set()
 
@@ -51,13 +57,10 @@ class RolloutObjective(Objective):
             seed=(self.recipe.seed, step),
         )
 
-    def rewards(self, answers: Answers, prompts: Rows, *, may_interrupt: bool = False) -> Rewards:
-        """Return the rewards [R] of the answers, and store their statistics in `extra_metrics`.
-
-        `may_interrupt`: a pause or stop command ends the wait for judges with Interrupted, before the step has changed
-        any weights.
-        """
-        rewards_R = self._reward_function(answers, prompts, self.budget_tokens, may_interrupt=may_interrupt)
+    def rewards(self, answers: Answers, prompts: Rows) -> Rewards:
+        """Return the rewards [R] of the answers, and store their statistics in `extra_metrics`. Raise Interrupted if a
+        pause or stop command comes while judges are asked. No weights may change before this."""
+        rewards_R = self._reward_function(answers, prompts, self.budget_tokens)
         lengths = [len(answer) for answer in answers.answers]
         self.extra_metrics = {
             "reward": float(rewards_R.mean()),

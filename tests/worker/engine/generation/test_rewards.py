@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from api.spec.graders import GraderBase
 from api.spec.graders.python import Python
 from api.spec.graders.score_model import ScoreModel
 from api.spec.graders.text_similarity import TextSimilarity
@@ -27,15 +28,25 @@ INPUT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content":
 
 
 @pytest.fixture
-def judge(tiny_llama: Path, tmp_path: Path) -> RewardFunction:
+def alive() -> list[None]:
+    """The judge's signs of life."""
+    return []
+
+
+@pytest.fixture
+def judge(tiny_llama: Path, tmp_path: Path, alive: list[None]) -> RewardFunction:
     """By a score_model grader, which asks a whole reward model of 128 tokens."""
     folder = tmp_path / "judges" / "0"
     AutoModelForSequenceClassification.from_pretrained(tiny_llama, num_labels=1).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
     (tmp_path / "judges.json").write_text(json.dumps({"ft:j": {"folder": "judges/0", "technique": {"type": "full"}}}))
     grader = ScoreModel.model_validate({"type": "score_model", "name": "s", "model": "ft:j", "input": INPUT})
-    recipe = ours.settled("supervised", {})
-    return RewardFunction(tmp_path, recipe, torch.device("cpu"), reward_model=None, grader=grader)
+    return by(grader, tmp_path, alive)
+
+
+def by(grader: GraderBase, run: Path, alive: list[None]) -> RewardFunction:
+    cpu, recipe = torch.device("cpu"), ours.settled("supervised", {})
+    return RewardFunction(run, recipe, cpu, reward_model=None, grader=grader, keep_alive=lambda: alive.append(None))
 
 
 def said(*texts: str) -> tuple[Answers, Any]:
@@ -54,9 +65,10 @@ def test_an_answer_that_the_judge_cannot_read_to_its_end_gets_no_reward_and_ends
     assert "context length is 128" in error
 
 
-def test_a_judge_asked_for_less_at_once_says_the_same(judge: RewardFunction) -> None:
+def test_a_judge_asked_for_less_at_once_says_the_same(judge: RewardFunction, alive: list[None]) -> None:
     asked = said("four", "five", "six and seven")
     assert judge(*asked, 4096).tolist() == pytest.approx(judge(*asked, 16).tolist(), abs=1e-5)
+    assert len(alive) == 1 + 3, "a sign of life before each batch"
 
 
 def test_a_judge_whose_positions_depend_on_the_longest_answer_says_the_same_of_each(tmp_path: Path) -> None:
@@ -82,9 +94,7 @@ def test_a_judge_whose_positions_depend_on_the_longest_answer_says_the_same_of_e
 
 
 def by_script(folder: Path, source: str) -> RewardFunction:
-    grader = Python.model_validate({"type": "python", "source": source})
-    recipe = ours.settled("supervised", {})
-    return RewardFunction(folder, recipe, torch.device("cpu"), reward_model=None, grader=grader)
+    return by(Python.model_validate({"type": "python", "source": source}), folder, [])
 
 
 def test_a_script_that_fails_on_an_answer_gives_it_no_reward_and_ends_no_job(
@@ -102,14 +112,13 @@ def test_a_script_that_cannot_run_ends_the_job_before_it_trains(tmp_path: Path) 
         by_script(tmp_path, "import numpy\ndef grade(sample, item): return 1")
 
 
-def test_answers_are_compared_by_the_embedding_model_in_the_run_folder(tmp_path: Path) -> None:
+def test_answers_are_compared_by_the_embedding_model_in_the_run_folder(tmp_path: Path, alive: list[None]) -> None:
     (tmp_path / "embedding_model").symlink_to(make_encoder(tmp_path / "encoder"))
     texts = {"input": "{{ sample.output_text }}", "reference": "the same"}
     grader = TextSimilarity.model_validate(
         {"type": "text_similarity", "name": "s", "evaluation_metric": "cosine", **texts}
     )
-    recipe = ours.settled("supervised", {})
-    reward = RewardFunction(tmp_path, recipe, torch.device("cpu"), reward_model=None, grader=grader)
-    same, other = reward(*said("the same", "another"), 64).tolist()
+    same, other = by(grader, tmp_path, alive)(*said("the same", "another"), 64).tolist()
+    assert len(alive) == 2, "a sign of life before each text"
     assert same == pytest.approx(1)
     assert 0 <= other < 1

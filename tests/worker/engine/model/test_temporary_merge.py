@@ -13,11 +13,11 @@ from api.spec.techniques.lora import Lora
 from tests.tiny_models import make_model, tiny_config
 from tests.worker import pairs
 from tests.worker.parity import ours
-from worker.engine.comparison import Interrupted
 from worker.engine.model import temporary_merge
 from worker.engine.model.adapters import peft_config
 from worker.engine.model.temporary_merge import merged_adapters
 from worker.engine.model.trainable import TrainableModel
+from worker.shared.judgements import Interrupted
 
 TECHNIQUES: list[dict[str, Any]] = [
     {"type": "lora", "rank": 4},
