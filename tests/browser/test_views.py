@@ -181,7 +181,8 @@ def test_the_graders_of_several_are_fields_with_names(page: Page) -> None:
     page.get_by_role("button", name="Add to graders").click()
     page.get_by_label("Name in graders").last.fill("judge")
     page.get_by_label("Type required").last.select_option("label_model")
-    page.get_by_label("Labels required", exact=True).fill("good\nbad")
+    page.get_by_label("Labels required", exact=True).fill(" good\nbad\n")
+    page.get_by_label("Passing labels required").fill(several := '["very\\ngood","bad"]')
     page.get_by_label("Calculate output required").fill("equal + judge")
     page.get_by_text("Copy as").click()
     page.get_by_role("button", name="curl").click()
@@ -189,10 +190,15 @@ def test_the_graders_of_several_are_fields_with_names(page: Page) -> None:
     sent = json.loads(copied[copied.index("-d '") + 4 : copied.rindex("'")])
     graders = sent["method"]["reinforcement"]["grader"]["graders"]
     assert graders["equal"] == {"type": "string_check", "reference": "{{ item.answer }}"}
-    assert graders["judge"] == {"type": "label_model", "labels": ["good", "bad"]}
+    assert graders["judge"] == {
+        "type": "label_model",
+        "labels": [" good", "bad"],
+        "passing_labels": ["very\ngood", "bad"],
+    }
     page.reload()
     expect(page.get_by_label("Name in graders").last).to_have_value("judge")
-    expect(page.get_by_label("Labels required", exact=True)).to_have_value("good\nbad")
+    expect(page.get_by_label("Labels required", exact=True)).to_have_value(" good\nbad")
+    expect(page.get_by_label("Passing labels required")).to_have_value(several)
     page.get_by_text("Options of the method").click()
     page.get_by_role("button", name="Remove").first.click()
     expect(page.get_by_label("Name in graders")).to_have_count(1)

@@ -184,7 +184,7 @@ function controlOf(schema, definitions, fallback) {
   if (schema.enum || schema.type === "boolean") return choice(schema.enum ?? ["true", "false"], fallback, schema.type === "boolean");
   if (schema.type === "integer" || schema.type === "number") return text(fallback, asNumber, { inputmode: "decimal" });
   if (schema.type === "string") return schema.maxLength >= LONG ? longText(fallback) : text(fallback, (value) => value);
-  if (schema.type === "array" && resolved(schema.items ?? {}, definitions).type === "string") return lines(fallback);
+  if (schema.type === "array" && resolved(schema.items ?? {}, definitions).type === "string") return texts(fallback);
   if (schema.mixed && schema.default !== undefined && typeof schema.default === "string") return text(fallback, (value) => (/^[[{]/.test(value) ? JSON.parse(value) : value));
   return json(schema, definitions);
 }
@@ -210,13 +210,21 @@ function longText(fallback) {
   return { control, read: () => control.value || undefined, write: (value) => { control.value = value; grow(); }, hint: () => {} };
 }
 
-/** A list of texts, one in each line. */
-function lines(fallback) {
+/** A list of texts, one in each line. It is JSON if a line could not hold one of them. */
+function texts(fallback) {
   const control = h("textarea", { rows: 3, spellcheck: "false", placeholder: fallback || "one in each line" });
+  const isJson = (value) => value.startsWith('["');
   return {
     control,
-    read: () => { const texts = control.value.split("\n").map((text) => text.trim()).filter(Boolean); return texts.length ? texts : undefined; },
-    write: (value) => { control.value = value.join("\n"); },
+    read() {
+      if (isJson(control.value)) return JSON.parse(control.value);
+      const lines = control.value.split("\n").filter(Boolean);
+      return lines.length ? lines : undefined;
+    },
+    write(value) {
+      const fits = !isJson(value[0] ?? "") && value.every((text) => text && !/[\r\n]/.test(text));
+      control.value = fits ? value.join("\n") : JSON.stringify(value);
+    },
     hint: () => {},
   };
 }
