@@ -1,6 +1,6 @@
 /** A histogram of lengths, drawn by uPlot. */
 
-import { color, FONT, uPlot } from "./chart.js";
+import { color, FONT, uPlot } from "./line-chart.js";
 import { fill, h } from "./elements.js";
 import { count, plural } from "./format.js";
 

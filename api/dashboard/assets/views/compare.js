@@ -1,8 +1,8 @@
 /** Compare: the curves, results and settings of several jobs, which the address names. */
 
 import * as api from "../api.js";
-import { chart, chartControls } from "../chart.js";
-import { Series, hasValues, heading, measurements } from "../curves.js";
+import { chart, chartControls } from "../line-chart.js";
+import { Series, hasValues, heading, measurements } from "../training-curves.js";
 import { command, empty, fill, h, section, status } from "../elements.js";
 import * as format from "../format.js";
 import { table } from "../table.js";

@@ -1,8 +1,8 @@
 /** One job: is it all right, and is the model better? */
 
 import * as api from "../api.js";
-import { chart, chartControls } from "../chart.js";
-import { Series, hasValues, heading, measurements } from "../curves.js";
+import { chart, chartControls } from "../line-chart.js";
+import { Series, hasValues, heading, measurements } from "../training-curves.js";
 import { copyable, fill, h, section, status, when } from "../elements.js";
 import * as format from "../format.js";
 

@@ -1,4 +1,4 @@
-/** From a job's metrics to its charts: which exist, in which order, and what each shows. */
+/** The curves of a job's training, from its metrics: which exist, in which order, and what each shows. */
 
 import { sentence } from "./format.js";
 
@@ -58,9 +58,3 @@ export function heading(name) {
 }
 
 export const hasValues = (column) => column.some((value) => value !== null && value !== undefined);
-
-/** Smoothing, scale and the steps that are shown: what the address says of charts. */
-export const settingsOf = (query) => ({
-  smoothing: Number(query.get("smoothing") ?? 0), log: query.get("scale") === "log",
-  range: /^\d+-\d+$/.test(query.get("steps") ?? "") ? query.get("steps").split("-").map(Number) : null,
-});

@@ -1,6 +1,5 @@
 /** Line charts over steps, drawn by uPlot. Charts of one group share their x-axis and their crosshair. */
 
-import { settingsOf } from "./curves.js";
 import { fill, h } from "./elements.js";
 import * as format from "./format.js";
 
@@ -263,3 +262,9 @@ export function chartControls({ query, setQuery }, change) {
     zoom(range) { settings.range = range; apply(); },
   };
 }
+
+/** Smoothing, scale and the steps that are shown: what the address says of charts. */
+const settingsOf = (query) => ({
+  smoothing: Number(query.get("smoothing") ?? 0), log: query.get("scale") === "log",
+  range: /^\d+-\d+$/.test(query.get("steps") ?? "") ? query.get("steps").split("-").map(Number) : null,
+});
