@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, PreTrainedModel
@@ -27,18 +28,27 @@ MAX_TOKENS = 512
 """Maximum number of tokens of a text that are read, if the folder gives no limit. Further tokens are cut off."""
 
 
+class UnusableModel(Exception):
+    """The embedding model cannot be loaded, or has parts that are not supported. Users read the message, so it contains
+    no paths and no text of other exceptions."""
+
+
 class EmbeddingModel:
     def __init__(self, folder: Path) -> None:
-        """Load the model. Raise ValueError if it has parts that are not supported."""
-        modules = [str(each["type"]).rpartition(".")[2] for each in _json(folder / "modules.json") or []]
-        if unknown := set(modules) - set(MODULES):
-            raise ValueError(f"{folder}: the embedding model has a part '{min(unknown)}', which is not supported")
-        self._pooling = _pooling(folder)
-        self._network: PreTrainedModel = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        """Load the model. Raise UnusableModel if that cannot succeed, RuntimeError or MemoryError if memory runs
+        out."""
+        try:
+            _require_supported(folder)
+            self._pooling = _pooling(folder)
+            self._network: PreTrainedModel = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True
+            )
+            self._tokenizer = Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())
+            limit = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UnusableModel("the embedding model cannot be loaded") from error
         self._network.eval()
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
-        limit = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
         longest = getattr(self._network.config, "max_position_embeddings", MAX_TOKENS)
         self._tokenizer.enable_truncation(min(limit or MAX_TOKENS, longest))
 
@@ -74,12 +84,18 @@ class EmbeddingModel:
         return hidden_TD.mean(dim=0)
 
 
+def _require_supported(folder: Path) -> None:
+    modules = [str(each["type"]).rpartition(".")[2] for each in _json(folder / "modules.json") or []]
+    if unknown := set(modules) - set(MODULES):
+        raise UnusableModel(f"the embedding model has a part '{min(unknown)}', which is not supported")
+
+
 def _pooling(folder: Path) -> str:
     config = _json(folder / "1_Pooling" / "config.json") or {"pooling_mode": "mean"}
     older = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
     pooling = config.get("pooling_mode") or next((older[name] for name in older if config.get(name)), None)
     if pooling not in POOLINGS:
-        raise ValueError(f"{folder}: the embedding model has a pooling that is not one of {', '.join(POOLINGS)}")
+        raise UnusableModel(f"the embedding model has a pooling that is not one of {', '.join(POOLINGS)}")
     return pooling
 
 

@@ -16,10 +16,14 @@ def similarity_verdicts(folder: str | None, questions: Iterable[Question]) -> Ve
         return {}
     if folder is None:
         return dict.fromkeys(asked, Verdict(message="the operator has named no embedding model"))
-    from worker.shared.embedding_model import EmbeddingModel  # noqa: PLC0415 (see the module's docstring)
+    from worker.shared.embedding_model import EmbeddingModel, UnusableModel  # noqa: PLC0415 (see the module's docstring)
 
     try:
         return EmbeddingModel(Path(folder)).verdicts(asked.values())
-    except (OSError, ValueError):
+    except UnusableModel as error:
         traceback.print_exc()
-        return dict.fromkeys(asked, Verdict(message="the operator's embedding model cannot be loaded"))
+        message = f"on this server, {error}"
+    except (MemoryError, RuntimeError):  # torch's allocations raise RuntimeError
+        traceback.print_exc()
+        message = "the embedding model needs more memory than the operator allows (ATTUNE_PREVIEW_MEMORY_BYTES)"
+    return dict.fromkeys(asked, Verdict(message=message))

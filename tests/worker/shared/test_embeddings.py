@@ -1,20 +1,27 @@
 """`text_similarity` with `cosine`, by a tiny random encoder."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from transformers import AutoModel, AutoTokenizer
 
-from api.spec.graders import Question
+from api.spec.graders import Grader, Question
 from api.spec.graders.base import EMBEDDING_MODEL
+from api.spec.lifecycle import FailureReason
 from tests.tiny_models import make_encoder
+from tests.worker.parity import ours
+from worker.engine.errors import TrainingError
+from worker.engine.generation.rewards import RewardFunction
 from worker.evaluate import CRITERIA, run_graders
 from worker.evaluate import Request as EvaluateRequest
 from worker.grade import Request, run_grader
 from worker.shared.embedding_model import EmbeddingModel
+from worker.shared.embeddings import similarity_verdicts
 
 COSINE: dict[str, object] = {
     "type": "text_similarity",
@@ -66,13 +73,27 @@ def test_equal_texts_are_one_and_long_or_broken_ones_are_read(encoder: Path) -> 
     [
         ("modules.json", [{"type": "sentence_transformers.models.Dense"}]),
         ("1_Pooling/config.json", {"pooling_mode": "x"}),
+        ("modules.json", "no list of modules"),
+        ("tokenizer.json", None),
+        ("tokenizer.json", "no tokenizer"),
+        ("config.json", {"model_type": "unheard-of"}),
+        ("model.safetensors", "no weights"),
     ],
 )
-def test_models_with_unknown_parts_are_refused(tmp_path: Path, file: str, content: object) -> None:
-    (tmp_path / file).parent.mkdir(exist_ok=True)
-    (tmp_path / file).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="embedding model has a p"):
-        EmbeddingModel(tmp_path)
+def test_a_model_that_cannot_be_used_is_the_workers_fault_in_a_job(
+    encoder: Path, tmp_path: Path, file: str, content: object
+) -> None:
+    shutil.copytree(encoder, tmp_path / "embedding_model")
+    path = tmp_path / "embedding_model" / file
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    options: dict[str, Any] = {"reward_model": None, "grader": TypeAdapter[Grader](Grader).validate_python(COSINE)}
+    with pytest.raises(TrainingError, match="On this worker, the embedding model ") as caught:
+        RewardFunction(tmp_path, ours.settled("supervised", {}), torch.device("cpu"), **options)
+    assert caught.value.reason is FailureReason.WORKER_FAULT
+    assert str(tmp_path) not in caught.value.message
 
 
 def test_graders_and_criteria_ask_the_embedding_model(encoder: Path) -> None:
@@ -91,6 +112,17 @@ def test_graders_and_criteria_ask_the_embedding_model(encoder: Path) -> None:
     criteria = CRITERIA.validate_python([COSINE | {"pass_threshold": 0.5}])
     graded: Any = run_graders(criteria, request)
     assert graded["grades"][0]["reward"] == pytest.approx(expected)
+
+
+def test_too_large_an_embedding_model_is_the_error_of_the_answer(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", no_memory)
+    asked = question(*TEXTS)
+    assert "needs more memory" in similarity_verdicts(str(encoder), [asked])[asked.key].message
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.end_tokens import EndTokens
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, rows_of
-from worker.shared.embedding_model import EmbeddingModel
+from worker.shared.embedding_model import EmbeddingModel, UnusableModel
 from worker.shared.judgements import AskJudges, no_judge
 
 MAX_GRADING_ERRORS = 100
@@ -179,7 +179,7 @@ class RewardFunction:
         self._reward_model, self._grader = reward_model, grader
         self._ask, self._keep_alive = ask, keep_alive
         self._models = _reward_models(run, recipe, device, keep_alive)
-        self._embeddings = EmbeddingModel(run / EMBEDDINGS) if (run / EMBEDDINGS).exists() else None
+        self._embeddings = _embedding_model(run)
         self.grading_errors: set[str] = set()
         """The grader's messages about answers that it could not grade."""
 
@@ -217,6 +217,16 @@ class RewardFunction:
             for question, score in zip(asked, scores, strict=True):
                 verdicts[question.key] = Verdict.of(score) if isinstance(score, GradingError) else Verdict(score)
         return verdicts
+
+
+def _embedding_model(run: Path) -> EmbeddingModel | None:
+    if not (run / EMBEDDINGS).exists():
+        return None
+    try:
+        return EmbeddingModel(run / EMBEDDINGS)
+    except UnusableModel as error:
+        message = f"On this worker, {error}: the operator has to name another (ATTUNE_EMBEDDING_MODEL)."
+        raise TrainingError(FailureReason.WORKER_FAULT, message) from error
 
 
 def _reward_models(
