@@ -122,7 +122,7 @@ class Client:
                 document = None
         if not isinstance(document, dict):
             raise CommandError(
-                ExitCode.UNAVAILABLE, f"{self.base_url} does not respond like an Attune server: is the address right?"
+                ExitCode.UNAVAILABLE, f"{self.base_url} does not respond like an Attune server", "is the address right?"
             )
         return document
 
@@ -135,7 +135,7 @@ class Client:
         except httpx.TransportError:
             local = httpx.URL(self.base_url).host in LOOPBACK
             remedy = "start it with `attune up`" if local else "is the server running there?"
-            raise CommandError(ExitCode.UNAVAILABLE, f"cannot reach {self.base_url}: {remedy}") from None
+            raise CommandError(ExitCode.UNAVAILABLE, f"cannot reach {self.base_url}", remedy) from None
 
 
 def segment(identifier: str) -> str:

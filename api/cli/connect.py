@@ -44,11 +44,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 
 DEFAULT_DATA_DIR = Path("attune-data")
 
-NO_SERVER = (
-    "no server is known here. Start one with `attune up`, or name one: `attune login https://HOST`, --base-url or "
-    "ATTUNE_BASE_URL."
-)
-
 
 @dataclass(frozen=True)
 class Server:
@@ -77,10 +72,16 @@ def find_server(base_url: str | None, api_key: str | None, data_dir: Path | None
                 key, key_source = (key, key_source) if key else (file_key, str(path))
                 break
     if not url:
-        raise CommandError(ExitCode.REFUSED, NO_SERVER)
+        raise CommandError(
+            ExitCode.REFUSED,
+            "no server is known here",
+            "start one with `attune up`, or name one with `attune login https://HOST`, --base-url or ATTUNE_BASE_URL.",
+        )
     if not key:
         raise CommandError(
-            ExitCode.NOT_AUTHORIZED, f"no API key for {url}: run `attune login`, set ATTUNE_API_KEY or give --api-key."
+            ExitCode.NOT_AUTHORIZED,
+            f"no API key for {url}",
+            "run `attune login`, set ATTUNE_API_KEY or give --api-key.",
         )
     return Server(with_version(url), url_source, key, key_source)
 
@@ -108,10 +109,10 @@ def _files(data_dir: Path | None) -> Iterator[tuple[Path, str, str]]:
         except FileNotFoundError:
             if path.parent == data_dir:
                 raise CommandError(
-                    ExitCode.REFUSED, f"{path} does not exist: has `attune up` run on this folder?"
+                    ExitCode.REFUSED, f"{path} does not exist", "has `attune up` run on this folder?"
                 ) from None
         except (OSError, ValueError, KeyError, TypeError):
-            raise CommandError(ExitCode.REFUSED, f"{path} does not hold Attune's credentials: {remedy}") from None
+            raise CommandError(ExitCode.REFUSED, f"{path} does not hold Attune's credentials", remedy) from None
 
 
 def with_version(url: str) -> str:

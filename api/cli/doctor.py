@@ -120,8 +120,8 @@ def _check_base_models(client: Client) -> Check:
 
 
 def _of_error(component: str, error: CommandError) -> Check:
-    detail, _, remedy = error.message.rpartition(": ")
-    return Check(component, "problem", detail or error.message, f"{remedy[:1].upper()}{remedy[1:]}" if detail else None)
+    remedy = error.remedy and f"{error.remedy[0].upper()}{error.remedy[1:]}"
+    return Check(component, "problem", error.problem, remedy)
 
 
 def _print(checks: list[Check]) -> None:

@@ -32,10 +32,13 @@ class ExitCode(IntEnum):
 
 
 class CommandError(Exception):
-    def __init__(self, code: ExitCode, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, code: ExitCode, problem: str, remedy: str | None = None) -> None:
+        """`remedy`: what to do, in words that continue the sentence of the problem after a colon."""
+        self.message = problem if remedy is None else f"{problem}: {remedy}"
+        super().__init__(self.message)
         self.code = code
-        self.message = message
+        self.problem = problem
+        self.remedy = remedy
 
 
 class RequestRefused(CommandError):

@@ -13,7 +13,7 @@ from api.records.migrate import migrate
 from api.services import diagnosis
 from api.services.diagnosis import Check, check_clock, check_components
 from api.settings import Settings
-from tests.api.cli.conftest import FakeServer, attune
+from tests.api.cli.conftest import FakeServer, attune, refusal
 
 
 @pytest.fixture
@@ -89,6 +89,19 @@ def test_a_client_without_a_server_is_told_how_to_get_one(tmp_path: Path, monkey
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1
     assert "attune up" in result.stdout
+
+
+def test_the_error_of_a_server_is_not_cut_at_its_colons(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = "The key has expired: its last day was 2026-01-02, 10: 30."
+    monkeypatch.setattr(server, "get", lambda path, query: (403, refusal(message)))
+    found = json.loads(attune("doctor", "--base-url", server.base_url, "--json").stdout)["data"][0]
+    assert (found["detail"], found["remedy"]) == (message, None)
+
+
+def test_a_server_that_cannot_be_reached_has_a_remedy() -> None:
+    line = ("doctor", "--base-url", "http://127.0.0.1:1", "--api-key", "sk-test", "--json")
+    found = json.loads(attune(*line).stdout)["data"][0]
+    assert (found["detail"], found["remedy"]) == ("cannot reach http://127.0.0.1:1/v1", "Start it with `attune up`")
 
 
 def test_a_key_that_the_server_refuses_is_the_problem_and_not_the_server(server: FakeServer) -> None:
