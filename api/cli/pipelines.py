@@ -54,7 +54,7 @@ def create(
     """Create a pipeline with all of its jobs. If one job is refused, nothing is created."""
     body = read_body(body_file)
     with connect(base_url, api_key, data_dir) as client:
-        _upload_onces(client, body)
+        _upload_named_files(client, body)
         created = client.post("/fine_tuning/pipelines", body)
         if not (watch and as_json):
             names = ", ".join(f"{stage['name']} {stage['job_id']}" for stage in created["stages"])
@@ -123,7 +123,7 @@ def _watch(client: Client, created: Document, *, as_json: bool) -> ExitCode:
     return exit_code
 
 
-def _upload_onces(client: Client, body: Document) -> None:
+def _upload_named_files(client: Client, body: Document) -> None:
     """Upload each local file that stages name, and put its id in place of the path. A file that several stages name is
     uploaded once. The server checks everything else."""
     uploaded: dict[str, str] = {}
