@@ -66,7 +66,7 @@ class Comparison:
             trained_rows=recipe.total_steps * min(recipe.batch_size, len(data.train)),
             mean_tokens=float(data.train.lengths.mean()),
             validates=self._validates,
-            rollouts=objective.uses_rollouts,
+            rollouts=recipe.method.rollouts,
         )
         self._rows = _draw(data.validation if self._validates else data.train, self._limits, recipe.seed)
 

@@ -65,10 +65,6 @@ class Objective:
 
     options: Options
     """The options in the recipe's `method.<type>`. A subclass declares their exact type."""
-    uses_rollouts = False
-    """Whether the method learns from answers that it samples. An evaluation then samples answers, too."""
-    has_reference = False
-    """Whether the loss compares the policy with the reference, the model at step 0."""
 
     def __init__(self, context: MethodContext) -> None:
         self.context, self.recipe, self.model = context, context.recipe, context.model
@@ -81,6 +77,12 @@ class Objective:
         self.state: dict[str, float] = {}
         """Values that the method carries from step to step, such as an adaptive coefficient. They are stored in saved
         states."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss compares the policy with log-probabilities of the reference, the model at step 0. They are
+        computed once for each row."""
+        return self.recipe.method.reference_passes > 0
 
     def prepare(self, rows: Rows, needed: RowIndices | None = None, known: Floats | None = None) -> Rows:
         """Return the rows in the form that the method trains on, with the reference's log-probabilities. The model must

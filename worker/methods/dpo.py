@@ -36,7 +36,6 @@ def preference_losses(
 
 class Dpo(Objective):
     options: DpoOptions
-    has_reference = True
 
     @property
     def _per_token(self) -> bool:

@@ -35,7 +35,6 @@ class Kto(Objective):
     """
 
     options: KtoOptions
-    has_reference = True
 
     def transform_rows(self, rows: Rows) -> Rows:
         return with_mismatched(rows, self.recipe.seed, self.recipe.max_length)

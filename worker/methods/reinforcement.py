@@ -62,7 +62,7 @@ class Reinforcement(RolloutObjective):
         assert isinstance(options, ReinforcementOptions), options
         super().__init__(context, reward_model=None, grader=options.grader)
         self._scoring = Scoring(temperature=options.temperature, entropies=True)
-        if options.kl_coefficient:
+        if self.recipe.method.keeps_reference:
             self.model.snapshot_reference()
         samples = options.hyperparameters.eval_samples
         self.eval_samples = 1 if samples == AUTO else samples

@@ -118,11 +118,10 @@ class MethodBase(StrictModel):
 
     # How the method trains.
     rollouts: ClassVar[bool] = False
-    """Whether the method learns from answers that the model samples. Its options are then RolloutOptions."""
+    """Whether the method learns from answers that the model samples. Its options are then RolloutOptions, and an
+    evaluation samples answers, too."""
     takes_reward_model: ClassVar[bool] = False
     """Whether the method has an option `reward_model`, which a pipeline fills in from an earlier stage."""
-    keeps_reference: ClassVar[bool] = False
-    """Whether the training keeps a copy of the trained weights as they were at step 0."""
     value_head: ClassVar[bool] = False
     """Whether the method trains a value function, a linear head that is never published."""
     learning_rate_factor: ClassVar[float] = 1.0
@@ -161,6 +160,11 @@ class MethodBase(StrictModel):
     def rollout_options(self) -> RolloutOptions | None:
         """The options of a method that samples answers; None for other methods."""
         return self.options if isinstance(self.options, RolloutOptions) else None
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether the steps need a copy of the trained weights as they were at step 0."""
+        return False
 
     @property
     def grader(self) -> GraderBase | None:

@@ -72,12 +72,15 @@ class Ppo(MethodBase):
     formats: ClassVar[frozenset[str]] = frozenset({"prompts"})
     rollouts: ClassVar[bool] = True
     takes_reward_model: ClassVar[bool] = True
-    keeps_reference: ClassVar[bool] = True
     value_head: ClassVar[bool] = True
     learning_rate_factor: ClassVar[float] = 0.1
 
     type: Literal["ppo"] = "ppo"
     ppo: OrNull[PpoOptions]
+
+    @property
+    def keeps_reference(self) -> bool:
+        return True
 
     def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
         if self.ppo.adaptive_kl is not None and not self.ppo.kl_coefficient:

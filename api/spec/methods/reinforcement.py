@@ -71,8 +71,11 @@ class Reinforcement(MethodBase):
     summary: ClassVar[str] = "Reinforcement learning from a grader, without a value function."
     formats: ClassVar[frozenset[str]] = frozenset({"prompts"})
     rollouts: ClassVar[bool] = True
-    keeps_reference: ClassVar[bool] = True
     learning_rate_factor: ClassVar[float] = 0.1
 
     type: Literal["reinforcement"] = "reinforcement"
     reinforcement: ReinforcementOptions
+
+    @property
+    def keeps_reference(self) -> bool:
+        return self.reinforcement.kl_coefficient > 0

@@ -29,8 +29,8 @@ VALUES = sum(each.inputs + each.outputs for each in matrices(shapes_of(FACTS)[0]
 GRADER = {"type": "string_check", "name": "g", "operation": "eq", "input": "{{sample.output_text}}", "reference": "a"}
 
 
-def a_recipe(technique: str, batch_size: int = 8, group_size: int = 8) -> ResolvedRecipe:
-    options = {"grader": GRADER, "group_size": group_size, "hyperparameters": {"batch_size": batch_size}}
+def a_recipe(technique: str, batch_size: int = 8, group_size: int = 8, **options: object) -> ResolvedRecipe:
+    options |= {"grader": GRADER, "group_size": group_size, "hyperparameters": {"batch_size": batch_size}}
     method = {"type": "reinforcement", "reinforcement": options}
     body = {"model": "m", "training_file": "file-x", "technique": {"type": technique}, "method": method}
     recipe = resolve(Recipe.model_validate(body), job_id="j", seed=1, max_length=200, train_rows=100, validation_rows=0)
@@ -68,3 +68,11 @@ def test_a_prediction_counts_what_sampling_needs_beyond_an_update(batch_size: in
     sampling = 2 * LINEAR + 2 * 30 * 576 * 2 * tokens
     assert found.rollout == pytest.approx(max(0, sampling - found.activations), abs=2)
     assert (found.rollout > 0) == (batch_size == 1)
+
+
+@pytest.mark.parametrize(("kl_coefficient", "copies"), [(0.0, 0), (0.1, 2)])
+def test_a_whole_model_is_copied_only_if_its_divergence_enters_the_loss(kl_coefficient: float, copies: int) -> None:
+    rows = Workload(rows=100, width=1, tokens=4_000, supervised=0, lengths=(40,))
+    machine = Machine(gpu=True, bfloat16=True, memory_bytes=80 << 30)
+    found = predict(a_recipe("full", kl_coefficient=kl_coefficient), FACTS, rows, None, machine)
+    assert found.memory.reference == copies * found.trained_parameters * 2

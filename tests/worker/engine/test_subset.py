@@ -81,13 +81,9 @@ def test_evaluations_and_the_comparison_see_every_label_of_a_sorted_file(
         EVALUATED_ROWS,
         EVALUATED_ROWS // 4,
     )
-    compared = Comparison(recipe, data, _Silent(), Recorder(), pytest.fail)._rows  # type: ignore[arg-type]
+    compared = Comparison(recipe, data, object(), Recorder(), pytest.fail)._rows  # type: ignore[arg-type]
     assert compared.labels is not None
     assert (len(compared), int(compared.labels.sum())) == (COMPARED_ROWS, COMPARED_ROWS // 4)
-
-
-class _Silent:
-    uses_rollouts = False
 
 
 def test_the_comparison_stays_within_its_tokens(
@@ -101,5 +97,5 @@ def test_the_comparison_stays_within_its_tokens(
     rows = Rows(tokens, tokens.astype(np.float32), ends - lengths, ends)
     data = load_data(tmp_path / "run" / "data", recipe)
     long = type(data)(data.train, rows, seed)
-    compared = Comparison(recipe, long, _Silent(), Recorder(), pytest.fail)._rows  # type: ignore[arg-type]
+    compared = Comparison(recipe, long, object(), Recorder(), pytest.fail)._rows  # type: ignore[arg-type]
     assert MOST / 2 < compared.lengths.sum() <= MOST

@@ -27,7 +27,6 @@ class RolloutObjective(Objective):
     """
 
     options: RolloutOptions
-    uses_rollouts = True
     eval_samples = 1
 
     def __init__(self, context: MethodContext, *, reward_model: str | None, grader: GraderBase | None) -> None:
