@@ -88,6 +88,8 @@ class CatalogObject(BaseModel):
     formats: list[FormatEntry]
     graders: list[Entry]
     base_models: list[BaseModelEntry]
+    judges: list[str]
+    """Judges on other servers that graders may name, besides chat models of this server."""
     combinations: list[CombinationEntry]
     job: JsonObject
     """The JSON Schema of a job's body without `method` and `technique`: each method and technique above has a schema of
@@ -104,6 +106,7 @@ class CatalogObject(BaseModel):
                 BaseModelEntry(id=base.name, kind=base.facts.get("kind", "causal_lm"), facts=base.facts)
                 for base in choices.base_models
             ],
+            judges=choices.judges,
             combinations=[
                 CombinationEntry(
                     technique=combination.technique,

@@ -1,4 +1,4 @@
-"""The choices for a new job: the combinations of techniques and methods, and this server's base models."""
+"""The choices for a new job: the combinations of techniques and methods, and this server's models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ from api.spec.catalog import Combination
 class Choices:
     combinations: list[Combination]
     base_models: Sequence[BaseModelRow]
+    judges: list[str]
+    """Names of the judges on other servers."""
 
 
 def choices(context: Context) -> Choices:
     with context.database.read() as session:
         bases = base_models.listed(session)
-    return Choices(list(catalog.combinations()), bases)
+    return Choices(list(catalog.combinations()), bases, sorted(context.settings.judges))

@@ -1,10 +1,11 @@
-"""`bases.json`: for each model that jobs and graders of the source name, the model that takes its place here.
+"""`bases.json` and `judges.json`: for each model of the source, the model that takes its place here.
 
-The file is created with suggestions, which the user may change. `attune import push` only adds missing models.
+`bases.json` has the models that jobs start from, `judges.json` those that graders ask. Both are created with
+suggestions, which the user may change. `attune import push` only adds missing models.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,35 @@ from api.cli.errors import CommandError, ExitCode
 from api.cli.imports.folder import write_whole
 
 BASES = "bases.json"
+JUDGES = "judges.json"
 
-Bases = Mapping[str, str | None]
+Models = Mapping[str, str | None]
+"""{model of the source: model here, or None if there is none}."""
 
 
-def complete_bases(folder: Path, names: Iterable[str], here: Sequence[Document]) -> Bases:
-    """Return the table of bases.json. Missing `names` are added first, each with a suggestion among this server's base
-    models (`here`)."""
-    path = folder / BASES
+def complete_bases(folder: Path, names: Iterable[str], catalog: Document) -> Models:
+    """Return the table of bases.json. Missing `names` are added first, each with a suggestion from this server's
+    catalog."""
+    return _complete(folder / BASES, {name: suggested_base(name, catalog) for name in names})
+
+
+def complete_judges(folder: Path, names: Iterable[str], catalog: Document) -> Models:
+    """Return the table of judges.json, completed like that of bases.json."""
+    return _complete(folder / JUDGES, {name: suggested_judge(name, catalog) for name in names})
+
+
+def _complete(path: Path, suggestions: Models) -> Models:
     table = read_body(path) if path.exists() else {}
     if not all(value is None or isinstance(value, str) for value in table.values()):
-        raise CommandError(ExitCode.REFUSED, f"{path}: each model needs the name of a base model here, or null.")
-    missing = {name: suggest(name, here) for name in sorted(set(names) - table.keys())}
-    if missing or not path.exists():
+        raise CommandError(ExitCode.REFUSED, f"{path}: each model needs the name of a model here, or null.")
+    missing = {name: suggestions[name] for name in sorted(suggestions.keys() - table.keys())}
+    if missing:
         table |= missing
         write_whole(path, json.dumps(table, indent=2, ensure_ascii=False).encode() + b"\n")
     return table
 
 
-def suggest(name: str, here: Sequence[Document]) -> str | None:
+def suggested_base(name: str, catalog: Document) -> str | None:
     """Return the base model of the same name, or else the language model with the most parameters; None if there is
     none.
 
@@ -40,8 +51,22 @@ def suggest(name: str, here: Sequence[Document]) -> str | None:
     """
     if name.startswith("ft:"):
         return None
-    models = {base["id"]: base["facts"].get("parameters") or 0 for base in here if base["kind"] == "causal_lm"}
-    return name if name in models else max(models, key=lambda each: models[each], default=None)
+    sizes = _language_models(catalog)
+    return name if name in sizes else max(sizes, key=lambda each: sizes[each], default=None)
+
+
+def suggested_judge(name: str, catalog: Document) -> str | None:
+    """Return the judge or language model of the same name; None if there is none.
+
+    No other model is suggested, because grades of different judges cannot be compared.
+    """
+    return name if name in catalog["judges"] or name in _language_models(catalog) else None
+
+
+def _language_models(catalog: Document) -> dict[str, int]:
+    """Return {base model: number of parameters} of the language models."""
+    bases = (base for base in catalog["base_models"] if base["kind"] == "causal_lm")
+    return {base["id"]: base["facts"].get("parameters") or 0 for base in bases}
 
 
 def models_in(grader: object) -> set[str]:
@@ -54,13 +79,30 @@ def models_in(grader: object) -> set[str]:
     return own | {name for each in grader.values() for name in models_in(each)}
 
 
-def with_models_here(grader: Any, bases: Bases) -> Any:
-    """Return the grader with each model of the source replaced by the model that the table names for it."""
+def with_judges_here(grader: Any, judges: Models) -> Any:
+    """Return the grader with each model of the source replaced by the model that the table names for it. A model
+    without one stays."""
     if isinstance(grader, list):
-        return [with_models_here(each, bases) for each in grader]
+        return [with_judges_here(each, judges) for each in grader]
     if not isinstance(grader, dict):
         return grader
-    changed = {name: with_models_here(value, bases) for name, value in grader.items()}
+    changed = {name: with_judges_here(value, judges) for name, value in grader.items()}
     if "type" in grader and isinstance(grader.get("model"), str):
-        changed["model"] = bases.get(grader["model"]) or grader["model"]
+        changed["model"] = judges.get(grader["model"]) or grader["model"]
     return changed
+
+
+def judges_problem(grader: object, judges: Models) -> str | None:
+    """Return a sentence that names the models without a counterpart that the grader still has, or None if there are
+    none."""
+    missing = sorted(name for name in models_in(grader) if judges.get(name, name) is None)
+    return (
+        f"there is no judge here for {', '.join(missing)}: name one in {JUDGES}, or first push the job that made it"
+        if missing
+        else None
+    )
+
+
+def describe_judges(grader: object, judges: Models) -> str:
+    """Return the grader's models and their counterparts, such as `, judge gpt-4o → qwen`; an empty text for none."""
+    return "".join(f", judge {name} → {judges.get(name) or 'none'}" for name in sorted(models_in(grader)))

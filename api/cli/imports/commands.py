@@ -11,7 +11,7 @@ from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect, find_server
 from api.cli.console import format_size, print_json, print_note, print_result
 from api.cli.errors import Commands, ExitCode
 from api.cli.imports.asking import Options
-from api.cli.imports.bases import BASES
+from api.cli.imports.bases import BASES, JUDGES
 from api.cli.imports.compare import compare, read_graders
 from api.cli.imports.comparison_table import print_comparison
 from api.cli.imports.consent import require_consent
@@ -141,9 +141,9 @@ def push_jobs(
 ) -> None:
     """Make the jobs and evals of the folder on this server, with their files, methods and hyperparameters.
 
-    The base models are those of bases.json in the folder, which is written with suggestions. The plan is shown first.
-    Jobs and evals of an earlier push are not made again. The exit code is 2 if the server refuses a part of
-    the plan.
+    The models are those of bases.json and judges.json in the folder, which are written with suggestions. The plan is
+    shown first. Jobs and evals of an earlier push are not made again. The exit code is 2 if the server refuses a part
+    of the plan.
     """
     source_of(folder)
     with held(folder), connect(base_url, api_key, data_dir) as client:
@@ -151,7 +151,7 @@ def push_jobs(
         for line in plan.lines():
             print_note(line)
         if plan.open_jobs or plan.open_evals:
-            print_note(f"Base models: {folder / BASES}. Change them there before you agree.")
+            print_note(f"Models: {BASES} and {JUDGES} in {folder}. Change them there before you agree.")
             question = f"Make {len(plan.open_jobs)} jobs and {len(plan.open_evals)} evals on {client.base_url}?"
             require_consent(question, yes=yes)
         report = push(client, plan)

@@ -1,12 +1,12 @@
 """The plan of an eval for `attune import push`: the same data source and testing criteria, with models here."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from api.cli.client import Client, Document
 from api.cli.errors import ExitCode, RequestRefused
-from api.cli.imports.bases import Bases, with_models_here
+from api.cli.imports.bases import Models, describe_judges, judges_problem, with_judges_here
 from api.cli.imports.fetch import EVALS
 from api.cli.imports.folder import read_lines
 from api.cli.imports.job_plans import MARK, MAX_METADATA
@@ -16,6 +16,8 @@ from api.cli.imports.job_plans import MARK, MAX_METADATA
 class EvalPlan:
     old_id: str
     body: Document
+    judges: str = ""
+    """The criteria's models at the source and here, as the plan shows them."""
     new_id: str | None = None
     """Id of the eval on this server that an earlier push created."""
     problem: str | None = None
@@ -27,27 +29,34 @@ class EvalPlan:
     def describe(self) -> str:
         criteria = ", ".join(str(each.get("name") or each.get("type")) for each in self.body["testing_criteria"])
         outcome = f"is {self.new_id} here" if self.new_id else self.problem or "new"
-        return f"{self.old_id} ({self.body.get('name') or 'no name'}: {criteria}): {outcome}"
+        return f"{self.old_id} ({self.body.get('name') or 'no name'}: {criteria}{self.judges}): {outcome}"
 
 
 def read_evals(folder: Path) -> list[Document]:
     return read_lines(folder / EVALS)
 
 
-def plan_evals(client: Client, evals: Sequence[Document], bases: Bases) -> Iterator[EvalPlan]:
+def plan_evals(client: Client, evals: Sequence[Document], judges: Models) -> Iterator[EvalPlan]:
     here, problem = _pushed(client) if evals else ({}, None)
     for each in evals:
-        body = eval_body(each, bases)
-        source = each["data_source_config"]["type"]
-        if source != "custom":
-            yield EvalPlan(each["id"], body, problem=f"its data source is {source}, which exists at OpenAI only")
-        elif len(body["metadata"]) > MAX_METADATA:
-            yield EvalPlan(each["id"], body, problem=f"its metadata leaves no room for {MARK}")
+        body = eval_body(each, judges)
+        plan = EvalPlan(each["id"], body, describe_judges(each["testing_criteria"], judges))
+        if each["id"] in here:
+            yield replace(plan, new_id=here[each["id"]])
         else:
-            yield EvalPlan(each["id"], body, new_id=here.get(each["id"]), problem=problem)
+            yield replace(plan, problem=problem or _problem(each, body, judges))
 
 
-def eval_body(each: Document, bases: Bases) -> Document:
+def _problem(each: Document, body: Document, judges: Models) -> str | None:
+    source = each["data_source_config"]["type"]
+    if source != "custom":
+        return f"its data source is {source}, which exists at OpenAI only"
+    if len(body["metadata"]) > MAX_METADATA:
+        return f"its metadata leaves no room for {MARK}"
+    return judges_problem(body["testing_criteria"], judges)
+
+
+def eval_body(each: Document, judges: Models) -> Document:
     """Return the request that creates an eval like `each` on this server. The schema at the source contains the item's
     schema and the sample's."""
     properties = (each["data_source_config"].get("schema") or {}).get("properties") or {}
@@ -58,14 +67,14 @@ def eval_body(each: Document, bases: Bases) -> Document:
             "item_schema": properties.get("item") or {"type": "object"},
             "include_sample_schema": "sample" in properties,
         },
-        "testing_criteria": [_criterion(criterion, bases) for criterion in each["testing_criteria"]],
+        "testing_criteria": [_criterion(criterion, judges) for criterion in each["testing_criteria"]],
         "metadata": {**(each.get("metadata") or {}), MARK: each["id"]},
     }
 
 
-def _criterion(criterion: Document, bases: Bases) -> Document:
+def _criterion(criterion: Document, judges: Models) -> Document:
     """Return the criterion without the id that the source gave it and without empty values."""
-    mapped: Document = with_models_here(criterion, bases)
+    mapped: Document = with_judges_here(criterion, judges)
     return {name: value for name, value in mapped.items() if value is not None and name != "id"}
 
 

@@ -1,8 +1,8 @@
 """The plan of a job for `attune import push`: the same method, hyperparameters, seed and files, on a model here."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from api.cli.body import apply_assignment, set_default_types
 from api.cli.client import Client, Document
 from api.cli.errors import CommandError, ExitCode
 from api.cli.files import check_recipe
-from api.cli.imports.bases import Bases, with_models_here
+from api.cli.imports.bases import BASES, Models, describe_judges, judges_problem, with_judges_here
 from api.cli.imports.folder import safe_id
 from api.cli.imports.jobs import file_of
 
@@ -25,6 +25,8 @@ class JobPlan:
     old_model: str
     body: Document
     """The request that creates the job here. Its files are local paths."""
+    judges: str = ""
+    """The graders' models at the source and here, as the plan shows them."""
     new_job: Document | None = None
     """The job here that an earlier push created."""
     problem: str | None = None
@@ -40,7 +42,7 @@ class JobPlan:
         options = (method.get(method["type"]) or {}).get("hyperparameters") or {}
         settings = ", ".join([method["type"], *(f"{name} {value}" for name, value in options.items())])
         outcome = f"is {self.new_job['id']} here" if self.new_job else self.problem or f"on {self.body['model']}"
-        return f"{self.old_id} ({self.old_model}, {settings}): {outcome}"
+        return f"{self.old_id} ({self.old_model}, {settings}{self.judges}): {outcome}"
 
 
 def pushed_job(client: Client, old_id: str) -> Document | None:
@@ -52,35 +54,42 @@ def pushed_job(client: Client, old_id: str) -> Document | None:
 
 
 def plan_job(
-    client: Client, folder: Path, job: Document, models: Mapping[str, str | None], assignments: Sequence[str] | None
+    client: Client, folder: Path, job: Document, bases: Models, judges: Models, assignments: Sequence[str] | None
 ) -> JobPlan:
-    """Return the plan of a job. `models`: {model of the source: model here}."""
-    body = job_body(folder, job, models)
+    """Return the plan of a job. `bases`: the models that jobs start from. `judges`: the models that graders ask."""
+    body = job_body(folder, job, bases, judges)
     for assignment in assignments or []:
         apply_assignment(body, assignment)
     set_default_types(body)
+    plan = JobPlan(job["id"], job["model"], body, describe_judges(job.get("method"), judges))
     if (existing := pushed_job(client, job["id"])) is not None:
-        return JobPlan(job["id"], job["model"], body, new_job=existing)
-    return JobPlan(job["id"], job["model"], body, problem=_problem(client, job, body))
+        return replace(plan, new_job=existing)
+    return replace(plan, problem=_problem(client, job, body, judges))
 
 
-def job_body(folder: Path, job: Document, models: Mapping[str, str | None]) -> Document:
+def job_body(folder: Path, job: Document, bases: Models, judges: Models) -> Document:
     """Return the request that creates a job like `job` on this server. Fields without a value are left out."""
-    recipe = folder / "jobs" / safe_id(job["id"]) / "recipe.json"
-    settings = (
-        json.loads(recipe.read_bytes()) if recipe.is_file() else {"method": _method(job), "seed": job.get("seed")}
-    )
+    settings = _settings(folder, job)
     training, validation = (file_of(folder, job.get(name)) for name in ("training_file", "validation_file"))
     body = settings | {
-        "model": models.get(job["model"]),
+        "model": bases.get(job["model"]),
         "training_file": training and str(training),
         "validation_file": validation and str(validation),
-        "method": with_models_here(settings["method"], models),
+        "method": with_judges_here(settings["method"], judges),
         "suffix": _suffix(job),
         "metadata": {**(job.get("metadata") or {}), MARK: job["id"]},
         "integrations": None,
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _settings(folder: Path, job: Document) -> Document:
+    """Return the whole recipe if the source reported one, or else the method and the seed."""
+    recipe = folder / "jobs" / safe_id(job["id"]) / "recipe.json"
+    if recipe.is_file():
+        settings: Document = json.loads(recipe.read_bytes())
+        return settings
+    return {"method": _method(job), "seed": job.get("seed")}
 
 
 def _method(job: Document) -> Document:
@@ -98,15 +107,20 @@ def _suffix(job: Document) -> str | None:
     return job.get("user_provided_suffix") or (parts[3] if len(parts) == 5 and parts[3] else None)
 
 
-def _problem(client: Client, job: Document, body: Document) -> str | None:
+def _problem(client: Client, job: Document, body: Document, judges: Models) -> str | None:
     if "training_file" not in body:
         return "its training file could not be fetched"
     if job.get("validation_file") and "validation_file" not in body:
         return "its validation file could not be fetched"
     if "model" not in body:
-        return f"there is no model here for {job['model']}: name one in bases.json, or first push the job that made it"
+        return f"there is no model here for {job['model']}: name one in {BASES}, or first push the job that made it"
     if len(body["metadata"]) > MAX_METADATA:
         return f"its metadata has {MAX_METADATA} pairs, which leaves no room for {MARK}"
+    return judges_problem(body["method"], judges) or _refusal(client, body)
+
+
+def _refusal(client: Client, body: Document) -> str | None:
+    """Return why the server refuses the recipe; None if it accepts it. Raise CommandError if it cannot be asked now."""
     try:
         check_recipe(client, body)
     except CommandError as refusal:
@@ -116,19 +130,9 @@ def _problem(client: Client, job: Document, body: Document) -> str | None:
     return None
 
 
-def models_here(client: Client, jobs: Sequence[Document], bases: Bases) -> dict[str, str | None]:
-    """Return {model of the source: model here}.
-
-    It has the entries of bases.json, and each tuned model that one of the jobs made and another job starts from. The
-    model here is then that of the pushed job, or None if there is none.
-    """
-    parents = {job["fine_tuned_model"]: job["id"] for job in jobs if job.get("fine_tuned_model")}
-    continued = {job["model"] for job in jobs} & parents.keys()
-    pushed = {name: pushed_job(client, parents[name]) or {} for name in continued}
-    return {**bases, **{name: job.get("fine_tuned_model") for name, job in pushed.items()}}
-
-
-def unknown_models(jobs: Sequence[Document]) -> set[str]:
-    """Return the names of the models that the jobs start from and that none of these jobs made."""
-    made = {job.get("fine_tuned_model") for job in jobs}
-    return {job["model"] for job in jobs} - made
+def tuned_models_here(client: Client, jobs: Sequence[Document], names: Iterable[str]) -> Models:
+    """Return {model of the source: model here} for the `names` that one of the jobs made. The model here is that of the
+    pushed job, or None if there is none."""
+    made = {job["fine_tuned_model"]: job["id"] for job in jobs if job.get("fine_tuned_model")}
+    pushed = {name: pushed_job(client, made[name]) or {} for name in made.keys() & names}
+    return {name: job.get("fine_tuned_model") for name, job in pushed.items()}

@@ -12,11 +12,11 @@ from pathlib import Path
 from api.cli.client import Client, Document
 from api.cli.errors import CommandError, ExitCode
 from api.cli.files import attach_files
-from api.cli.imports.bases import complete_bases, models_in
+from api.cli.imports.bases import complete_bases, complete_judges, models_in
 from api.cli.imports.eval_plans import EvalPlan, plan_evals, read_evals
 from api.cli.imports.fetch import JOBS
 from api.cli.imports.folder import digest_of, read_lines
-from api.cli.imports.job_plans import JobPlan, models_here, plan_job, unknown_models
+from api.cli.imports.job_plans import JobPlan, plan_job, tuned_models_here
 from api.cli.imports.jobs import read_jobs
 
 
@@ -39,15 +39,18 @@ class Plan:
 
 
 def make_plan(client: Client, folder: Path, chosen: Sequence[str] | None, assignments: Sequence[str] | None) -> Plan:
-    """Return the plan for the chosen jobs and for all evals. The table of base models (bases.json) is completed
-    first."""
+    """Return the plan for the chosen jobs and for all evals. The tables of models (bases.json, judges.json) are
+    completed first."""
     every, jobs, evals = read_lines(folder / JOBS), read_jobs(folder, chosen), read_evals(folder)
-    graders = models_in([job.get("method") for job in jobs]) | models_in([each["testing_criteria"] for each in evals])
+    starts = {job["model"] for job in every}
+    asked = models_in([job.get("method") for job in jobs]) | models_in([each["testing_criteria"] for each in evals])
+    tuned = tuned_models_here(client, every, starts | asked)
     catalog = client.get("/fine_tuning/catalog")
-    bases = complete_bases(folder, unknown_models(every) | graders, catalog["base_models"])
-    models = models_here(client, every, bases)
+    bases = {**complete_bases(folder, starts - tuned.keys(), catalog), **tuned}
+    judges = {**complete_judges(folder, asked - tuned.keys(), catalog), **tuned}
     return Plan(
-        [plan_job(client, folder, job, models, assignments) for job in jobs], [*plan_evals(client, evals, bases)]
+        [plan_job(client, folder, job, bases, judges, assignments) for job in jobs],
+        [*plan_evals(client, evals, judges)],
     )
 
 

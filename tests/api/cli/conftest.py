@@ -42,6 +42,7 @@ CATALOG = {
     "formats": [],
     "graders": [],
     "base_models": [{"id": "tiny", "kind": "causal_lm", "facts": {"model_type": "llama", "parameters": 1000}}],
+    "judges": [],
     "combinations": [
         {"technique": name, "method": "dpo", "kind": "encoder", "legal": False, "reason": "not so", "families": None}
         for name in ("lora", "full")

@@ -10,7 +10,7 @@ import pytest
 
 from api.cli.client import Client
 from api.cli.errors import ExitCode
-from api.cli.imports.bases import models_in, suggest, with_models_here
+from api.cli.imports.bases import complete_judges, models_in, suggested_base, with_judges_here
 from api.cli.imports.eval_plans import eval_body
 from api.cli.imports.job_plans import job_body
 from api.records.migrate import migrate
@@ -21,6 +21,14 @@ from tests.api.cli.stand_in import BASE, EVAL, KEY, MODELS, job, standing_in
 from tests.conftest import opened
 from tests.factories import a_base_model
 from tests.services.parts import AttuneApi
+
+HERE = {
+    "base_models": [
+        {"id": name, "kind": kind, "facts": {"parameters": size}}
+        for name, kind, size in (("small", "causal_lm", 1), ("big", "causal_lm", 9), ("encoder", "encoder", 99))
+    ],
+    "judges": ["gpt-4o"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -168,19 +176,33 @@ def test_a_job_that_continues_another_waits_for_its_model(folder: Path, target: 
 
 
 def test_a_base_model_of_the_same_name_comes_before_the_largest() -> None:
-    here = [
-        {"id": name, "kind": kind, "facts": {"parameters": size}}
-        for name, kind, size in (("small", "causal_lm", 1), ("big", "causal_lm", 9), ("encoder", "encoder", 99))
-    ]
-    assert suggest("gpt-4o", here) == "big"
-    assert suggest("small", here) == "small"
-    assert suggest("ft:gpt-4o:acme::1", here) is None
-    assert suggest("gpt-4o", []) is None
+    assert suggested_base("gpt-4o", HERE) == "big"
+    assert suggested_base("small", HERE) == "small"
+    assert suggested_base("ft:gpt-4o:acme::1", HERE) is None
+    assert suggested_base("gpt-4o", {"base_models": []}) is None
+
+
+def test_no_other_model_takes_the_place_of_a_judge_unless_the_user_names_it(tmp_path: Path) -> None:
+    judges = complete_judges(tmp_path, ["gpt-4o", "gpt-4.1", "small"], HERE)
+    assert judges == {"gpt-4o": "gpt-4o", "gpt-4.1": None, "small": "small"}
+    assert judges == json.loads((tmp_path / "judges.json").read_text())
+
+
+def test_a_judge_is_replaced_only_by_what_the_table_names_and_the_plan_shows_it(folder: Path, target: Client) -> None:
+    judge: dict[str, Any] = {"type": "label_model", "name": "polite", "model": "gpt-4o", "labels": ["yes", "no"]}
+    judge |= {"passing_labels": ["yes"], "input": [{"role": "user", "content": "{{sample.output_text}}"}]}
+    (folder / "evals.jsonl").write_text(json.dumps({**EVAL, "testing_criteria": [judge]}) + "\n")
+    assert "no judge here for gpt-4o" in pushed(folder, "--job", "ftjob-2")["eval_1"]["problem"]
+    assert json.loads((folder / "bases.json").read_text()).keys() == {BASE}
+    (folder / "judges.json").write_text(json.dumps({"gpt-4o": "tiny"}))
+    assert "polite, judge gpt-4o → tiny): new" in attune("import", "push", "--input", folder).stderr
+    made = target.get(f"/evals/{pushed(folder, '--job', 'ftjob-2')['eval_1']['new']}")
+    assert made["testing_criteria"][0]["model"] == "tiny"
 
 
 def test_older_jobs_have_hyperparameters_only(tmp_path: Path) -> None:
     old = job(0, method=None, user_provided_suffix=None, hyperparameters={"n_epochs": 4, "batch_size": None})
-    body = job_body(tmp_path, old, {BASE: "tiny"})
+    body = job_body(tmp_path, old, {BASE: "tiny"}, {})
     assert body["method"] == {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}}
     assert body["suffix"] == "cards"
 
@@ -189,7 +211,7 @@ def test_graders_name_models_of_this_server() -> None:
     judge = {"type": "score_model", "name": "judge", "model": "gpt-4o", "input": []}
     grader = {"type": "multi", "graders": {"a": judge}, "calculate_output": "a"}
     assert models_in(grader) == {"gpt-4o"}
-    assert with_models_here(grader, {"gpt-4o": "tiny"})["graders"]["a"]["model"] == "tiny"
+    assert with_judges_here(grader, {"gpt-4o": "tiny"})["graders"]["a"]["model"] == "tiny"
 
 
 def test_an_eval_is_made_of_its_own_schema() -> None:

@@ -14,6 +14,8 @@ SETTINGS = EMBEDDED
 
 @pytest.fixture
 def catalog(client: TestClient, served: Context) -> dict[str, Any]:
+    judges = {"judge_url": "https://judges.example.com/v1", "judge_models": "strict, gpt-4o=gpt-4o-2024-08-06"}
+    object.__setattr__(served, "settings", served.settings.model_copy(update=judges))
     a_base_model(served.database)
     a_base_model(served.database, "reader", kind="encoder", model_type="bert")
     return dict(client.get("/v1/fine_tuning/catalog").json())
@@ -27,6 +29,7 @@ def test_every_entry_of_every_catalogue_is_listed(catalog: dict[str, Any]) -> No
         ("reader", "encoder"),
         ("tiny", "causal_lm"),
     ]
+    assert catalog["judges"] == ["gpt-4o", "strict"]
 
 
 def test_schemas_tell_limits_choices_and_that_nothing_else_is_read(catalog: dict[str, Any]) -> None:
