@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     max_file_bytes: Bytes = 512 * 1024 * 1024
     """Size limit of a file sent to `POST /v1/files`, in bytes."""
     max_upload_bytes: Bytes = 8 * 1024**3
-    """Size limit of a file sent to `POST /v1/uploads` in parts, in bytes."""
+    """Size limit of a file sent to `POST /v1/uploads` in parts, in bytes. S3 stores at most 48 GiB."""
     max_part_bytes: Bytes = 64 * 1024 * 1024
     """Size limit of one part of an upload, in bytes."""
     upload_expires_s: Seconds = 3600

@@ -16,8 +16,8 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 CHUNK_BYTES = 4 * 1024 * 1024
-SMALLEST_PART_BYTES = 5 * 1024 * 1024  # S3's minimum
-PART_BYTES = 8 * 1024 * 1024  # S3 allows 10,000 parts in an object: 80 GB
+SMALLEST_PART_BYTES = 5 * 1024 * 1024  # S3's minimum; S3 allows 10,000 parts in an object: 48 GiB
+PART_BYTES = 8 * 1024 * 1024  # 10,000 of them: 80 GB
 
 
 class StorageUnavailable(Exception):
@@ -84,7 +84,7 @@ class Storage:
         """Write the chunks into an object, which becomes visible once it is complete. If `chunks` raises an error, no
         object is written.
 
-        `low_memory` is for many concurrent small objects: each takes about 10 MiB of memory instead of 30.
+        `low_memory` is for many concurrent small objects: each takes about 10 MiB of memory instead of 20.
         """
         digest, count = hashlib.sha256(), 0
 
@@ -101,7 +101,7 @@ class Storage:
                 key,
                 counted(),
                 use_multipart=True,
-                chunk_size=SMALLEST_PART_BYTES if low_memory else PART_BYTES,
+                chunk_size=SMALLEST_PART_BYTES,
                 max_concurrency=1 if low_memory else 2,
             )
         except BaseError as error:
