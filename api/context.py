@@ -16,19 +16,22 @@ REQUEST_THREADS = 36
 """Number of anyio's 40 threads that requests may use. Four are left for short calls from coroutines."""
 
 BODIES = 512
-"""Maximum number of JSON bodies of which a process has received a part and waits for the rest. Each body has at most
-`max_body_bytes`."""
+"""Number of JSON bodies of which a process receives the rest at the same time. Each has at most `max_body_bytes`."""
 
 PROJECT_BODIES = 64
-"""Maximum number of incomplete bodies of one project. Further requests whose body does not arrive at once get a 429."""
+"""Maximum number of incomplete bodies of one project. The rest of a further body is read when it has a turn."""
 
-UPLOADS = 24
-"""Maximum number of uploads (of a file or a part) and joins of parts that a process works on at the same time. Each
-takes up to 30 MiB of memory."""
+UPLOADS = 32
+"""Number of uploads (of a file or a part) and joins of parts that a process works on at the same time. Each takes up to
+20 MiB of memory."""
 
-PROJECT_UPLOADS = 8
+PROJECT_UPLOADS = 16
 """Maximum number of concurrent uploads and joins of one project. A further upload waits for its turn before its first
 byte is read."""
+
+RECEIVING_TURN_S = 30.0
+"""Seconds for which a body or an upload waits for its turn. It is half of the time for which `attune` waits for the
+response to a small upload that it has sent."""
 
 JUDGEMENTS_WAITING = 1000
 """Number of judgements of one project that may wait for their turn. Jobs and runs of evals never reach it: they limit
@@ -48,7 +51,7 @@ class Context:
     requests: FairLimiter
     """Limit of the threads that handle requests."""
     bodies: FairLimiter
-    """Limit of the JSON bodies that have arrived in part."""
+    """Limit of the JSON bodies that have arrived in part and of which the rest is received."""
     uploads: FairLimiter
     """Limit of the files and parts of uploads that are received or joined at the same time."""
     outside_judges: OutsideJudges
@@ -74,13 +77,8 @@ class Context:
                 per_project=min(settings.requests_at_once, REQUEST_THREADS),
                 max_waiting=settings.requests_waiting,
             ),
-            FairLimiter("incomplete bodies of requests", total=BODIES, per_project=PROJECT_BODIES, max_waiting=0),
-            FairLimiter(
-                "uploads",
-                total=UPLOADS,
-                per_project=PROJECT_UPLOADS,
-                max_waiting=settings.requests_waiting,
-            ),
+            _receiving("incomplete bodies", BODIES, PROJECT_BODIES, settings),
+            _receiving("uploads", UPLOADS, PROJECT_UPLOADS, settings),
             OutsideJudges(settings),
             FairLimiter(
                 "judgements",
@@ -89,6 +87,18 @@ class Context:
                 max_waiting=JUDGEMENTS_WAITING,
             ),
         )
+
+
+def _receiving(what: str, total: int, per_project: int, settings: Settings) -> FairLimiter:
+    """Return a limit of what is received from clients, which may be slow."""
+    return FairLimiter(
+        what,
+        total=total,
+        per_project=per_project,
+        max_waiting=settings.requests_waiting,
+        wait_s=RECEIVING_TURN_S,
+        first_at_once=True,
+    )
 
 
 @dataclass(frozen=True)

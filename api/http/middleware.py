@@ -34,6 +34,9 @@ BODY_S = 60.0
 """Seconds in which a JSON body must arrive. Files have no deadline: their clients may be slow."""
 SILENCE_S = 60.0
 """Seconds for which the client of an upload may send nothing."""
+LOWEST_RATE = 8 * 1024
+"""Bytes a second that the client of an upload must send on average, so that every upload ends. At this rate, the
+sixteen concurrent uploads of a project fit into a line of 1 Mbit/s."""
 ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 API_KEY = re.compile(r"sk-[\w-]{8,}")
 """An API key that was put into a path by mistake. The log shows `sk-…` instead."""
@@ -143,7 +146,7 @@ def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
 class LimitBody:
     """Refuses JSON bodies over the limit, whatever their Content-Length is, and bodies that do not arrive in time.
 
-    It also refuses a body that arrives in several pieces if `turns` allows no more such bodies of the project at once.
+    The rest of a body that arrives in several pieces is read when `turns` allows it.
     """
 
     def __init__(self, app: ASGIApp, limit: int, turns: FairLimiter) -> None:
@@ -186,10 +189,10 @@ class _Body:
         self.failure: ServiceError | None = None
         self._receive, self._limit, self._turn = receive, limit, turn
         self._held, self._count, self._complete = AsyncExitStack(), 0, False
-        self._deadline = asyncio.get_running_loop().time() + BODY_S
+        self._start_deadline()
 
     async def receive(self) -> Message:
-        """Return the next message of the body. Raise RequestTimeout, TooLarge or ConcurrencyLimitExceeded if the body
+        """Return the next message of the body. Raise RequestTimeout, TooLarge or an error of FairLimiter if the body
         exceeds a limit, and keep the error in `failure`."""
         if self._complete:
             return await self._receive()
@@ -214,7 +217,11 @@ class _Body:
             await self.close()
         elif is_first and self._count:
             await self._held.enter_async_context(self._turn)
+            self._start_deadline()  # the server, not the client, caused the wait
         return message
+
+    def _start_deadline(self) -> None:
+        self._deadline = asyncio.get_running_loop().time() + BODY_S
 
     async def close(self) -> None:
         await self._held.aclose()
@@ -225,7 +232,7 @@ def _too_large(limit: int) -> TooLarge:
 
 
 class LimitUploads:
-    """Limits the uploads that a process receives at the same time, and refuses an upload whose client stops sending.
+    """Limits the uploads that a process receives at the same time, and ends an upload whose client is too slow.
 
     Projects take turns. An upload waits for its turn before its first byte is read.
     """
@@ -238,7 +245,7 @@ class LimitUploads:
             await self.app(scope, receive, send)
             return
         async with self.turns.turn(scope["state"]["caller"].project_id):
-            await self.app(scope, _without_silence(receive), send)
+            await self.app(scope, _steady(receive), send)
 
 
 def _is_upload(scope: Scope) -> bool:
@@ -246,14 +253,24 @@ def _is_upload(scope: Scope) -> bool:
     return scope["method"] == "POST" and STREAMED.fullmatch(scope["path"]) is not None
 
 
-def _without_silence(receive: Receive) -> Receive:
-    """Return a receive function that raises RequestTimeout after SILENCE_S seconds without a byte."""
+def _steady(receive: Receive) -> Receive:
+    """Return a receive function that raises RequestTimeout after SILENCE_S seconds without a byte, or when the client
+    sends less than LOWEST_RATE. Only the time in which the server waits for the client counts."""
+    left_s, clock = SILENCE_S, asyncio.get_running_loop().time
 
     async def receive_in_time() -> Message:
+        nonlocal left_s
+        began = clock()
         try:
-            async with asyncio.timeout(SILENCE_S):
-                return await receive()
+            async with asyncio.timeout(min(SILENCE_S, left_s)):
+                message = await receive()
         except TimeoutError:
+            if left_s < SILENCE_S:
+                raise RequestTimeout(
+                    f"The request's body came at less than {LOWEST_RATE} bytes a second: send fewer files at once"
+                ) from None
             raise RequestTimeout(f"The client sent nothing of the request's body for {SILENCE_S:.0f} s") from None
+        left_s += len(message.get("body", b"")) / LOWEST_RATE - (clock() - began)
+        return message
 
     return receive_in_time

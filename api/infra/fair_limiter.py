@@ -12,16 +12,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from api.errors import TooManyRequests
+from api.errors import TooManyRequests, Unavailable
 
 
 class ConcurrencyLimitExceeded(TooManyRequests):
     code = "too_many_requests_at_once"
 
-    def __init__(self, what: str, allowed: int) -> None:
+    def __init__(self, what: str, running: int, waiting: int) -> None:
         super().__init__(
-            f"This project has {allowed} {what} running or waiting, which is its limit. Retry when some have finished.",
+            f"This project has {running} {what} at once and {waiting} more waiting, which is its limit. "
+            "Retry when some have finished.",
             headers={"retry-after": "1"},
+        )
+
+
+class TurnTimeout(Unavailable):
+    code = "too_busy"
+
+    def __init__(self, full: str) -> None:
+        super().__init__(
+            f"{full} at once, which is its limit. Retry when some have finished.", headers={"retry-after": "5"}
         )
 
 
@@ -33,45 +43,73 @@ class _Waiter:
 
 
 class FairLimiter:
-    def __init__(self, what: str, *, total: int, per_project: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        total: int,
+        per_project: int,
+        max_waiting: int,
+        wait_s: float | None = None,
+        first_at_once: bool = False,
+    ) -> None:
         """At most `total` tasks run at once, and at most `per_project` of one project. Up to `max_waiting` further
-        tasks of a project may wait."""
-        self._what, self._free = what, total
+        tasks of a project may wait, each for `wait_s` seconds, by default without a limit.
+
+        `first_at_once`: a project without a running task never waits, even if this exceeds `total`. So tasks that may
+        take hours, such as uploads over slow lines, never keep other projects out.
+        """
+        self._what, self._total, self._free = what, total, total
         self._per_project, self._max_waiting = per_project, max_waiting
+        self._wait_s, self._first_at_once = wait_s, first_at_once
         self._lock = threading.Lock()  # callers may have different event loops, as in the tests
         self._running: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
 
     @asynccontextmanager
-    async def turn(self, project_id: str, *, wait_s: float | None = None) -> AsyncIterator[None]:
+    async def turn(self, project_id: str, *, begun: bool = False) -> AsyncIterator[None]:
         """Wait for a turn, and hold it until the block ends.
 
-        Raises ConcurrencyLimitExceeded immediately if too many tasks of the project wait already, and TimeoutError
-        after waiting for `wait_s` seconds.
+        Raises ConcurrencyLimitExceeded immediately if too many tasks of the project wait already, and TurnTimeout after
+        waiting for `wait_s` seconds. `begun`: the task continues a response whose first part was sent, so it waits
+        however many others wait.
         """
-        waiter = self._enter(project_id)
+        waiter = self._enter(project_id, begun=begun)
         try:
             if not waiter.granted:
-                async with asyncio.timeout(wait_s):
-                    await waiter.woken.wait()
+                await self._wait(project_id, waiter)
             yield
         finally:
             self._leave(project_id, waiter)
 
-    def _enter(self, project_id: str) -> _Waiter:
+    async def _wait(self, project_id: str, waiter: _Waiter) -> None:
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await waiter.woken.wait()
+        except TimeoutError:
+            if self._running[project_id] >= self._per_project:
+                raise TurnTimeout(f"This project has {self._per_project} {self._what}") from None
+            raise TurnTimeout(f"This server has {self._total} {self._what}") from None
+
+    def _enter(self, project_id: str, *, begun: bool = False) -> _Waiter:
         waiter = _Waiter(asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             if project_id not in self._waiting:
                 self._waiting[project_id] = deque()
                 self._waiting.move_to_end(project_id, last=False)  # the project had no recent turn, so it comes first
             queue = self._waiting[project_id]
-            if self._free > 0 and self._running[project_id] < self._per_project:
+            if self._may_run(project_id):
                 self._take(project_id, waiter)  # if another task waited for it, the turn would not be free
-            elif len(queue) >= self._max_waiting:
-                raise ConcurrencyLimitExceeded(self._what, self._max_waiting + self._running[project_id])
+            elif len(queue) >= self._max_waiting and not begun:
+                raise ConcurrencyLimitExceeded(self._what, self._running[project_id], len(queue))
             else:
                 queue.append(waiter)
         return waiter
+
+    def _may_run(self, project_id: str) -> bool:
+        running = self._running[project_id]
+        has_room = self._free > 0 or (self._first_at_once and running == 0)
+        return has_room and running < self._per_project
 
     def _take(self, project_id: str, waiter: _Waiter) -> None:
         self._waiting.move_to_end(project_id)
@@ -92,12 +130,7 @@ class FairLimiter:
 
     def _grant(self) -> None:
         """Give free turns to waiting tasks."""
-        while self._free > 0:
-            eligible = [
-                name for name, queue in self._waiting.items() if queue and self._running[name] < self._per_project
-            ]
-            if not eligible:
-                return
+        while eligible := [name for name, queue in self._waiting.items() if queue and self._may_run(name)]:
             name = min(eligible, key=self._running.__getitem__)
             waiter = self._waiting[name].popleft()
             self._take(name, waiter)

@@ -25,7 +25,7 @@ import structlog
 from api.errors import InsufficientStorage, Unavailable
 from api.infra.child_environment import child_environment
 from api.infra.child_process import ForkServer, fork_server, start_fresh
-from api.infra.fair_limiter import FairLimiter
+from api.infra.fair_limiter import FairLimiter, TurnTimeout
 from api.infra.leftover_previews import PREFIX
 from api.infra.storage import NO_ROOM
 from api.settings import Settings
@@ -72,6 +72,7 @@ class PreviewProcesses:
             total=processes,
             per_project=max(1, processes - 1),  # leaves one for another project
             max_waiting=settings.preview_waiting,
+            wait_s=settings.preview_seconds,
         )
         self._threads = anyio.CapacityLimiter(processes)
         """The threads that wait for these processes."""
@@ -86,8 +87,8 @@ class PreviewProcesses:
         """
         async with AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(self._turns.turn(project_id, wait_s=self._settings.preview_seconds))
-            except TimeoutError:
+                await stack.enter_async_context(self._turns.turn(project_id))
+            except TurnTimeout:
                 raise TooBusy from None
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
 

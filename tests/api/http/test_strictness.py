@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import structlog
 from fastapi.testclient import TestClient
 
 from api.context import Caller
-from api.http.middleware import LimitBody
-from api.infra.fair_limiter import ConcurrencyLimitExceeded, FairLimiter
+from api.errors import RequestTimeout
+from api.http import middleware
+from api.http.middleware import LimitBody, LimitUploads
+from api.infra.fair_limiter import ConcurrencyLimitExceeded, FairLimiter, TurnTimeout
 from tests.api.http.test_errors import error_of
 from tests.conftest import EMBEDDED
 
@@ -83,31 +86,70 @@ def _get_target(client: TestClient, target: str):
     return TestClient(app, headers=dict(client.headers), raise_server_exceptions=False).get("/")
 
 
-def test_bodies_of_which_only_a_part_arrived_are_limited_by_project() -> None:
-    sent: list[Any] = []
+POST = {"type": "http", "method": "POST", "headers": [], "state": {"caller": Caller("project", "key", "write")}}
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        while (await receive()).get("more_body"):
-            pass
 
-    async def send(message: Any) -> None:
-        sent.append(message)
+async def read_all(scope: Any, receive: Any, send: Any) -> None:
+    """An app that reads the body of a request."""
+    while (await receive()).get("more_body"):
+        pass
 
+
+async def no_answer(message: Any) -> None:
+    raise AssertionError(message)
+
+
+def sent(body: bytes, *, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def test_bodies_of_which_only_a_part_arrived_take_turns_by_project() -> None:
     async def scenario() -> None:
-        limit = LimitBody(app, 9, FairLimiter("bodies", total=9, per_project=1, max_waiting=0))
-        state = {"caller": Caller("project", "key", "read")}
-        scope = {"type": "http", "method": "POST", "path": "/v1/evals", "headers": [], "state": state}
-        bodies = [asyncio.Queue[Any]() for _ in range(2)]
+        turns = FairLimiter("bodies", total=9, per_project=1, max_waiting=1)
+        limit, scope = LimitBody(read_all, 9, turns), POST | {"path": "/v1/evals"}
+        bodies = [asyncio.Queue[Any]() for _ in range(3)]
+        tasks = []
         for body in bodies:
-            body.put_nowait({"type": "http.request", "body": b"x", "more_body": True})
-        first = asyncio.create_task(limit(scope, bodies[0].get, send))
-        await asyncio.sleep(0.01)
+            body.put_nowait(sent(b"x"))
+            tasks.append(asyncio.create_task(limit(scope, body.get, no_answer)))
+            await asyncio.sleep(0.01)
         with pytest.raises(ConcurrencyLimitExceeded):
-            await limit(scope, bodies[1].get, send)
-        bodies[0].put_nowait({"type": "http.request", "body": b"x"})
-        await first
-        bodies[1].put_nowait({"type": "http.request", "body": b"x"})
-        await limit(scope, bodies[1].get, send)
+            await tasks[2]
+        bodies[1].put_nowait(sent(b"x", more=False))
+        await asyncio.sleep(0.01)
+        assert not tasks[1].done(), "the second body was read before its turn"
+        bodies[0].put_nowait(sent(b"x", more=False))
+        await asyncio.gather(*tasks[:2])
 
     asyncio.run(scenario())
-    assert sent == []
+
+
+def test_body_whose_turn_does_not_come_is_refused() -> None:
+    async def scenario() -> None:
+        turns = FairLimiter("bodies", total=1, per_project=1, max_waiting=1, wait_s=0.01)
+        async with turns.turn("project"):
+            body = asyncio.Queue[Any]()
+            body.put_nowait(sent(b"x"))
+            with pytest.raises(TurnTimeout, match="This project has 1 bodies"):
+                await LimitBody(read_all, 9, turns)(POST | {"path": "/v1/evals"}, body.get, no_answer)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("size", "ends"), [(1, True), (10, False)])
+def test_upload_that_is_too_slow_on_average_ends(monkeypatch: pytest.MonkeyPatch, size: int, ends: bool) -> None:
+    monkeypatch.setattr(middleware, "SILENCE_S", 0.05)
+    monkeypatch.setattr(middleware, "LOWEST_RATE", 200)
+    turns, left = FairLimiter("uploads", total=1, per_project=1, max_waiting=0), iter(range(10))
+
+    async def slowly() -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        return sent(b"x" * size, more=next(left) < 9)
+
+    async def scenario() -> None:
+        with pytest.raises(RequestTimeout, match="less than 200 bytes") if ends else nullcontext():
+            await LimitUploads(read_all, turns)(POST | {"path": "/v1/files"}, slowly, no_answer)
+        async with turns.turn("project"):  # it returned its turn
+            pass
+
+    asyncio.run(scenario())

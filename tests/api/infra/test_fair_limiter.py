@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from api.infra.fair_limiter import ConcurrencyLimitExceeded, FairLimiter
+from api.infra.fair_limiter import ConcurrencyLimitExceeded, FairLimiter, TurnTimeout
 
 
 async def _settled() -> None:
@@ -37,7 +37,7 @@ def test_one_more_than_may_wait_is_refused_at_once() -> None:
         turns, done = FairLimiter("things", total=1, per_project=1, max_waiting=2), asyncio.Event()
         tasks = [asyncio.create_task(_hold(turns, "a", [], done)) for _ in range(3)]
         await _settled()
-        with pytest.raises(ConcurrencyLimitExceeded, match="3 things running or waiting"):
+        with pytest.raises(ConcurrencyLimitExceeded, match="1 things at once and 2 more waiting"):
             async with turns.turn("a"):
                 pass
         done.set()
@@ -48,14 +48,55 @@ def test_one_more_than_may_wait_is_refused_at_once() -> None:
     asyncio.run(run())
 
 
+def test_response_that_has_begun_waits_however_many_wait() -> None:
+    async def run() -> None:
+        turns, done = FairLimiter("things", total=1, per_project=1, max_waiting=0), asyncio.Event()
+        first = asyncio.create_task(_hold(turns, "a", [], done))
+        await _settled()
+        asyncio.get_running_loop().call_soon(done.set)
+        async with turns.turn("a", begun=True), asyncio.timeout(5):
+            await first
+
+    asyncio.run(run())
+
+
+def test_project_without_a_running_task_enters_above_the_total() -> None:
+    async def run() -> list[str]:
+        turns = FairLimiter("things", total=2, per_project=2, max_waiting=5, first_at_once=True)
+        order, done = list[str](), asyncio.Event()
+        tasks = [asyncio.create_task(_hold(turns, name, order, done)) for name in "aaabbc"]
+        await _settled()
+        held = list(order)
+        done.set()
+        await asyncio.gather(*tasks)
+        return [*held, "|", *order[len(held) :]]
+
+    assert asyncio.run(run()) == ["a", "a", "b", "c", "|", "a", "b"]
+
+
+@pytest.mark.parametrize(("name", "full"), [("a", "This project has 1"), ("b", "This server has 1")])
+def test_error_of_a_turn_that_does_not_come_says_what_is_full(name: str, full: str) -> None:
+    async def run() -> None:
+        turns, done = FairLimiter("things", total=1, per_project=1, max_waiting=1, wait_s=0), asyncio.Event()
+        task = asyncio.create_task(_hold(turns, "a", [], done))
+        await _settled()
+        with pytest.raises(TurnTimeout, match=f"{full} things at once"):
+            async with turns.turn(name):
+                pass
+        done.set()
+        await task
+
+    asyncio.run(run())
+
+
 def test_who_gives_up_waiting_leaves_its_place() -> None:
     async def run() -> None:
-        turns, done = FairLimiter("things", total=1, per_project=1, max_waiting=1), asyncio.Event()
+        turns, done = FairLimiter("things", total=1, per_project=1, max_waiting=1, wait_s=0.01), asyncio.Event()
         first = asyncio.create_task(_hold(turns, "a", [], done))
         await _settled()
         for _ in range(2):  # its place is free again
-            with pytest.raises(TimeoutError):
-                async with turns.turn("b", wait_s=0):
+            with pytest.raises(TurnTimeout):
+                async with turns.turn("b"):
                     pass
         second = asyncio.create_task(_hold(turns, "b", [], done))
         await _settled()
