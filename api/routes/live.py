@@ -1,7 +1,8 @@
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Literal, cast
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -11,7 +12,7 @@ from api.errors import InvalidRequest
 from api.http.deps import After, Ctx, Who
 from api.http.fair_route import FairRoute
 from api.schemas.common import EVENT_STREAM, errors
-from api.schemas.jobs import EventList, EventObject, MetricList, metric_list_body
+from api.schemas.jobs import EventList, EventObject, MetricList, metric_list_body, metric_points
 from api.services import event_stream, jobs, metrics
 from api.services.event_stream import EventWatcher
 
@@ -91,7 +92,7 @@ def list_metrics(
     context: Ctx,
     caller: Who,
     max_points: Annotated[int | None, Query(ge=2, le=100_000)] = None,
-) -> Response:
+) -> StreamingResponse:
     """List the metrics of every step, oldest first. If a step was trained again, its latest metrics are listed.
 
     With `max_points`, list at most that many steps: the first and the last, those with the lowest and highest value of
@@ -99,5 +100,23 @@ def list_metrics(
     of the job. Values are never interpolated.
     """
     steps = metrics.select_steps(context, caller, job_id, max_points)
-    body = metric_list_body(metrics.batches(context, steps.numbers), steps.total)
+    batches = steps.batches()
+    first = _points(context, next(batches, ()))  # before the response starts: an outage of the database is a 503
+    body = metric_list_body(_in_turns(context, caller, first, batches), steps.total)
     return StreamingResponse(body, media_type="application/json")
+
+
+async def _in_turns(
+    context: Context, caller: Caller, first: bytes, batches: Iterable[Sequence[int]]
+) -> AsyncIterator[bytes]:
+    """Yield the first batch, then read and yield the others. Each has a turn of its own, which ends before the client
+    gets the batch."""
+    yield first
+    for numbers in batches:
+        async with context.requests.turn(caller.project_id, begun=True):
+            points = await run_sync(_points, context, numbers)
+        yield points
+
+
+def _points(context: Context, numbers: Sequence[int]) -> bytes:
+    return metric_points(metrics.read(context, numbers))

@@ -1,7 +1,7 @@
 """Jobs, events and checkpoints: OpenAI's objects with Attune's additional fields."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Literal, Self
 
 import msgspec
@@ -322,11 +322,22 @@ class MetricList(BaseModel):
     """The number of all steps, including those that are not listed."""
 
 
-def metric_list_body(batches: Iterable[Sequence[JsonObject]], total_points: int) -> Iterator[bytes]:
-    """Yield the JSON of a MetricList batch by batch: a long job has hundreds of thousands of steps."""
+def metric_points(points: Sequence[JsonObject]) -> bytes:
+    """Return the JSON of some elements of a MetricList's `data`."""
+    return msgspec.json.encode(points)[1:-1]
+
+
+async def metric_list_body(batches: AsyncIterator[bytes], total_points: int) -> AsyncIterator[bytes]:
+    """Yield the JSON of a MetricList batch by batch, since a long job has hundreds of thousands of steps.
+
+    `batches`: results of `metric_points`.
+    """
     yield b'{"object":"list","data":['
-    for number, batch in enumerate(batches):
-        yield (b"," if number else b"") + msgspec.json.encode(batch)[1:-1]
+    separator = b""
+    async for points in batches:
+        if points:  # else they were deleted
+            yield separator + points
+            separator = b","
     yield b'],"has_more":false,"total_points":%d}' % total_points
 
 

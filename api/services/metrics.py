@@ -23,6 +23,10 @@ class Selection:
     total: int
     """The number of all steps of the job."""
 
+    def batches(self) -> Iterator[Sequence[int]]:
+        """Yield the numbers in batches for `read`."""
+        return events.batches_of(self.numbers)
+
 
 def select_steps(context: Context, caller: Caller, job_id: str, max_points: int | None = None) -> Selection:
     """Select all steps of the job, or at most `max_points` of them (Columns.chosen). Raise NoSuchJob.
@@ -36,18 +40,15 @@ def select_steps(context: Context, caller: Caller, job_id: str, max_points: int 
     if max_points is None or len(numbers) <= max_points:
         return Selection(numbers, len(numbers))
     columns = Columns()
-    for batch in batches(context, numbers):
-        columns.extend(batch)
+    for batch in events.batches_of(numbers):
+        columns.extend(read(context, batch))
     return Selection([numbers[index] for index in columns.chosen(max_points)], len(numbers))
 
 
-def batches(context: Context, numbers: Sequence[int]) -> Iterator[Sequence[JsonObject]]:
-    """Yield the metrics of the selected steps, in batches. No connection is held between two of them."""
-    for batch in events.batches_of(numbers):
-        with context.database.read() as session:
-            found = events.metrics_at(session, batch)
-        if found:  # else they were deleted
-            yield found
+def read(context: Context, numbers: Sequence[int]) -> Sequence[JsonObject]:
+    """Return the metrics of one batch of steps. Those that were deleted in the meantime are missing."""
+    with context.database.read() as session:
+        return events.metrics_at(session, numbers)
 
 
 class Columns:

@@ -1,16 +1,22 @@
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from itertools import islice
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from api.context import Context
+from api.context import Caller, Context
 from api.main import create_app
 from api.records import events
+from api.routes import live
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
 from tests.api.conftest import client_of
@@ -177,3 +183,36 @@ def test_step_that_was_trained_again_has_its_newest_metrics(
     assert whole["data"][5] == again
     assert again in few["data"]
     assert whole["total_points"] == few["total_points"] == 20
+
+
+def test_each_batch_of_metrics_is_read_in_a_turn(served: Context, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "BATCH", 7)
+    add_events(served.database, job_id, 20)
+    project = a_project(served.database)
+
+    async def scenario() -> bytes:
+        caller = Caller(project, "key", "read")
+        async with served.requests.turn(project):
+            body: AsyncIterator[Any] = aiter(live.list_metrics(job_id, served, caller).body_iterator)
+            read = [await anext(body), await anext(body)]
+        async with AsyncExitStack() as turns:
+            for _ in range(served.settings.requests_at_once):
+                await turns.enter_async_context(served.requests.turn(project))
+            waiting = asyncio.ensure_future(anext(body))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+        return b"".join([*read, await waiting, *[piece async for piece in body]])
+
+    assert [point["step"] for point in msgspec.json.decode(asyncio.run(scenario()))["data"]] == list(range(20))
+
+
+def test_outage_before_the_first_batch_of_metrics_is_a_503(
+    client: TestClient, served: Context, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_events(served.database, job_id, 1)
+
+    def away(*_: object) -> None:
+        raise PoolTimeout
+
+    monkeypatch.setattr(events, "metrics_at", away)
+    assert client.get(f"/v1/fine_tuning/jobs/{job_id}/metrics").status_code == 503
