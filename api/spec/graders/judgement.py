@@ -13,6 +13,8 @@ MAX_TOKENS = 2048
 MAX_STEPS = 5
 SHORT_CHARS = 200
 """Maximum length of a text in `steps`, in characters. Without this limit, a small model may never end the text."""
+END_OF_REASONING = "</think>"
+"""The tag before the judgement in an answer of a server that leaves a model's reasoning in the content."""
 UNIT = (0.0, 1.0)
 """The default range of a number, as at OpenAI."""
 
@@ -56,6 +58,8 @@ def response_format(question: Question, *, short: bool = False) -> JsonObject:
 
 def parse(question: Question, text: str) -> float | str:
     """Return the number or the label of a judgement. Raises GradingError if the text is not a valid judgement."""
+    if not text.lstrip().startswith("{"):
+        text = text.rpartition(END_OF_REASONING)[2]
     try:
         result = Judgement.model_validate_json(text).result
     except ValidationError:

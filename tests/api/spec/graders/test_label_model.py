@@ -54,6 +54,7 @@ def test_a_judge_reads_the_conversation_and_then_what_to_answer() -> None:
     [
         (NUMBER, '{"steps": [{"description": "a", "conclusion": "b"}], "result": 0.25}', 0.25),
         (NUMBER, ' {"result": 1}\n', 1.0),
+        (NUMBER, '<think>\nNot {"result": 0}.\n</think>\n\n{"result": 1}', 1.0),
         (LABEL, '{"steps": [], "result": "1"}', "1"),
     ],
 )
