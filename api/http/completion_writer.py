@@ -4,7 +4,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -31,7 +31,7 @@ from api.schemas.completions import (
     Usage,
 )
 from api.services.sampling import Answer
-from api.spec.sampler_reports import FinishReason, SampledToken, Text, ToolCall
+from api.spec.sampler_reports import Finished, FinishReason, Reasoning, SampledToken, Text, ToolCall
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ class Choice:
     """The part of one choice (answer) that has arrived."""
 
     text: str = ""
+    reasoning: str = ""
     tokens: list[SampledToken] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -66,6 +67,9 @@ class ResponseWriter(ABC):
     def delta(self, report: Text) -> BaseModel: ...
 
     @abstractmethod
+    def reasoning(self, report: Reasoning) -> BaseModel: ...
+
+    @abstractmethod
     def call(self, report: ToolCall) -> BaseModel: ...
 
     @abstractmethod
@@ -86,6 +90,7 @@ class ChatWriter(ResponseWriter):
                 index=index,
                 message=ChatMessage(
                     content=choice.text or (None if choice.calls else ""),
+                    reasoning_content=choice.reasoning or None,
                     tool_calls=[MessageToolCall(**_call(report)) for report in choice.calls] or None,
                 ),
                 logprobs=ChatLogprobs.of(choice.tokens) if self.with_logprobs else None,
@@ -101,6 +106,9 @@ class ChatWriter(ResponseWriter):
     def delta(self, report: Text) -> ChatChunk:
         logprobs = ChatLogprobs.of(report["tokens"]) if self.with_logprobs else None
         return self._chunk(ChunkChoice(index=report["index"], delta=Delta(content=report["text"]), logprobs=logprobs))
+
+    def reasoning(self, report: Reasoning) -> ChatChunk:
+        return self._chunk(ChunkChoice(index=report["index"], delta=Delta(reasoning_content=report["text"])))
 
     def call(self, report: ToolCall) -> ChatChunk:
         call = DeltaToolCall(index=report["number"], **_call(report))
@@ -136,6 +144,9 @@ class CompletionWriter(ResponseWriter):
         logprobs = CompletionLogprobs.of(report["tokens"]) if self.with_logprobs else None
         return self._chunk(CompletionChunkChoice(index=report["index"], text=report["text"], logprobs=logprobs))
 
+    def reasoning(self, report: Reasoning) -> NoReturn:
+        raise AssertionError("a text is continued as it is, without a part that is reasoning")
+
     def call(self, report: ToolCall) -> NoReturn:
         raise AssertionError("a completion has no tools")
 
@@ -152,25 +163,27 @@ class CompletionWriter(ResponseWriter):
 async def collect(writer: ResponseWriter, answer: Answer) -> BaseModel:
     """Return the complete object once all choices have ended."""
     choices: dict[int, Choice] = defaultdict(Choice)
-    completion_tokens = 0
+    ends: list[Finished] = []
     async for report in answer.reports:
         choice = choices[report["index"]]
         if report["type"] == "text":
             choice.text += report["text"]
             choice.tokens += report["tokens"] or ()
+        elif report["type"] == "reasoning":
+            choice.reasoning += report["text"]
         elif report["type"] == "tool_call":
             choice.calls.append(report)
         else:
             choice.finish_reason = report["reason"]
-            completion_tokens += report["tokens"]
+            ends.append(report)
     ordered = [choices[index] for index in sorted(choices)]
-    return writer.whole(ordered, Usage.of(answer.prompt_tokens, completion_tokens))
+    return writer.whole(ordered, _usage(answer, ends))
 
 
 async def stream(writer: ResponseWriter, answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
     """Yield the chunks as they arrive. An error becomes the last event: the status has already been sent."""
     opened: set[int] = set()
-    completion_tokens = 0
+    ends: list[Finished] = []
     try:
         async for report in answer.reports:
             if report["index"] not in opened:
@@ -179,18 +192,27 @@ async def stream(writer: ResponseWriter, answer: Answer, *, with_usage: bool) ->
                     yield _event(opening)
             if report["type"] == "text":
                 yield _event(writer.delta(report))
+            elif report["type"] == "reasoning":
+                yield _event(writer.reasoning(report))
             elif report["type"] == "tool_call":
                 yield _event(writer.call(report))
             else:
-                completion_tokens += report["tokens"]
+                ends.append(report)
                 yield _event(writer.finish(report["index"], report["reason"]))
     except ServiceError as error:
         log.warning("stream_failed", answer_id=writer.id, error=type(error).__name__)
         yield f"data: {json.dumps(error.body())}\n\n".encode()
         return
     if with_usage:
-        yield _event(writer.usage(Usage.of(answer.prompt_tokens, completion_tokens)))
+        yield _event(writer.usage(_usage(answer, ends)))
     yield b"data: [DONE]\n\n"
+
+
+def _usage(answer: Answer, ends: Sequence[Finished]) -> Usage:
+    """Return the usage of an answer whose choices have all ended."""
+    return Usage.of(
+        answer.prompt_tokens, sum(end["tokens"] for end in ends), sum(end["reasoning_tokens"] for end in ends)
+    )
 
 
 def _call(report: ToolCall) -> dict[str, Any]:

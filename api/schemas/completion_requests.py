@@ -15,7 +15,7 @@ from api.spec.formats import Message, Messages, RowError, RowWarning
 from api.spec.formats.calls import link_calls
 from api.spec.formats.messages import parse_message
 from api.spec.response_format import ResponseFormat
-from api.spec.sampling import MAX_CHOICES, SamplingRequest
+from api.spec.sampling import MAX_CHOICES, ReasoningEffort, SamplingRequest
 from api.spec.tools import ToolChoice, Tools, check_choice
 
 MAX_STOPS, MAX_STOP_LETTERS = 4, 256
@@ -164,7 +164,7 @@ class ChatBody(SamplingBody):
     modalities: Annotated[object, _only(None, ["text"], because=_ONLY_TEXT)] = None
     audio: Annotated[object, _only(None, because=_ONLY_TEXT)] = None
     prediction: Unsupported = None
-    reasoning_effort: Unsupported = None
+    reasoning_effort: ReasoningEffort | None = None
     web_search_options: Annotated[object, _only(None, because=_ONLY_TEXT)] = None
     store: Annotated[object, _only(None, False, because="answers are not kept")] = None
     metadata: Annotated[object, _only(None, {}, because="answers are not kept")] = None
@@ -205,6 +205,7 @@ class ChatBody(SamplingBody):
             tools=self.tools or [],
             tool_choice=self.tool_choice or "auto",
             parallel_tool_calls=self.parallel_tool_calls is not False,
+            thinking=self.reasoning_effort is None,
             **self._common(),
         )
 

@@ -12,18 +12,25 @@ def _none(value: object) -> bool:
     return value is None
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int
+    """The tokens of the reasoning, including its tags."""
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
-    """Generated tokens, including the token that ends each answer."""
+    """Generated tokens, including the reasoning and the token that ends each answer."""
     total_tokens: int
+    completion_tokens_details: CompletionTokensDetails
 
     @classmethod
-    def of(cls, prompt_tokens: int, completion_tokens: int) -> Self:
+    def of(cls, prompt_tokens: int, completion_tokens: int, reasoning_tokens: int) -> Self:
         return cls(
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=prompt_tokens + completion_tokens,
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoning_tokens),
         )
 
 
@@ -90,7 +97,9 @@ class MessageToolCall(BaseModel):
 class ChatMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None
-    """The text of the answer; null if the answer consists of calls."""
+    """The text of the answer, without its reasoning; null if the answer consists of calls."""
+    reasoning_content: str | None = Field(default=None, exclude_if=_none)
+    """The reasoning before the answer, without its tags. OpenAI's API returns none; clients accept it."""
     refusal: None = None
     tool_calls: list[MessageToolCall] | None = Field(default=None, exclude_if=_none)
 
@@ -138,6 +147,7 @@ class Delta(BaseModel):
 
     role: Literal["assistant"] | None = Field(default=None, exclude_if=_none)
     content: str | None = Field(default=None, exclude_if=_none)
+    reasoning_content: str | None = Field(default=None, exclude_if=_none)
     tool_calls: list[DeltaToolCall] | None = Field(default=None, exclude_if=_none)
 
 

@@ -90,7 +90,7 @@ class Answer:
     id: str
     prompt_tokens: int
     reports: AsyncIterator[AnswerReport]
-    """Reports of the types `text` and `finished` (docs/internals/sampling.md). Iterating may raise the errors of
+    """Reports of the types in AnswerReport (docs/internals/sampling.md). Iterating may raise the errors of
     `sample`."""
 
 

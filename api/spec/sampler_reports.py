@@ -40,6 +40,15 @@ class Text(TypedDict):
     """None if the request asks for no log-probabilities."""
 
 
+class Reasoning(TypedDict):
+    """The next piece of an answer's reasoning, which comes before its text."""
+
+    type: Literal["reasoning"]
+    index: int
+    """The answer's number."""
+    text: str
+
+
 class ToolCall(TypedDict):
     """A complete call of a function."""
 
@@ -61,6 +70,8 @@ class Finished(TypedDict):
     index: int
     reason: FinishReason
     tokens: int
+    reasoning_tokens: int
+    """Number of the tokens that belong to the reasoning."""
 
 
 class Done(TypedDict):
@@ -88,5 +99,5 @@ class Lost(TypedDict):
     type: Literal["lost"]
 
 
-AnswerReport = Text | ToolCall | Finished
+AnswerReport = Text | Reasoning | ToolCall | Finished
 Report = Started | AnswerReport | Done | Refused | Cancelled | Failed | Lost

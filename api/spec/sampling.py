@@ -2,17 +2,27 @@
 
 from typing import Annotated, Self, TypedDict
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from api.spec.artifacts import Artifact
 from api.spec.fields import JsonObject, StrictModel
 from api.spec.formats import Messages
-from api.spec.response_format import ResponseFormat
+from api.spec.response_format import ResponseFormat, TextFormat
 from api.spec.techniques import Technique
 from api.spec.tools import ToolChoice, Tools
 
 MAX_CHOICES = 16
 """Maximum number of answers to one request: the number of its prompts times `n`."""
+
+
+def _only_none(effort: str) -> str:
+    if effort != "none":
+        raise ValueError('only "none" is supported, which turns reasoning off: leave it out to let the model reason')
+    return effort
+
+
+ReasoningEffort = Annotated[str, AfterValidator(_only_none)]
+"""OpenAI's option of reasoning models. "none" turns reasoning off, by the chat template's own switch."""
 
 
 class SamplingRequest(StrictModel):
@@ -42,6 +52,8 @@ class SamplingRequest(StrictModel):
     """Whether each answer begins with its prompt. Only for `prompts`."""
     response_format: ResponseFormat | None = None
     """Format of each answer. An answer that is cut short at `max_tokens` may violate it."""
+    thinking: bool = True
+    """Whether the model may reason before it answers. Only for `messages`. False: the chat template turns it off."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -53,6 +65,13 @@ class SamplingRequest(StrictModel):
     def offered_tools(self) -> Tools:
         """Return the tools that the model sees."""
         return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def begins_freely(self) -> bool:
+        """Return whether an answer may begin with any text: no format and no demanded call restricts it."""
+        if self.offered_tools and self.tool_choice != "auto":
+            return False
+        return self.response_format is None or isinstance(self.response_format, TextFormat)
 
 
 class ModelFiles(TypedDict):

@@ -16,8 +16,16 @@ def text(said: str, index: int = 0, **fields: Any) -> dict[str, Any]:
     return {"type": "text", "index": index, "text": said, "tokens": None} | fields
 
 
-def finished(index: int = 0, reason: str = "stop", tokens: int = 3) -> dict[str, Any]:
-    return {"type": "finished", "index": index, "reason": reason, "tokens": tokens}
+def finished(index: int = 0, reason: str = "stop", tokens: int = 3, reasoning_tokens: int = 0) -> dict[str, Any]:
+    counts = {"tokens": tokens, "reasoning_tokens": reasoning_tokens}
+    return {"type": "finished", "index": index, "reason": reason, **counts}
+
+
+def reasons(reasoning: str, said: str) -> Script:
+    """An answer of three tokens after its reasoning, of which two are the reasoning's."""
+    piece = {"type": "reasoning", "index": 0, "text": reasoning}
+    reports = [{"type": "started", "prompt_tokens": 5}, piece, text(said), finished(reasoning_tokens=2)]
+    return lambda letter: [*reports, {"type": "done"}]
 
 
 def says(*pieces: str) -> Script:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.runtime
@@ -32,6 +33,8 @@ MAX_POWER = 10_000
 """Largest operand of ** in a template. jinja2's sandbox would allow 9**9**9, and no signal interrupts that
 computation."""
 
+THINKING = "enable_thinking"
+"""The variable by which templates of Qwen3, SmolLM3 and others turn reasoning off."""
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -57,16 +60,25 @@ class ChatTemplate:
         """Whether the template marks the assistant's text by {% generation %}."""
         return GENERATION_TAG.search(self.sources[self._name(tools)]) is not None
 
+    def switches_thinking(self, tools: Messages | None) -> bool:
+        """Return whether the template can turn reasoning off. Raises TemplateFailure."""
+        try:
+            parsed = environment().parse(self.sources[self._name(tools)])
+        except jinja2.TemplateError as error:
+            raise TemplateFailure(error.message or type(error).__name__) from error
+        return THINKING in jinja2.meta.find_undeclared_variables(parsed)
+
     def render(
         self,
         messages: Messages,
         tools: Messages | None = None,
         *,
         add_generation_prompt: bool = False,
+        thinking: bool = True,
         generation_marks: tuple[str, str] = ("", ""),
     ) -> str:
         """Return the rendered conversation, with the two `generation_marks` around the content of {% generation %}.
-        Raises TemplateFailure."""
+        `thinking`: False turns reasoning off, if the template can. Raises TemplateFailure."""
         try:
             template = self._compile(self._name(tools))
             chunks, length = [], 0
@@ -77,6 +89,7 @@ class ChatTemplate:
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 attune_generation_marks=generation_marks,
+                **({} if thinking else {THINKING: False}),
             ):
                 chunks.append(chunk)
                 length += len(chunk)

@@ -6,6 +6,7 @@ from itertools import zip_longest
 import torch
 
 from api.spec.sampling import SamplerJob
+from worker.rows.reasoning_reader import Part, first_part
 from worker.sampling.bases import LoadedBase
 from worker.sampling.calls import CallReader
 from worker.sampling.constraint import GrammarConstraint
@@ -16,6 +17,7 @@ from worker.sampling.text import AnswerText, TextDelta
 from worker.sampling.token_sampler import SampledToken, TokenSampler
 from worker.shared.reports import (
     FinishedReport,
+    ReasoningReport,
     SamplerReport,
     StartedReport,
     TextReport,
@@ -82,7 +84,11 @@ class Answer:
         )
         given = prompt if request.prompts is not None else []
         self._text = AnswerText(
-            base.tokenizer.tokenizer, request.stop, given=given, with_special_tokens=form is not None
+            base.tokenizer.tokenizer,
+            request.stop,
+            given=given,
+            with_special_tokens=form is not None,
+            part=_first_part(request, base, prompt),
         )
         self._count, self._ended = 0, False
 
@@ -119,7 +125,15 @@ class Answer:
             self._report_text(self._calls.finish(), [])
         ended = self._ended or self._complete
         reason = ("tool_calls" if self._calls is not None and self._calls.found else "stop") if ended else "length"
-        self._report(FinishedReport(id=self.request_id, index=self.index, reason=reason, tokens=self._count))
+        self._report(
+            FinishedReport(
+                id=self.request_id,
+                index=self.index,
+                reason=reason,
+                tokens=self._count,
+                reasoning_tokens=self._text.reasoning_tokens,
+            )
+        )
 
     @property
     def _complete(self) -> bool:
@@ -127,6 +141,8 @@ class Answer:
         return called or self._text.stopped or self.sampler.complete
 
     def _report_delta(self, delta: TextDelta) -> None:
+        if delta.reasoning:
+            self._report(ReasoningReport(id=self.request_id, index=self.index, text=delta.reasoning))
         if self._calls is None:
             self._report_text(delta.text, delta.tokens)
             return
@@ -166,3 +182,11 @@ class Answer:
     def _top_report(self, token_id: int, logprob: float) -> TopLogprob:
         raw = self._bytes.of(token_id)
         return TopLogprob(token=raw.decode(errors="replace"), bytes=list(raw), logprob=max(logprob, MIN_LOGPROB))
+
+
+def _first_part(request: SamplerJob, base: LoadedBase, prompt: list[int]) -> Part:
+    """Return the part with which the answer to a prompt begins. A text is continued as it is. A grammar may leave no
+    room for reasoning, even if the prompt opens it."""
+    if request.messages is None or not request.begins_freely:
+        return "content"
+    return first_part(base.tokenizer.tokenizer, prompt)

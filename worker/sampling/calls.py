@@ -9,6 +9,7 @@ from api.spec.fields import JsonObject
 from api.spec.tools import NamedTool, Tool, ToolChoice
 from worker.sampling.call_form import CallForm
 from worker.sampling.call_syntax import FunctionCall, Incomplete, Lark
+from worker.shared.partial_markers import undecided_chars
 
 MAX_CALLS = 16
 """Maximum number of calls that a grammar allows in one answer."""
@@ -42,7 +43,7 @@ class CallReader:
             if not self._reading:
                 start = self._held.find(self._marker)
                 if start < 0:
-                    return plain + self._release(len(self._held) - self._undecided()), calls
+                    return plain + self._release(len(self._held) - undecided_chars(self._held, self._marker)), calls
                 plain += self._release(len(self._held[:start].rstrip()))
                 self._reading = True
             call = self._next_call()
@@ -77,14 +78,6 @@ class CallReader:
         if self.found or call is not None:
             self._held = rest[size:]
         return call
-
-    def _undecided(self) -> int:
-        """Return how many characters at the end of the text may belong to a call: white space, and the beginning of the
-        marker."""
-        sizes = range(min(len(self._marker) - 1, len(self._held)), -1, -1)
-        part = next(size for size in sizes if self._marker.startswith(self._held[len(self._held) - size :]))
-        before = self._held[: len(self._held) - part]
-        return part + len(before) - len(before.rstrip())
 
     def _release(self, size: int) -> str:
         text, self._held = self._held[:size], self._held[size:]

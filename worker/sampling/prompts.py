@@ -28,8 +28,14 @@ def _chat_tokens(request: SamplerJob, messages: Messages, base: LoadedBase) -> l
         )
     try:
         with time_limit(TEMPLATE_TIMEOUT_S):
-            lead = _lead(request, base)
-            text = base.template.render(messages, rendered(request), add_generation_prompt=True) + lead
+            lead, tools = _lead(request, base), rendered(request)
+            if not request.thinking and not base.template.switches_thinking(tools):
+                raise RequestRefused(
+                    "reasoning_effort: this model's chat template cannot turn reasoning off. Leave it out.",
+                    param="reasoning_effort",
+                    code="reasoning_effort_not_supported",
+                )
+            text = base.template.render(messages, tools, add_generation_prompt=True, thinking=request.thinking)
     except TemplateFailure as failure:
         raise RequestRefused(
             f"The model's chat template cannot render these messages: {failure}",
@@ -42,7 +48,7 @@ def _chat_tokens(request: SamplerJob, messages: Messages, base: LoadedBase) -> l
             param="messages",
             code="template_refuses",
         ) from None
-    return base.tokenizer.tokenizer.encode(text, add_special_tokens=False).ids
+    return base.tokenizer.tokenizer.encode(text.removesuffix(lead) + lead, add_special_tokens=False).ids
 
 
 def _lead(request: SamplerJob, base: LoadedBase) -> str:

@@ -174,6 +174,14 @@ class TextReport(SamplerReport, tag="text"):
     """None: the request asks for no log-probabilities."""
 
 
+class ReasoningReport(SamplerReport, tag="reasoning"):
+    """Reasoning that continues an answer, before its text."""
+
+    index: int
+    """The answer's number."""
+    text: str
+
+
 class ToolCallReport(SamplerReport, tag="tool_call"):
     """A complete call of a function."""
 
@@ -194,6 +202,8 @@ class FinishedReport(SamplerReport, tag="finished"):
     reason: str
     """stop, length or tool_calls."""
     tokens: int
+    reasoning_tokens: int = 0
+    """Number of the tokens that belong to the reasoning."""
 
 
 class CompleteReport(SamplerReport, tag="done"):
@@ -239,6 +249,7 @@ TrainerReport: TypeAlias = (
 SamplingReport: TypeAlias = (
     StartedReport
     | TextReport
+    | ReasoningReport
     | ToolCallReport
     | FinishedReport
     | CompleteReport

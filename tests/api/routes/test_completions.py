@@ -21,7 +21,7 @@ from api.spec.ids import new_id
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
-from tests.api.sampler import ends, finished, sampler, says, text
+from tests.api.sampler import ends, finished, reasons, sampler, says, text
 from tests.conftest import EMBEDDED
 from tests.factories import a_base_model, a_job, a_project
 
@@ -90,6 +90,7 @@ def test_an_answer_is_as_openais_client_expects_it(client: TestClient, served: C
         "parallel_tool_calls": True,
         "echo": False,
         "response_format": None,
+        "thinking": True,
     }
 
 
@@ -106,6 +107,23 @@ def test_a_stream_is_events_as_openais_client_reads_them(client: TestClient, ser
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 8
+
+
+def test_reasoning_comes_beside_the_answer(client: TestClient, served: Context, tiny: str) -> None:
+    body = {"model": tiny, "messages": HELLO, "reasoning_effort": "none"}
+    with sampler(served.settings, reasons("Hm.", "Hi")) as asked:
+        whole = ChatCompletion.model_validate(client.post(CHAT, json=body).json(), strict=True)
+        stream = client.post(CHAT, json=body | {"stream": True}).text.split("\n\n")[:-2]
+        said = whole.choices[0].message.model_dump(exclude_unset=True)
+        assert client.post(CHAT, json=body | {"messages": [*HELLO, said, *HELLO]}).status_code == 200
+    assert (said["content"], said["reasoning_content"]) == ("Hi", "Hm.")
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens_details is not None
+    assert whole.usage.completion_tokens_details.reasoning_tokens == 2
+    deltas = [json.loads(event.removeprefix("data: "))["choices"][0]["delta"] for event in stream]
+    assert deltas == [{"role": "assistant", "content": ""}, {"reasoning_content": "Hm."}, {"content": "Hi"}, {}]
+    assert asked[0].content["ask"]["thinking"] is False
+    assert asked[2].content["ask"]["messages"][1]["reasoning_content"] == "Hm.", "as templates read it"
 
 
 def test_a_text_is_continued(client: TestClient, served: Context, tiny: str) -> None:
@@ -295,6 +313,7 @@ def test_what_goes_wrong_in_the_middle_of_a_stream_is_its_last_event(
         ({"functions": [TOOL["function"]]}, "functions"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"logit_bias": {"1": 5}}, "logit_bias"),
         ({"temperature": 3}, "temperature"),
         ({"n": 17}, "n"),

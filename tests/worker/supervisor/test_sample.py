@@ -90,7 +90,8 @@ def test_a_child_is_there_from_the_first_request_until_nobody_has_asked_for_long
 ) -> None:
     assert not children()
     first = ask(opened, caller, "tiny")
-    assert first[-1] == {"type": "finished", "id": "cmpl-test", "index": 0, "reason": "length", "tokens": 3}
+    counts = {"tokens": 3, "reasoning_tokens": 0}
+    assert first[-1] == {"type": "finished", "id": "cmpl-test", "index": 0, "reason": "length", **counts}
     assert len(children()) == 1
     wait_until(lambda: not children(), timeout_s=30)
     assert ask(opened, caller, "tiny") == first, "another child says the same"
