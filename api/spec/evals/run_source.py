@@ -9,6 +9,7 @@ from api.spec.graders.base import Case, GradingError
 from api.spec.graders.model_grader import Message
 from api.spec.graders.templates import namespaces, value
 from api.spec.response_format import ResponseFormat
+from api.spec.sampling import ReasoningEffort
 from api.spec.tools import Tool, Tools, check_choice
 
 DEFAULT_SEED = 42
@@ -130,17 +131,12 @@ def _offered(tools: list[Tool]) -> list[Tool]:
     return tools
 
 
-def _no_effort(effort: str) -> str:
-    raise ValueError("models of this server have no reasoning_effort: leave it out")
-
-
 class SamplingParams(StrictModel):
     """Options of each completion, with the types and bounds of /v1/chat/completions."""
 
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """Maximum length of an answer, in tokens. Null: up to the end of the model's context."""
-    reasoning_effort: Annotated[str, AfterValidator(_no_effort)] | None = None
-    """OpenAI's option of reasoning models. Models of this server have none, so every value is refused."""
+    reasoning_effort: ReasoningEffort | None = None
     response_format: Annotated[FreeJson, _valid(ResponseFormat)] | None = None
     """The form of the answers, as in /v1/chat/completions."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = DEFAULT_SEED

@@ -14,12 +14,13 @@ from sqlalchemy import update
 from api.background import attempts
 from api.context import Context
 from api.eval_worker.worker import EvalWorker
+from api.infra.sample_queue import SampleJob
 from api.records import evals
 from api.records.eval_items import QUEUE, EvalItem, Graded, finish
 from api.records.eval_runs import EvalRun
 from api.spec.evals.status import ItemStatus
 from tests.api.conftest import client_of
-from tests.api.sampler import Script, ends, sampler, says, text
+from tests.api.sampler import Script, ends, reasons, sampler, says, text
 from tests.factories import a_base_model
 from tests.outside_judge import Said, outside_judge
 
@@ -141,6 +142,29 @@ def test_a_model_answers_before_it_is_graded(client: TestClient, served: Context
     assert (sample["seed"], sample["temperature"], sample["usage"]["prompt_tokens"]) == (42, 1, 5)
     deliveries = client.get(f"/v1/webhook_endpoints/{webhook['id']}/deliveries").json()["data"]
     assert [(each["event_type"], each["data"]["id"]) for each in deliveries] == [("eval.run.succeeded", ended["id"])]
+
+
+def test_criteria_read_an_answer_without_its_reasoning(client: TestClient, served: Context) -> None:
+    as_json = EQUAL | {"name": "json", "input": "{{ sample.output_json }}"}
+    eval_id = an_eval(client, EQUAL, as_json)
+    source = {
+        "type": "completions",
+        "model": "tiny",
+        "source": {"type": "file_content", "content": [row("7")]},
+        "input_messages": ASK,
+        "sampling_params": {"reasoning_effort": "none"},
+    }
+    run = client.post(f"/v1/evals/{eval_id}/runs", json={"data_source": source}).json()
+    asked: list[Any] = []
+
+    def script(job: SampleJob) -> list[dict[str, Any]]:
+        asked.append(job.content["ask"])
+        return reasons("Six and one.", "7")(job)
+
+    work(served, script)
+    (item,) = items_of(client, f"/v1/evals/{eval_id}/runs/{run['id']}")
+    assert (item["status"], item["sample"]["output"][0]["content"]) == ("pass", "7")
+    assert [request["thinking"] for request in asked] == [False]
 
 
 def test_what_cannot_be_graded_is_an_error_of_its_item(client: TestClient, served: Context) -> None:
