@@ -118,7 +118,8 @@ class Trained:
         items = Items(np.frombuffer(item * len(texts), np.uint8), np.arange(len(texts) + 1) * len(item))
         prompts = replace(ours.rows_of([(prompt, [0.0] * len(prompt))] * len(texts)), items=items)
         arrays = [np.array(each, np.int32) for each in said]
-        answers = Answers(prompts, [np.array(prompt, np.int32)] * len(texts), arrays, texts, np.full(len(texts), ends))
+        asked = [np.array(prompt, np.int32)] * len(texts)
+        answers = Answers(prompts, asked, arrays, texts, texts, np.full(len(texts), ends))
         return judge(answers, prompts, 64).tolist()
 
 

@@ -192,7 +192,7 @@ class RewardFunction:
             chats = ["messages" in item for item in items]
             return self._models[self._reward_model].score_answers(answers, chats, budget_tokens)
         assert self._grader is not None, "neither a reward model nor a grader"
-        cases = [Case(text, item) for text, item in zip(answers.texts, items, strict=True)]
+        cases = [Case(text, item) for text, item in zip(answers.contents, items, strict=True)]
         questions = [question for case in cases for question in self._grader.questions(case)]
         verdicts = dict(self._scores(questions, budget_tokens))
         verdicts |= self._ask([each for each in questions if each.key not in verdicts], self._keep_alive)

@@ -16,6 +16,7 @@ from worker.engine.generation.token_draws import TokenDraws
 from worker.engine.model.batches import MicroBatch
 from worker.engine.model.temporary_merge import merged_adapters
 from worker.engine.model.trainable import TrainableModel
+from worker.rows.reasoning_reader import content_of, first_part
 from worker.shared.arrays import Rows
 
 FloatArray = npt.NDArray[np.float32]
@@ -33,6 +34,8 @@ class Answers:
     """Token ids, including the end token if the answer ended."""
     texts: list[str]
     """The answers without special tokens and without the end token, which need not be a special token."""
+    contents: list[str]
+    """The texts without the reasoning, as graders read them."""
     ended: npt.NDArray[np.bool_]
     """[R]: whether the answer ended within the allowed length."""
 
@@ -66,7 +69,11 @@ class RolloutSampler:
         ended = np.array([len(answer) > 0 and int(answer[-1]) in self._end_tokens for answer in answers])
         bodies = [(answer[:-1] if end else answer).tolist() for answer, end in zip(answers, ended, strict=True)]
         texts = self._tokenizer.decode_batch(bodies, skip_special_tokens=True)
-        return Answers(_concatenate(rows, prompts, answers), prompts, answers, texts, ended)
+        contents = [
+            content_of(text, first_part(self._tokenizer, prompt.tolist()))
+            for text, prompt in zip(texts, prompts, strict=True)
+        ]
+        return Answers(_concatenate(rows, prompts, answers), prompts, answers, texts, contents, ended)
 
     def _generate(
         self,

@@ -55,7 +55,7 @@ def said(*texts: str) -> tuple[Answers, Any]:
     items = Items(np.frombuffer(b"{}" * len(texts), np.uint8), np.arange(0, 2 * len(texts) + 1, 2))
     prompts = replace(prompts, items=items)
     nothing: list[Any] = [np.zeros(0, np.int32)] * len(texts)
-    return Answers(prompts, nothing, nothing, list(texts), np.ones(len(texts), bool)), prompts
+    return Answers(prompts, nothing, nothing, [], list(texts), np.ones(len(texts), bool)), prompts
 
 
 def test_an_answer_that_the_judge_cannot_read_to_its_end_gets_no_reward_and_ends_no_job(judge: RewardFunction) -> None:

@@ -50,6 +50,17 @@ def test_a_long_answer_is_told_of_at_every_token(tiny_llama: Path, tmp_path: Pat
     assert len(ticks) >= 20
 
 
+def test_an_answer_that_never_leaves_its_reasoning_has_no_content(tiny_llama: Path, tmp_path: Path) -> None:
+    model = ours.begin(tiny_llama, tmp_path / "run", ours.settled("supervised", {})).model
+    sampler = sampler_of(tiny_llama, model, set())
+    tokenizer = Tokenizer.from_file(str(tiny_llama / "tokenizer.json"))
+    prompts = [tokenizer.encode(text, add_special_tokens=False).ids for text in ("Why?", "Why?<think>\n")]
+    rows = ours.rows_of([(prompt, [0.0] * len(prompt)) for prompt in prompts])
+    answers = sampler.sample(rows, max_tokens=8, temperature=0.0, plan=TOGETHER)
+    assert all(answers.texts)
+    assert answers.contents == [answers.texts[0], ""]
+
+
 @pytest.mark.parametrize(
     ("family", "technique"),
     [
