@@ -74,10 +74,11 @@ function column(label, model) {
       if (history === before) history = [...before, { role: "user", content: text }, { role: "assistant", content }];
     };
     const answer = h("p.answer", { "aria-busy": "true" });
+    const thoughts = h("p.muted.small"), fold = h("details.fold", { hidden: true }, h("summary", {}, "Reasoning"), thoughts);
     const note = h("p.muted.small");
     if (!history.length) log.replaceChildren();
-    log.append(h("p.question", {}, text), answer, note);
-    let content = "", tokens = 0;
+    log.append(h("p.question", {}, text), fold, answer, note);
+    let content = "", reasoning = "", tokens = 0;
     const begun = performance.now();
     const follow = () => { log.scrollTop = log.scrollHeight; };
     follow();
@@ -87,12 +88,17 @@ function column(label, model) {
         if (data === "[DONE]") break;
         const chunk = JSON.parse(data);
         if (chunk.error) throw new Error(chunk.error.message);
-        content += chunk.choices[0]?.delta?.content ?? "";
+        const delta = chunk.choices[0]?.delta;
+        content += delta?.content ?? "";
+        reasoning += delta?.reasoning_content ?? "";
         tokens = chunk.usage?.completion_tokens ?? tokens;
         answer.textContent = content;
+        thoughts.textContent = reasoning;
+        fold.hidden = !reasoning;
         follow();
       }
-      if (!content) fill(answer, h("span.muted", {}, "The answer is empty: the model ended it at once."));
+      const empty = reasoning ? "the model only reasoned" : "the model ended it at once";
+      if (!content) fill(answer, h("span.muted", {}, `The answer is empty: ${empty}.`));
       const cut = tokens >= settings.max_tokens ? ", cut there" : "";
       note.textContent = `${plural(tokens, "token")} in ${duration((performance.now() - begun) / 1000)}${cut}`;
       remember();
