@@ -19,6 +19,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from worker.engine.model.blockwise_attention import Rule, attend, blockwise_attention
+from worker.engine.model.products import faster_type
 from worker.engine.model.short_attention import short_attention
 from worker.shared.gpus import BFLOAT16_CAPABILITY
 
@@ -253,9 +254,13 @@ def _block_attention(
     KV, K = key_B_KV_K_D.shape[1:3]
     on_gpu = query_B_H_T_D.is_cuda
     plain = rule.softcap is None and rule.window is None
-    longest = SHORT_LENGTH.get(query_B_H_T_D.dtype, MATMUL_LENGTH)
+    dtype = faster_type(query_B_H_T_D)
+    longest = SHORT_LENGTH.get(dtype, MATMUL_LENGTH)
     if plain and not on_gpu and longest >= K:
         return short_attention(query_B_H_T_D, key_B_KV_K_D, value_B_KV_K_D, rule.scale, keep=K <= MATMUL_LENGTH)
+    if dtype != query_B_H_T_D.dtype:
+        wide = _block_attention(query_B_H_T_D.to(dtype), key_B_KV_K_D.to(dtype), value_B_KV_K_D.to(dtype), rule)
+        return wide.to(query_B_H_T_D.dtype)
     if K <= MATMUL_LENGTH and not (on_gpu and rule.softcap is None):
         return attend(query_B_H_T_D, key_B_KV_K_D, value_B_KV_K_D, _hidden(T, K, rule, query_B_H_T_D.device), rule)
     if not plain or T != K or (on_gpu and D % FUSED_MULTIPLE):

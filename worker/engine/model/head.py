@@ -67,8 +67,8 @@ def token_scores(
 def score(logits_S_V: torch.Tensor, targets_S: torch.Tensor, scoring: Scoring) -> TokenScores:
     """Return the scores of the targets from logits [S, V]. The softmax is in float32, whatever the type of the
     logits."""
-    correct_S = (logits_S_V.argmax(-1) == targets_S).float()
     logits_S_V = logits_S_V.float()
+    correct_S = (logits_S_V.max(-1).indices == targets_S).float()  # argmax takes half as long again
     if scoring.temperature != 1.0:
         logits_S_V = logits_S_V / scoring.temperature
     if not (scoring.smoothing or scoring.entropies):

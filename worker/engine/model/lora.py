@@ -16,6 +16,9 @@ import torch
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
+from torch.nn.functional import linear
+
+from worker.engine.model.products import blocks, product_type
 
 ADAPTER = "default"
 
@@ -67,21 +70,29 @@ class _Adapted(torch.autograd.Function):
     ) -> torch.Tensor:
         x_N = x.reshape(-1, x.shape[-1])
         ctx.scale, ctx.stored = scale, A.dtype
-        A, scaled_B = A.to(x.dtype), (B * scale).to(x.dtype)
-        down_N = x_N @ A.T
-        result_N = nn.functional.linear(x_N, weight, bias).addmm_(down_N, scaled_B.T)
+        dtype = product_type(x_N)
+        A, scaled_B = A.to(dtype), (B * scale).to(dtype)
+        wide_N = x_N.to(dtype)
+        down_N = wide_N @ A.T
+        result_N = x_N.new_empty(len(x_N), len(weight))
+        for part, block in blocks(weight, dtype):
+            offset = None if bias is None else bias[part].to(dtype)
+            result_N[:, part] = linear(wide_N, block, offset).addmm_(down_N, scaled_B[part].T)
         ctx.save_for_backward(x_N, down_N, weight, A, scaled_B)
         return result_N.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_N, down_N, weight, A, scaled_B = ctx.saved_tensors
-        grad_N = outer[0].reshape(-1, weight.shape[0])
+        grad_N = outer[0].reshape(-1, weight.shape[0]).to(A.dtype)
         grad_down_N = grad_N @ scaled_B
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad_N @ weight).addmm_(grad_down_N, A).view(*outer[0].shape[:-1], -1)
-        return grad_x, None, None, *_factors(ctx, x_N, down_N, grad_N, grad_down_N), None
+            grad_x_N = grad_down_N @ A
+            for part, block in blocks(weight, A.dtype):
+                grad_x_N.addmm_(grad_N[:, part], block)
+            grad_x = grad_x_N.to(x_N.dtype).view(*outer[0].shape[:-1], -1)
+        return grad_x, None, None, *_factors(ctx, x_N.to(A.dtype), down_N, grad_N, grad_down_N), None
 
 
 class _Updated(torch.autograd.Function):
@@ -93,19 +104,22 @@ class _Updated(torch.autograd.Function):
     ) -> torch.Tensor:
         x_N = x.reshape(-1, x.shape[-1])
         ctx.scale, ctx.stored = scale, A.dtype
-        A, scaled_B = A.to(x.dtype), (B * scale).to(x.dtype)
-        down_N = x_N @ A.T
-        updated_N = torch.addmm(result.reshape(-1, result.shape[-1]), down_N, scaled_B.T)
+        dtype = product_type(x_N)
+        A, scaled_B = A.to(dtype), (B * scale).to(dtype)
+        down_N = x_N.to(dtype) @ A.T
+        updated_N = torch.addmm(result.reshape(-1, result.shape[-1]).to(dtype), down_N, scaled_B.T)
         ctx.save_for_backward(x_N, down_N, A, scaled_B)
-        return updated_N.view(result.shape)
+        return updated_N.to(result.dtype).view(result.shape)
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_N, down_N, A, scaled_B = ctx.saved_tensors
-        grad_N = outer[0].reshape(-1, outer[0].shape[-1])
+        grad_N = outer[0].reshape(-1, outer[0].shape[-1]).to(A.dtype)
         grad_down_N = grad_N @ scaled_B
-        grad_x = (grad_down_N @ A).view(*outer[0].shape[:-1], -1) if ctx.needs_input_grad[1] else None
-        return outer[0], grad_x, *_factors(ctx, x_N, down_N, grad_N, grad_down_N), None
+        grad_x = None
+        if ctx.needs_input_grad[1]:
+            grad_x = (grad_down_N @ A).to(x_N.dtype).view(*outer[0].shape[:-1], -1)
+        return outer[0], grad_x, *_factors(ctx, x_N.to(A.dtype), down_N, grad_N, grad_down_N), None
 
 
 def _factors(

@@ -2,7 +2,7 @@
 
 Queries are taken in blocks, each with the keys up to its own end, so that few masked scores are computed. The matrix
 product itself scales the scores, and the mask is the addend that the product starts from. The softmax computes in
-float32 and rounds its result to the model's type.
+float32 and rounds its result to the type of the products (worker.engine.model.products).
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+
+from worker.engine.model.products import faster_type
 
 BLOCK = 128
 """Approximate number of queries of a block."""
@@ -44,19 +46,22 @@ class _Short(torch.autograd.Function):
         # Queries that share a key head are stacked, so that keys and values need not be repeated.
         query = query_B_H_Q_D.reshape(B * KV, H // KV, Q, D)
         key, value = (states.reshape(B * KV, K, -1) for states in (key_B_KV_K_D, value_B_KV_K_D))
-        found, kept = [], []
+        saved, dtype = [query, key, value], faster_type(query)
+        query, key, value = (states.to(dtype) for states in saved)
+        found = query_B_H_Q_D.new_empty(B * KV, H // KV, Q, value.shape[-1])
         for queries in _blocks(Q):
             weights = _weights(query, key, queries, scale)
             attended = weights @ value[:, : weights.shape[-1]]
-            found.append(attended.view(B * KV, H // KV, len(queries), -1))
-            kept += [weights] if keep else []
-        ctx.save_for_backward(query, key, value, *kept)
-        return (torch.cat(found, dim=2) if len(found) > 1 else found[0]).view(B, H, Q, -1)
+            found[:, :, queries.start : queries.stop] = attended.view(B * KV, H // KV, len(queries), -1)
+            saved += [weights.to(found.dtype)] if keep else []
+        ctx.save_for_backward(*saved)
+        return found.view(B, H, Q, -1)
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, *kept = ctx.saved_tensors
-        grad = outer[0].reshape(*query.shape[:3], -1)
+        dtype = faster_type(outer[0])
+        query, key, value, *kept = (states.to(dtype) for states in ctx.saved_tensors)
+        grad = outer[0].reshape(*query.shape[:3], -1).to(dtype)
         grad_query = torch.empty_like(query)
         # Keys get gradients from several blocks, which are summed in float32.
         summed = torch.promote_types(key.dtype, torch.float32)
@@ -71,8 +76,8 @@ class _Short(torch.autograd.Function):
             grad_rows = torch.baddbmm(rows, grad_scores, key[:, seen], beta=0, alpha=ctx.scale)
             grad_query[:, :, queries.start : queries.stop] = grad_rows.view(*query.shape[:2], len(queries), -1)
             grad_key[:, seen] += torch.baddbmm(key[:, seen], grad_scores.transpose(1, 2), rows, beta=0, alpha=ctx.scale)
-        grads = (grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype))
-        return *(each.view(shape) for each, shape in zip(grads, ctx.shapes, strict=True)), None, None
+        grads = zip((grad_query, grad_key, grad_value), ctx.shapes, strict=True)
+        return *(each.to(outer[0].dtype).view(shape) for each, shape in grads), None, None
 
 
 def _weights(query: torch.Tensor, key: torch.Tensor, queries: range, scale: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from worker.engine.model import lora
+from worker.engine.model import lora, products
 
 Base = Callable[[], nn.Module]
 Found = dict[str, torch.Tensor]
@@ -57,12 +57,19 @@ def test_results_and_gradients_are_pefts(base: Base, options: dict[str, Any], se
         torch.testing.assert_close(found[name], values, rtol=1e-9, atol=1e-9)
 
 
-def test_bfloat16_differs_from_exact_arithmetic_by_its_roundings(seed: int) -> None:
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("options", [{}, {"lora_dropout": 0.4}])
+def test_bfloat16_differs_from_exact_arithmetic_by_its_roundings(
+    options: dict[str, Any], fast: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A number is rounded by at most 2^-9 of itself. Factors, products and sums are rounded one after the other, four
     or five times on the way to a gradient, so norms may differ by 2^-6, as those of the frozen product do."""
     torch.manual_seed(seed)
-    exact = _adapted(nn.Linear(64, 24), torch.float64)
-    rounded = _adapted(nn.Linear(64, 24), torch.bfloat16)
+    monkeypatch.setattr(products, "cpu_trains_in_bfloat16", lambda: fast)
+    monkeypatch.setattr(products, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(products, "BLOCK", 1000)  # two blocks
+    exact = _adapted(nn.Linear(64, 24), torch.float64, **options)
+    rounded = _adapted(nn.Linear(64, 24), torch.bfloat16, **options)
     with torch.no_grad():
         for ours, theirs in zip(rounded.parameters(), exact.parameters(), strict=True):
             ours.copy_(theirs)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from worker.engine.model import products
 from worker.engine.model import short_attention as short
 from worker.engine.model.attention import Segments
 from worker.engine.model.blockwise_attention import Rule, attend
@@ -29,6 +30,22 @@ def test_it_and_its_gradients_are_those_of_the_plain_attention(
         torch.autograd.grad(found, states, outer), torch.autograd.grad(expected, states, outer), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("keep", [True, False])
+def test_bfloat16_is_near_the_exact_result(keep: bool, fast: bool, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(seed)
+    monkeypatch.setattr(products, "cpu_trains_in_bfloat16", lambda: fast)
+    states = [torch.randn(2, heads, 150, 8, dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)]
+    exact = [each.detach().double().requires_grad_() for each in states]
+    outer = torch.randn(2, 4, 150, 8, dtype=torch.bfloat16)
+    found = short_attention(states[0], states[1], states[2], 0.3, keep=keep)
+    expected = short_attention(exact[0], exact[1], exact[2], 0.3, keep=keep)
+    grads = torch.autograd.grad(found, states, outer), torch.autograd.grad(expected, exact, outer.double())
+    for ours, theirs in zip((found, *grads[0]), (expected, *grads[1]), strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.double() - theirs).norm() <= 2**-7 * theirs.norm()
 
 
 def test_no_later_token_counts(seed: int) -> None:
