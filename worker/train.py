@@ -158,7 +158,7 @@ def main(*arguments: str) -> int:
     pipe = Pipe()
     pipe.listen()
     torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed training repeats the interrupted one
-    torch.utils.deterministic.fill_uninitialized_memory = False  # no code here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     try:
         train(Path(arguments[0]), pipe)
     except Stopped as stopped:
