@@ -64,6 +64,8 @@ def describe_status(job: Document) -> str:
 
 def describe_phase(job: Document) -> str | None:
     """Return the description of a running job's phase; None for other jobs."""
+    if job.get("pause_requested"):
+        return "Pausing: saves its state first"
     phase = (job.get("progress") or {}).get("phase")
     return PHASES.get(phase, phase) if phase and job["status"] == "running" else None
 

@@ -21,6 +21,9 @@ from api.spec.fields import AUTO, JsonObject, with_current_names
 from api.spec.lifecycle import FAILURES, Stage
 from api.spec.resolve import auto_learning_rate
 
+MOST_LABELS = 64
+"""A classifier with more classes has no `labels` in its job: a list holds a hundred jobs."""
+
 
 class JobError(BaseModel):
     code: str
@@ -88,6 +91,8 @@ class JobObject(BaseModel):
     expected_finish: TimeRange | None
     """When the job will probably end; null unless it waits or runs."""
     status: str
+    pause_requested: bool
+    """Whether the job will be paused once its trainer has saved its state; until then it runs."""
     queue: Queue | None
     """Why the job waits and how long; null unless it waits for a worker."""
     error: JobError | None
@@ -110,6 +115,9 @@ class JobObject(BaseModel):
     integrations: list[Annotated[StoredJson, stored("Integration")]] | None
     hyperparameters: Annotated[StoredJson, stored("Hyperparameters")]
     method: Annotated[StoredJson, stored("Method")]
+    labels: list[str] | None
+    """Names of a classifier's classes, in the order of its metrics. Null for other methods, for more than 64 classes,
+    and until the rows are prepared."""
     technique: Annotated[StoredJson, stored("Technique")]
     training: Annotated[StoredJson, stored("ResolvedTraining")]
     resources: Annotated[StoredJson, stored("Resources")]
@@ -136,6 +144,7 @@ class JobObject(BaseModel):
             estimated_finish=seconds(timed.running_until),
             expected_finish=TimeRange.of(timed.finish),
             status=job.status,
+            pause_requested=job.pause_requested,
             queue=None if timed.queue is None else Queue.of(timed.queue),
             error=JobError(**job.error) if job.error else None,
             model=recipe["model"],
@@ -154,6 +163,7 @@ class JobObject(BaseModel):
             integrations=recipe["integrations"] or None,
             hyperparameters=method[method["type"]]["hyperparameters"],
             method=method,
+            labels=_labels(job),
             technique=with_current_names(TECHNIQUES[recipe["technique"]["type"]], recipe["technique"]),
             training=_training(job),
             resources={"gpus": job.gpus} if job.resolved else recipe["resources"],
@@ -197,6 +207,11 @@ def shown_method(job: Job) -> JsonObject:
 def _with_current_options(method: JsonObject) -> JsonObject:
     kind = method["type"]
     return {**method, kind: with_current_names(METHODS[kind].options_class(), method[kind])}
+
+
+def _labels(job: Job) -> list[str] | None:
+    names: list[str] = ((job.resolved or {}).get("labels") or {}).get("names") or []
+    return names if 0 < len(names) <= MOST_LABELS else None
 
 
 def _estimate(job: Job) -> JsonObject | None:
