@@ -35,6 +35,23 @@ export function arrange(parent, elements) {
   elements.forEach((element, index) => { if (parent.children[index] !== element) parent.insertBefore(element, parent.children[index] ?? null); });
 }
 
+/** How a child of `refill` looked when it was new. @type {WeakMap<Node, string>} */
+const looks = new WeakMap();
+
+/** Replace the children that would look different. The others keep their focus, their selection and their open menus. */
+export function refill(element, ...children) {
+  const fresh = [...fill(h("div"), ...children).childNodes];
+  fresh.forEach((child, index) => {
+    const old = element.childNodes[index], look = child.outerHTML ?? child.data;
+    if (old && looks.get(old) === look) return;
+    looks.set(child, look);
+    if (old) old.replaceWith(child);
+    else element.append(child);
+  });
+  while (element.childNodes.length > fresh.length) element.lastChild.remove();
+  return element;
+}
+
 const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
 /** Each status has a word and a shape, so that color is never needed to tell them apart. */
@@ -42,6 +59,7 @@ const STATUSES = {
   validating_files: ["○", "Validating files", "wait"],
   queued: ["○", "Queued", "wait"],
   running: ["●", "Running", "active"],
+  pausing: ["◐", "Pausing", "held"],
   paused: ["◐", "Paused", "held"],
   succeeded: ["✓", "Succeeded", "good"],
   failed: ["✕", "Failed", "bad"],
@@ -77,6 +95,11 @@ export function quantity(value, unit = "") {
 export function copyable(text, shown = text) {
   return h("button.copyable", { type: "button", title: `Copy ${text}`, onclick: (event) => copy(text, event.currentTarget) }, shown);
 }
+
+export const modelAddress = (id) => `/models/${encodeURIComponent(id)}`;
+
+/** A model's id as a link to it, and a button that copies it. */
+export const modelLink = (id) => [h("a.anywhere", { href: modelAddress(id) }, h("code", {}, id)), " ", copyable(id, "Copy")];
 
 /** Copy a text, and say so for a moment at the element. */
 export async function copy(text, element) {
@@ -173,17 +196,18 @@ export function menu(label, build) {
 }
 
 /**
- * Ask before something is lost. Resolve with true if the person confirms.
+ * Ask before something is lost or begun. Resolve with true if the person confirms.
  * @param {string} question names the thing: "Cancel ftjob-abc?"
  * @param {string|Node} consequence what depends on it
  * @param {string} verb the confirming button's label
+ * @param {{loses?: boolean}} [options] `loses`: whether something is lost
  */
-export function confirm(question, consequence, verb) {
+export function confirm(question, consequence, verb, { loses = true } = {}) {
   return new Promise((resolve) => {
     const dialog = h("dialog", { "aria-label": question },
       h("form", { method: "dialog" },
         h("h2", {}, question), h("p", {}, consequence),
-        h("div.actions", {}, h("button", { value: "" }, "Keep"), h("button.danger", { value: "yes" }, verb))));
+        h("div.actions", {}, h("button", { value: "" }, loses ? "Keep" : "Not now"), h("button", { value: "yes", class: loses ? "danger" : "primary" }, verb))));
     dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "yes"); });
     document.body.append(dialog);
     dialog.showModal();

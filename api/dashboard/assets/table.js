@@ -1,6 +1,6 @@
 /** A table whose rows are updated in place, so that nothing jumps while one reads. */
 
-import { arrange, fill, h } from "./elements.js";
+import { arrange, h, refill } from "./elements.js";
 import { plural } from "./format.js";
 
 /**
@@ -46,7 +46,7 @@ export function table({ caption, columns, href, key = (row) => row.id }) {
   function show(row) {
     const entry = drawn.get(key(row)) ?? draw(row);
     const shown = entry.data === row ? entry.shown : JSON.stringify(row);
-    if (entry.shown !== shown) columns.forEach((column, index) => fill(entry.cells[index], column.cell(row)));
+    if (entry.shown !== shown) columns.forEach((column, index) => refill(entry.cells[index], column.cell(row)));
     Object.assign(entry, { shown, data: row });
     drawn.set(key(row), entry);
     return entry.row;

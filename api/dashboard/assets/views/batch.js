@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs, literal } from "../calls.js";
-import { button, confirm, copyable, facts, fill, h, quantity, section, status, when } from "../elements.js";
+import { button, confirm, copyable, facts, fill, h, quantity, refill, section, status, when } from "../elements.js";
 import { exact, plural, sentence } from "../format.js";
 import { BATCHES, batchOf, firstPart, getBatch, objects } from "../requests.js";
 import { table } from "../table.js";
@@ -12,16 +12,19 @@ const SHOWN = 10;
 
 /** @param {import("../app.js").Page} page */
 export async function show({ root, id, signal, setTitle }) {
-  const [head, about, wrong, answers] = [h("div.head"), h("div.view"), h("div"), h("div.view")];
+  const [state, actions, progress, about] = [h("p.muted"), h("div.actions"), h("div"), h("dl.facts")];
+  const [wrong, answers] = [h("div"), h("div.view")];
   let shown = "";
   setTitle(`Batch ${id}`);
 
   async function refresh() {
     if (ENDED.includes(shown)) return;
     const batch = await getBatch(id, signal);
-    fill(head, ...headOf(batch, refresh));
-    fill(about, ...aboutOf(batch));
-    if (!root.hasChildNodes()) fill(root, head, about, wrong, answers);
+    refill(state, status(batch.status), progressText(batch));
+    refill(actions, actionsOf(batch, refresh));
+    refill(progress, progressOf(batch));
+    refill(about, ...factsOf(batch).children);
+    if (!root.hasChildNodes()) fill(root, h("div.head", {}, h("div", {}, h("h1", {}, "Batch ", copyable(id)), state), actions), h("div.view", {}, progress, about), wrong, answers);
     if (batch.status === shown) return;
     shown = batch.status;
     if (batch.errors) fill(wrong, errorsOf(batch.errors.data));
@@ -31,17 +34,18 @@ export async function show({ root, id, signal, setTitle }) {
   await api.poll(2, signal, refresh);
 }
 
-function headOf(batch, refresh) {
+function actionsOf(batch, refresh) {
   const { id, status: state, output_file_id: output, error_file_id: failed } = batch;
   const file = (fileId, label, name) => fileId && h("a.button", { href: `/v1/files/${fileId}/content`, download: `${id}_${name}.jsonl` }, label);
-  return [h("div", {}, h("h1", {}, "Batch ", copyable(id)), h("p.muted", {}, status(state), progressText(batch))), h("div.actions", {},
+  return [
     copyAs(() => callOf(batch)),
     file(output, "Download answers", "output"), file(failed, "Download errors", "errors"),
     !ENDED.includes(state) && state !== "cancelling" && button("Cancel …", async () => {
       if (!await confirm(`Cancel ${id}?`, "What is answered until now is kept in its files. The other requests are not answered.", "Cancel batch")) return;
       await api.post(`${BATCHES}/${id}/cancel`);
       await refresh();
-    }, { kind: "danger" }))];
+    }, { kind: "danger" }),
+  ];
 }
 
 const callOf = (batch) => {
@@ -58,19 +62,18 @@ function progressText({ request_counts: { total, completed, failed } }) {
   return ` · ${exact(completed)} of ${plural(total, "request")} answered${failed ? `, ${exact(failed)} failed` : ""}`;
 }
 
-function aboutOf(batch) {
-  const { usage, request_counts: { total, completed, failed } } = batch;
-  const ended = ENDED.find((name) => batch[`${name}_at`]);
-  return [
-    batch.status === "in_progress" && h("progress", { value: completed + failed, max: total, "aria-label": "Progress" }),
-    facts([
-      ["Model", batch.model], ["Endpoint", h("code", {}, batch.endpoint)],
-      ["Requests", h("a", { href: `/files/${batch.input_file_id}` }, h("code", { title: batch.input_file_id }, `${batch.input_file_id.slice(0, 14)}…`))],
-      ["Tokens read", quantity(usage.input_tokens)], ["Tokens written", quantity(usage.output_tokens)],
-      ["Created", when(batch.created_at)], ended ? [sentence(ended), when(batch[`${ended}_at`])] : ["Expires", when(batch.expires_at)],
-      ...Object.entries(batch.metadata ?? {}),
-    ]),
-  ];
+const progressOf = ({ status: state, request_counts: { total, completed, failed } }) =>
+  state === "in_progress" && h("progress", { value: completed + failed, max: total, "aria-label": "Progress" });
+
+function factsOf(batch) {
+  const { usage } = batch, ended = ENDED.find((name) => batch[`${name}_at`]);
+  return facts([
+    ["Model", batch.model], ["Endpoint", h("code", {}, batch.endpoint)],
+    ["Requests", h("a", { href: `/files/${batch.input_file_id}` }, h("code", { title: batch.input_file_id }, `${batch.input_file_id.slice(0, 14)}…`))],
+    ["Tokens read", quantity(usage.input_tokens)], ["Tokens written", quantity(usage.output_tokens)],
+    ["Created", when(batch.created_at)], ended ? [sentence(ended), when(batch[`${ended}_at`])] : ["Expires", when(batch.expires_at)],
+    ...Object.entries(batch.metadata ?? {}),
+  ]);
 }
 
 /** What is wrong with the input file, line by line. */

@@ -3,7 +3,7 @@
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
 import { marked } from "../diff.js";
-import { arrange, button, confirm, facts, fill, h, quantity, section, toast } from "../elements.js";
+import { arrange, button, confirm, facts, fill, h, quantity, refill, section, toast } from "../elements.js";
 import { answerOf, ENDED, graded, questionOf, referenceOf, runPath, runTitle, share } from "../evals.js";
 import { count, exact, metric, plural } from "../format.js";
 import { table } from "../table.js";
@@ -20,32 +20,44 @@ const TABS = [["fail", "Failed", "failed"], ["error", "Not graded", "errored"], 
  */
 export async function show(element, { found, chosen, signal, choose }) {
   const path = (id) => `/v1/evals/${found.id}/runs/${id}`;
-  const head = h("div.view"), items = itemsOf({ found, chosen, signal, choose });
+  const head = headOf(), items = itemsOf({ found, chosen, signal, choose });
   let drawn = "";
-  fill(element, head, items.element);
+  fill(element, head.element, items.element);
   await api.poll(2, signal, async () => {
     if (drawn && JSON.parse(drawn).every(({ status }) => ENDED.includes(status))) return;
     const runs = await Promise.all([chosen.run, chosen.with].filter(Boolean).map((id) => api.get(path(id), {}, signal)));
     if (JSON.stringify(runs) === drawn || signal.aborted) return;
     await items.update(runs);
     drawn = JSON.stringify(runs);
-    fill(head, ...headOf(runs));
+    head.update(runs);
   });
 }
 
-function headOf([run, other]) {
-  const { status, model, per_model_usage: usage } = run;
-  const tokens = usage.reduce((sum, { total_tokens: used }) => sum + used, 0);
-  return [
-    section(other ? `${runTitle(run)} beside ${runTitle(other)}` : runTitle(run), [
-      copyAs(() => ({ method: "POST", path: runPath(run).replace(/\/[^/]*$/, ""), body: { name: run.name, data_source: run.data_source }, cli: other ? `attune evals compare ${run.eval_id} ${run.id} ${other.id}` : `attune evals show ${run.eval_id} ${run.id}` })),
-      !ENDED.includes(status) && button("Cancel …", async () => {
-        if (await confirm(`Cancel ${runTitle(run)}?`, "Its results until now are kept.", "Cancel run")) await api.post(`${runPath(run)}/cancel`);
-      }, { kind: "danger" }),
-    ], facts([["Model", model || null], ["Tokens", tokens ? quantity(tokens) : null], ["Rows", rowsOf(run)]])),
-    run.per_testing_criteria_results.length > 0 && criteriaTable(run, other),
-  ];
+/** The run's name and actions, its facts, and its counts by criterion. */
+function headOf() {
+  const title = h("h2"), actions = h("div.actions"), about = h("dl.facts"), results = h("div");
+  let list = null;
+  return {
+    element: h("div.view", {}, h("section", {}, h("header.group", {}, title, actions), about), results),
+    update([run, other]) {
+      const tokens = run.per_model_usage.reduce((sum, { total_tokens: used }) => sum + used, 0);
+      title.textContent = other ? `${runTitle(run)} beside ${runTitle(other)}` : runTitle(run);
+      refill(actions, actionsOf(run, other));
+      refill(about, ...facts([["Model", run.model || null], ["Tokens", tokens ? quantity(tokens) : null], ["Rows", rowsOf(run)]]).children);
+      if (!run.per_testing_criteria_results.length) return;
+      list ??= criteriaTable(run, other);
+      list.update(criteria(run, other));
+      if (!results.firstChild) results.append(list.element);
+    },
+  };
 }
+
+const actionsOf = (run, other) => [
+  copyAs(() => ({ method: "POST", path: runPath(run).replace(/\/[^/]*$/, ""), body: { name: run.name, data_source: run.data_source }, cli: other ? `attune evals compare ${run.eval_id} ${run.id} ${other.id}` : `attune evals show ${run.eval_id} ${run.id}` })),
+  !ENDED.includes(run.status) && button("Cancel …", async () => {
+    if (await confirm(`Cancel ${runTitle(run)}?`, "Its results until now are kept.", "Cancel run")) await api.post(`${runPath(run)}/cancel`);
+  }, { kind: "danger" }),
+];
 
 function rowsOf({ data_source: { type, source } }) {
   return [source.type === "file_id" ? h("a", { href: `/files/${source.id}` }, h("code", { title: source.id }, `${source.id.slice(0, 14)}…`)) : plural(source.content.length, "row"), type === "jsonl" && " with answers"];
@@ -53,17 +65,14 @@ function rowsOf({ data_source: { type, source } }) {
 
 /** A row for each criterion and one for all, as shares; of two runs also the change. */
 function criteriaTable(run, other) {
-  const others = new Map(other?.per_testing_criteria_results.map((each) => [each.testing_criteria, each]));
-  const all = { testing_criteria: "All criteria", ...run.result_counts };
-  others.set(all.testing_criteria, other?.result_counts);
-  const list = table({
+  return table({
     caption: "Results by criterion", key: (row) => row.testing_criteria,
     columns: [
       { title: "Criterion", cell: ({ testing_criteria: name }) => name },
       { title: other ? runTitle(run) : "Passed", cell: share, figures: true },
       ...(other ? [
-        { title: runTitle(other), cell: ({ testing_criteria: name }) => (others.get(name) ? share(others.get(name)) : "–"), figures: true },
-        { title: "Difference", cell: (row) => difference(row, others.get(row.testing_criteria)), figures: true },
+        { title: runTitle(other), cell: ({ beside }) => (beside ? share(beside) : "–"), figures: true },
+        { title: "Difference", cell: (row) => difference(row, row.beside), figures: true },
       ] : [
         { title: "Failed", cell: ({ failed }) => exact(failed), figures: true },
         { title: "Not graded", cell: ({ errored }) => exact(errored), figures: true, wide: true },
@@ -71,8 +80,13 @@ function criteriaTable(run, other) {
       ]),
     ],
   });
-  list.update([...run.per_testing_criteria_results, all]);
-  return list.element;
+}
+
+/** The counts of each criterion and of all; of two runs with those of the second beside them. */
+function criteria(run, other) {
+  const all = (of) => [...of.per_testing_criteria_results, { testing_criteria: "All criteria", ...of.result_counts }];
+  const others = new Map(other && all(other).map((each) => [each.testing_criteria, each]));
+  return all(run).map((row) => ({ ...row, beside: others.get(row.testing_criteria) }));
 }
 
 /** By how many percentage points the first run is better than the second. */

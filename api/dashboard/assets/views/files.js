@@ -46,7 +46,7 @@ export async function show({ root, query, signal, setQuery, open }) {
     waits = data.some(({ scan }) => scan?.status === "pending");
     list.update(data);
     more.hidden = !hasMore;
-    const shown = data.length ? list.element : nothing(purpose);
+    const shown = data.length ? list.element : EMPTY[purpose];
     if (body.firstChild !== shown) fill(body, shown);
   }
 
@@ -62,10 +62,9 @@ export async function show({ root, query, signal, setQuery, open }) {
 }
 
 const EMPTY = {
-  "fine-tune": ["No file yet. Drop a file of rows here, or send one from a terminal. Its rows are checked at once.", command("attune files upload rows.jsonl")],
-  "fine-tune-results": ["No results yet. A job that succeeds writes its metrics and its model as files."],
-  batch: ["No requests yet. ", h("a", { href: "/batches" }, "Batches"), " takes a file of requests and answers them."],
-  evals: ["No rows of evals yet. A run of an eval takes a file of them. ", command("attune files upload questions.jsonl --purpose evals")],
-  batch_output: ["No results yet. A batch that ends writes its answers and its errors as files."],
+  "fine-tune": empty("No file yet. Drop a file of rows here, or send one from a terminal. Its rows are checked at once.", command("attune files upload rows.jsonl")),
+  "fine-tune-results": empty("No results yet. A job that succeeds writes its metrics and its model as files."),
+  batch: empty("No requests yet. ", h("a", { href: "/batches" }, "Batches"), " takes a file of requests and answers them."),
+  evals: empty("No rows of evals yet. A run of an eval takes a file of them. ", command("attune files upload questions.jsonl --purpose evals")),
+  batch_output: empty("No results yet. A batch that ends writes its answers and its errors as files."),
 };
-const nothing = (purpose) => empty(...EMPTY[purpose]);

@@ -3,10 +3,10 @@
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
 import { chat } from "../chat.js";
-import { button, confirm, copyable, empty, facts, fill, h, quantity, section, when } from "../elements.js";
+import { button, confirm, copyable, empty, facts, fill, h, modelAddress, quantity, section, when } from "../elements.js";
 import { bytes, plural } from "../format.js";
 import { table } from "../table.js";
-import { address, isTuned } from "./models.js";
+import { isTuned } from "./models.js";
 
 const CARD = "README.md";
 
@@ -53,7 +53,7 @@ function about(model) {
     ]);
   }
   return facts([
-    ["Base model", h("a", { href: address(known.base_model) }, known.base_model)],
+    ["Base model", h("a", { href: modelAddress(known.base_model) }, known.base_model)],
     ["Job", h("a", { href: `/jobs/${known.fine_tuning_job_id}`, title: known.fine_tuning_job_id }, h("code", {}, `${known.fine_tuning_job_id.slice(0, 14)}…`))],
     ["Method", known.method], ["Technique", known.technique],
     ["Output", { tokens: "text", labels: "scores of labels", reward: "a reward" }[known.output] ?? known.output], ["Created", when(model.created)],
@@ -70,7 +70,7 @@ async function lineage(model, firstJob, signal) {
     job = parent?.facts.fine_tuning_job_id && await api.get(`/v1/fine_tuning/jobs/${parent.facts.fine_tuning_job_id}`, {}, signal).catch(() => null);
   }
   if (chain.length < 3) return null; // the facts have the base model
-  return section("Lineage", null, h("ol.lineage", {}, chain.map((id) => h("li", {}, id === model.id ? h("strong", {}, id) : h("a", { href: address(id) }, id)))));
+  return section("Lineage", null, h("ol.lineage", {}, chain.map((id) => h("li", {}, id === model.id ? h("strong", {}, id) : h("a", { href: modelAddress(id) }, id)))));
 }
 
 /** The forms in which the model can be downloaded, as [format, label]. Checkpoints have their adapter only. */

@@ -1,22 +1,21 @@
 /** Models: this project's fine-tuned models, then the base models. */
 
 import * as api from "../api.js";
-import { command, empty, fill, h, quantity, when } from "../elements.js";
+import { arrange, command, empty, fill, h, modelAddress, quantity, refill, when } from "../elements.js";
 import { table } from "../table.js";
 
 export const isTuned = ({ id }) => id.startsWith("ft:");
-export const address = (id) => `/models/${encodeURIComponent(id)}`;
-const name = (model) => h("a", { href: address(model.id) }, model.id);
+const name = (model) => h("a", { href: modelAddress(model.id) }, model.id);
 
 /** @param {import("../app.js").Page} page */
 export async function show({ root, query, signal, setQuery }) {
   const search = h("input", { type: "search", placeholder: "Filter by name, base model or method", "aria-label": "Filter models", value: query.get("q") ?? "" });
   const tuned = table({
     caption: "Fine-tuned models, newest first",
-    href: (model) => address(model.id),
+    href: (model) => modelAddress(model.id),
     columns: [
       { title: "Fine-tuned model", cell: name },
-      { title: "Base model", cell: ({ facts }) => h("a", { href: address(facts.base_model) }, facts.base_model), wide: true },
+      { title: "Base model", cell: ({ facts }) => h("a", { href: modelAddress(facts.base_model) }, facts.base_model), wide: true },
       { title: "Method", cell: ({ facts }) => facts.method, wide: true },
       { title: "Technique", cell: ({ facts }) => facts.technique, wide: true },
       { title: "Created", cell: (model) => when(model.created), figures: true },
@@ -24,7 +23,7 @@ export async function show({ root, query, signal, setQuery }) {
   });
   const bases = table({
     caption: "Base models",
-    href: (model) => address(model.id),
+    href: (model) => modelAddress(model.id),
     columns: [
       { title: "Base model", cell: name },
       { title: "Kind", cell: ({ facts }) => (facts.kind === "encoder" ? "encoder" : "language model"), wide: true },
@@ -57,6 +56,6 @@ export async function show({ root, query, signal, setQuery }) {
 
 function place(element, list, rows, nothing) {
   list.update(rows);
-  const shown = rows.length ? list.element : nothing;
-  if (element.firstChild !== shown) fill(element, shown);
+  if (rows.length) arrange(element, [list.element]);
+  else refill(element, nothing);
 }

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
-import { button, confirm, copyable, fill, h, status, when } from "../elements.js";
+import { arrange, button, confirm, copyable, fill, h, modelLink, refill, status, when } from "../elements.js";
 import * as format from "../format.js";
 
 const POLL_S = 4;
@@ -11,7 +11,7 @@ const ENDED = ["succeeded", "failed", "cancelled"];
 /** @param {import("../app.js").Page} page */
 export async function show({ root, id, signal, setTitle }) {
   const path = `/v1/fine_tuning/pipelines/${id}`;
-  const head = h("div.head"), graph = stageGraph(signal);
+  const headline = h("div"), actions = h("div.actions"), graph = stageGraph(signal);
   const call = copyAs(() => ({ method: "GET", path, cli: `attune pipelines get ${id}` }));
   const cancel = button("Cancel …", async () => {
     if (await confirm(`Cancel ${id}?`, "Each stage that has not ended is cancelled and cannot be resumed. Finished stages keep their models.", "Cancel pipeline")) {
@@ -25,11 +25,11 @@ export async function show({ root, id, signal, setTitle }) {
   async function load() {
     const pipeline = await api.get(path, {}, signal);
     const { suffix, status: state, model, created_at: created, stages } = pipeline;
-    if (first) root.append(head, graph.element);
+    if (first) root.append(h("div.head", {}, headline, actions), graph.element);
     first = false;
     setTitle(`Pipeline ${suffix ?? id}`);
-    fill(head, h("div", {}, h("h1", {}, suffix ?? copyable(id)), h("p.muted", {}, status(state), ` · ${format.plural(stages.length, "stage")} from ${model} · created `, when(created))),
-      h("div.actions", {}, !ENDED.includes(state) && cancel, call));
+    refill(headline, h("h1", {}, suffix ?? copyable(id)), h("p.muted", {}, status(state), ` · ${format.plural(stages.length, "stage")} from ${model} · created `, when(created)));
+    arrange(actions, ENDED.includes(state) ? [call] : [cancel, call]);
     graph.update(stages);
   }
 }
@@ -46,7 +46,8 @@ function stageGraph(signal) {
   const observer = new ResizeObserver(() => connect());
   observer.observe(element);
   signal.addEventListener("abort", () => observer.disconnect(), { once: true });
-  let shown = [], drawn = "";
+  const cards = new Map();
+  let shown = [];
 
   function connect() {
     const { left, top } = element.getBoundingClientRect();
@@ -63,25 +64,31 @@ function stageGraph(signal) {
   return {
     element,
     update(stages) {
-      if (JSON.stringify(stages) === drawn) return;
-      drawn = JSON.stringify(stages);
       shown = stages;
-      const byName = new Map(stages.map((stage) => [stage.name, stage]));
-      const depths = stages.map((stage) => depth(stage, byName));
-      fill(columns, [...new Set(depths)].sort().map((column) => h("li", {}, stages.filter((_, index) => depths[index] === column).map(card))));
+      if (!cards.size) place(stages);
+      for (const stage of stages) refill(cards.get(stage.name), contentOf(stage));
       connect();
     },
   };
+
+  function place(stages) {
+    const byName = new Map(stages.map((stage) => [stage.name, stage]));
+    for (const { name } of stages) cards.set(name, h("article.stage", { dataset: { stage: name } }));
+    const depths = stages.map((stage) => depth(stage, byName));
+    const all = [...new Set(depths)].sort((one, other) => one - other);
+    fill(columns, all.map((column) => h("li", {}, stages.filter((_, index) => depths[index] === column).map(({ name }) => cards.get(name)))));
+  }
 }
 
-function card(stage) {
+function contentOf(stage) {
   const { name, job_id: job, method, technique, needs, progress, error, fine_tuned_model: model } = stage;
   const running = stage.status === "running" && progress?.total_steps;
-  return h("article.stage", { dataset: { stage: name } },
+  return [
     h("h2", {}, h("a", { href: `/jobs/${job}` }, name)), status(stage.status),
     h("p.muted.small", {}, `${format.term(method)}, ${format.term(technique)}`, needs.length > 0 && h("span.needs", {}, ` · after ${needs.join(", ")}`)),
     running && h("p.small", {}, `Step ${format.exact(progress.step)} of ${format.exact(progress.total_steps)}`),
     running && h("progress", { value: progress.step, max: progress.total_steps, "aria-label": `Progress of ${name}` }),
     error && h("p.small.bad", {}, error.message),
-    model && h("p.small", {}, copyable(model)));
+    model && h("p.small", {}, modelLink(model)),
+  ];
 }

@@ -1,7 +1,7 @@
 /** Workers: what runs where. */
 
 import * as api from "../api.js";
-import { command, copyable, empty, fill, h, quantity, status, when } from "../elements.js";
+import { command, copyable, empty, fill, h, quantity, refill, status, when } from "../elements.js";
 import { bytes, duration, plural } from "../format.js";
 import { table } from "../table.js";
 
@@ -30,7 +30,7 @@ export async function show({ root, signal }) {
       { title: "Last beat", cell: (worker) => beat(worker), figures: true, wide: true },
     ],
   });
-  const summary = h("p.muted");
+  const summary = h("p.muted"), notices = h("div"), none = h("div");
   await api.poll(5, signal, async () => {
     const { data } = await api.get("/v1/workers", {}, signal);
     const alive = data.filter((worker) => worker.alive);
@@ -39,9 +39,11 @@ export async function show({ root, signal }) {
     summary.textContent = [`${plural(alive.length, "live worker")}, ${plural(places, "slot")} for jobs`,
       ...missing.map((stage) => `no live ${stage} worker, so jobs wait`)].join("; ");
     list.update(data);
-    fill(root, h("div.head", {}, h("h1", {}, "Workers"), summary), missing.map((stage) => h("div.notice", { dataset: { tone: "bad" } },
-      h("p", {}, `No live worker takes the stage “${stage}”. Start one:`), command(`attune worker --stage ${stage}`))),
-    data.length ? list.element : empty("No worker has ever reported. ", command("attune worker")));
+    list.element.hidden = !data.length;
+    refill(notices, missing.map((stage) => h("div.notice", { dataset: { tone: "bad" } },
+      h("p", {}, `No live worker takes the stage “${stage}”. Start one:`), command(`attune worker --stage ${stage}`))));
+    refill(none, !data.length && empty("No worker has ever reported. ", command("attune worker")));
+    if (!root.hasChildNodes()) fill(root, h("div.head", {}, h("h1", {}, "Workers"), summary), notices, list.element, none);
   });
 }
 
