@@ -36,7 +36,8 @@ async function show() {
   left = new AbortController();
   const { signal } = left;
   const { link, id, module } = resolve(location.pathname) ?? {};
-  for (const other of links) other.toggleAttribute("aria-current", other === link);
+  for (const other of links) other.removeAttribute("aria-current");
+  link?.setAttribute("aria-current", "page");
   link?.parentElement.scrollTo({ left: link.offsetLeft - link.parentElement.offsetLeft - 48 }); // on narrow screens
   const root = h("div.view");
   fill(main, root);

@@ -52,19 +52,25 @@ export function jobForm({ catalog, files, models, signal, onChange }) {
     body: (how) => bodyOf(form, how),
     complain: (error, how) => complain(form, error, how),
     hint: (estimate) => hint(form, estimate),
+    /** Fill the form. Return whether an option was filled, which its default would not; its fold is opened. */
     write(given) {
       if (given.training_file) file.write(given.training_file);
       if (given.model) model.write(given.model);
       if (given.method?.type) method.write(given.method.type);
+      const usual = technique.value();
       if (given.technique?.type) technique.write(given.technique.type);
       show();
-      for (const field of form.options) {
-        const value = at(given, field.path);
-        if (value !== undefined && value !== null && value !== "auto") field.write(value);
-      }
+      const filled = form.options.filter((field) => differs(at(given, field.path), field.fallback));
+      for (const field of filled) field.write(at(given, field.path));
+      if (technique.value() !== usual) filled.push(technique);
+      filled.forEach(unfold);
+      return filled.length > 0;
     },
   };
 }
+
+/** Whether a given value changes anything where the field's default would apply. */
+const differs = (value, fallback) => value !== undefined && value !== null && value !== "auto" && JSON.stringify(value) !== JSON.stringify(fallback);
 
 /** The options of an entry of the catalogue. They are made anew only when another entry is chosen, to keep what was typed. */
 function optionsOf(entries, path) {
@@ -135,9 +141,14 @@ function fieldOf(all, param) {
 function reveal(field, message, focus) {
   field.complain(message);
   if (!focus) return; // nothing moves while one types
-  for (let fold = field.element.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  unfold(field);
   field.element.scrollIntoView({ block: "center" });
   field.control.focus({ preventScroll: true });
+}
+
+/** Open the folds around a field. */
+function unfold(field) {
+  for (let fold = field.element.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
 }
 
 /** Show in grey what each "auto" is resolved to. */

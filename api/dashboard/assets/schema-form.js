@@ -12,6 +12,7 @@ import { sentence } from "./format.js";
  * @property {HTMLElement} element
  * @property {HTMLElement} control
  * @property {boolean} [required]
+ * @property {any} [fallback] the default
  * @property {() => any} read the value to send; undefined if the field is empty. Raise SyntaxError for broken JSON
  * @property {(value: any) => void} write
  * @property {(text: string|null) => void} hint what "auto" is resolved to
@@ -170,13 +171,14 @@ function field(name, schema, definitions, path, required) {
   const element = h("div.field", {},
     h("label", { for: id }, sentence(name), required && h("span.muted", {}, " required")), control, problem,
     h("p.help", { id: `${id}-help` }, help(schema)));
-  return { path, element, control, required, read, write, hint, complain: complainer(control, problem) };
+  return { path, element, control, required, fallback: schema.default, read, write, hint, complain: complainer(control, problem) };
 }
 
 export function complainer(control, problem) {
   return (message) => {
     problem.textContent = message;
-    control.toggleAttribute("aria-invalid", Boolean(message));
+    if (message) control.setAttribute("aria-invalid", "true");
+    else control.removeAttribute("aria-invalid");
   };
 }
 

@@ -14,6 +14,7 @@ const PREVIEWED_ROWS = 2;
 
 /** @param {import("../app.js").Page} page */
 export async function show({ root, query, signal, open }) {
+  const keeps = !["from", "file", "model"].some((name) => query.has(name)); // what is typed at an address that names nothing
   const [catalog, files, models] = await Promise.all([
     api.get("/v1/fine_tuning/catalog", {}, signal),
     api.get("/v1/files", { purpose: "fine-tune", limit: 100 }, signal),
@@ -24,7 +25,9 @@ export async function show({ root, query, signal, open }) {
   const problem = h("p.problem", { role: "alert" });
   let timer = 0, latest = null;
 
-  const save = () => sessionStorage.setItem(DRAFT, JSON.stringify(form.body({ lenient: true })));
+  function save() {
+    if (keeps && !signal.aborted) sessionStorage.setItem(DRAFT, JSON.stringify(form.body({ lenient: true })));
+  }
 
   function changed() {
     problem.textContent = "";
@@ -52,7 +55,7 @@ export async function show({ root, query, signal, open }) {
     if (!body) return;
     try {
       const job = await api.post("/v1/fine_tuning/jobs", body);
-      sessionStorage.removeItem(DRAFT);
+      if (keeps) sessionStorage.removeItem(DRAFT);
       await open(`/jobs/${job.id}`);
     } catch (error) {
       if (!form.complain(error, { focus: true })) problem.textContent = error.message;
@@ -60,24 +63,26 @@ export async function show({ root, query, signal, open }) {
   }
 
   const submit = button("Create job", create, { kind: "primary" });
-  const element = h("form.job", { novalidate: true }, form.elements, h("div.submit", {}, submit, copyAs(() => call(form.body({ lenient: true }))), problem));
+  const again = button("Start over", () => { sessionStorage.removeItem(DRAFT); return open("/new"); }, { kind: "quiet" });
+  const origin = h("p.muted");
+  const element = h("form.job", { novalidate: true }, form.elements, h("div.submit", {}, submit, copyAs(() => call(form.body({ lenient: true }))), again, problem));
   element.addEventListener("submit", (event) => { event.preventDefault(); submit.click(); });
-  fill(root, h("div.head", {}, h("h1", {}, "New job")), h("div.form-and-aside", {}, element, aside));
+  fill(root, h("div.head", {}, h("div", {}, h("h1", {}, "New job"), origin)), h("div.form-and-aside", {}, element, aside));
   dropTarget(root, signal, form.drop);
-  form.write(await beginning(query, signal));
+  const filled = form.write(await beginning(query, keeps, signal));
   save();
+  if (query.has("from")) fill(origin, "With the settings of ", h("a", { href: `/jobs/${query.get("from")}` }, h("code", {}, query.get("from"))));
+  else if (filled) fill(origin, "With what was typed here before");
   clearTimeout(timer);
   signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
   await refresh();
 }
 
-/** What the form begins with: another job's settings, the address, or what was typed here before. */
-async function beginning(query, signal) {
+/** What the form begins with: another job's settings, what the address names, or what was typed here before. */
+async function beginning(query, keeps, signal) {
   const from = query.get("from");
   if (from) return api.get(`/v1/fine_tuning/jobs/${encodeURIComponent(from)}/recipe`, {}, signal);
-  const named = { training_file: query.get("file"), model: query.get("model") };
-  const draft = JSON.parse(sessionStorage.getItem(DRAFT) ?? "{}");
-  return { ...draft, ...Object.fromEntries(Object.entries(named).filter(([, value]) => value)) };
+  return keeps ? JSON.parse(sessionStorage.getItem(DRAFT) ?? "{}") : { training_file: query.get("file"), model: query.get("model") };
 }
 
 const call = (body) => ({
