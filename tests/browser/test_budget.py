@@ -109,3 +109,30 @@ def test_two_thousand_jobs_stay_smooth(visitor: Visitor, server: tuple[str, Cont
     expect(more).to_be_hidden()
     page.keyboard.press("j")
     assert longest_ms(page) < BLOCKED_MS
+
+
+def test_a_job_that_is_watched_all_night_keeps_two_thousand_points(visitor: Visitor) -> None:
+    """Series keeps the ends, the evaluations and the extremes of the loss."""
+    page = visitor.page
+    page.goto("/jobs")
+    script = """async () => {
+      const own = document.querySelector("script[type=module]").src;
+      const { Series } = await import(new URL("training-curves.js", own));
+      const series = new Series();
+      const started = performance.now();
+      for (let step = 0; step < 50000; step += 1)
+        series.add([{ step, train_loss: step === 777 ? 99 : 1, ...(step % 1000 === 500 ? { valid_loss: 1 } : {}) }]);
+      series.add([{ step: 49999, train_loss: 3 }]);
+      const { points } = series;
+      return {
+        count: points.length, first: points[0].step, last: points.at(-1),
+        spike: points.some(({ step }) => step === 777),
+        evaluations: points.filter((point) => point.valid_loss).length, ms: performance.now() - started,
+        sorted: points.every(({ step }, index) => !index || step > points[index - 1].step),
+      };
+    }"""
+    found = page.evaluate(script)
+    assert 900 < found["count"] <= 2000
+    assert (found["first"], found["last"], found["spike"]) == (0, {"step": 49_999, "train_loss": 3}, True)
+    assert (found["evaluations"], found["sorted"]) == (50, True)
+    assert found["ms"] < BLOCKED_MS

@@ -106,7 +106,8 @@ def test_a_finished_job_says_whether_its_model_is_better(visitor: Visitor, live_
     expect(page.get_by_label("Log scale")).to_be_checked()
     page.get_by_text("Show the trainers' log").click()
     expect(page.locator(".log")).to_contain_text("Training from")
-    page.get_by_role("button", name="Rerun").click()
+    page.get_by_role("button", name="Rerun …").click()
+    page.get_by_role("button", name="Create job").click()
     page.wait_for_url(lambda url: trained not in url)
     again = page.url.rpartition("/")[2]
     expect(page.get_by_role("heading", name="atlas")).to_be_visible()

@@ -134,9 +134,9 @@ def pause_and_resume(page: Page) -> None:
 
 
 def talk_to_the_model(page: Page, model: str) -> None:
-    """Ask the model and its base, and delete the model."""
-    page.goto("/models?q=mended")
-    page.get_by_role("link", name=model).click()
+    """Open the model from its job, ask it and its base, and delete it."""
+    page.get_by_role("link", name="Chat").click()
+    expect(page.locator("h1")).to_have_text(model)
     page.get_by_label("Message", exact=True).fill("abcd efgh")
     page.keyboard.press("Enter")
     expect(page.get_by_text(re.compile("tokens? in .* s"))).to_have_count(2)
@@ -199,7 +199,6 @@ def test_the_graders_of_several_are_fields_with_names(page: Page) -> None:
     expect(page.get_by_label("Name in graders").last).to_have_value("judge")
     expect(page.get_by_label("Labels required", exact=True)).to_have_value(" good\nbad")
     expect(page.get_by_label("Passing labels required")).to_have_value(several)
-    page.get_by_text("Options of the method").click()
     page.get_by_role("button", name="Remove").first.click()
     expect(page.get_by_label("Name in graders")).to_have_count(1)
 

@@ -43,9 +43,10 @@ export function durations(low, high) {
   return from === to ? `about ${to} ${unit}` : `${from} to ${to} ${unit}`;
 }
 
-/** The range of the time until a predicted moment, Unix seconds: it is mostly a quarter early to a third late. */
-export function left(expected, now = Date.now() / 1000) {
-  return `${durations(Math.max(1, 0.75 * (expected - now)), Math.max(1, 1.3 * (expected - now)))} left`;
+/** The time from now to a range of times, Unix seconds, as the API predicts it: `4 to 6 min`; `5 min or more` if `latest` is null. */
+export function until({ earliest, latest }, now = Date.now() / 1000) {
+  const from = Math.max(1, earliest - now);
+  return latest === null ? `${duration(Math.round(from))} or more` : durations(from, Math.max(1, latest - now));
 }
 
 /** `14:03 today`, `14:03 yesterday`, `3 Nov, 14:03`, `3 Nov 2024, 14:03`. `seconds`: Unix time. */

@@ -80,7 +80,7 @@ function overlaid(page, loaded) {
 
   function draw() {
     const steps = [...new Set(loaded.flatMap(({ series }) => series.steps))].sort((one, other) => one - other);
-    const names = measurements(loaded.flatMap(({ series }) => series.points));
+    const names = measurements(loaded.flatMap(({ series }) => [...series.names]));
     for (const name of names) for (const [kind, prefix] of Object.entries(KINDS)) {
       const columns = loaded.map(({ series }) => aligned(steps, series.steps, series.values(name, kind)));
       if (!columns.some(hasValues)) continue;

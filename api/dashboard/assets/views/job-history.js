@@ -1,7 +1,7 @@
 /** What happened to a job: its checkpoints, attempts, events and log. */
 
 import * as api from "../api.js";
-import { button, copyable, fill, h, menu, section, toast, when } from "../elements.js";
+import { button, fill, h, menu, modelLink, section, toast, when } from "../elements.js";
 import * as format from "../format.js";
 import { table } from "../table.js";
 
@@ -16,7 +16,7 @@ export function checkpointList({ signal }, path) {
     caption: "Checkpoints, newest first",
     columns: [
       { title: "Step", cell: (row) => [format.exact(row.step_number), row.id === best && h("span.good", {}, "  best")] },
-      { title: "Model", cell: (row) => copyable(row.fine_tuned_model_checkpoint) },
+      { title: "Model", cell: (row) => modelLink(row.fine_tuned_model_checkpoint) },
       { title: "Validation loss", cell: (row) => format.metric(lossOf(row)), figures: true },
       { title: "Train loss", cell: (row) => format.metric(row.metrics.train_loss), figures: true, wide: true },
       { title: "Created", cell: (row) => when(row.created_at), figures: true, wide: true },

@@ -5,7 +5,18 @@ import { facts, h, section } from "../elements.js";
 import * as format from "../format.js";
 import { table } from "../table.js";
 
-export const LOWER_IS_BETTER = /loss|perplexity|kl|error/;
+const UP = 1, DOWN = -1;
+/** Where a metric of an evaluation goes if the model improves. `rewards_chosen` and `rewards_rejected` tell nothing alone: see their margin. */
+const DIRECTIONS = {
+  loss: DOWN, nll_loss: DOWN, mean_absolute_error: DOWN, rewards_undesirable: DOWN,
+  reward: UP, accuracy: UP, mean_token_accuracy: UP, preference_accuracy: UP, f1_macro: UP, f1_micro: UP, r2: UP,
+  rewards_accuracy: UP, rewards_margin: UP, rewards_desirable: UP,
+};
+
+/** Whether a metric's change is "better" or "worse"; "" if it does not change, or its direction says nothing. */
+export const judged = (name, base, tuned) => ({ [UP]: "better", [DOWN]: "worse" })[Math.sign(tuned - base) * (DIRECTIONS[name] ?? 0)] ?? "";
+
+export const TONES = { better: "good", worse: "bad" };
 
 /** Base against tuned: the metrics, then answers side by side. */
 export function evaluation({ base, tuned, rows, drawn_from: source, base_model: name, samples }) {
@@ -26,10 +37,8 @@ export function evaluation({ base, tuned, rows, drawn_from: source, base_model: 
 
 function change({ name, base, tuned }) {
   if (base === null || tuned === null || base === tuned) return h("span.muted", {}, "–");
-  const better = LOWER_IS_BETTER.test(name) ? tuned < base : tuned > base;
-  const known = /loss|perplexity|accuracy|reward|margin|f1|score/.test(name);
-  const sign = tuned > base ? "+" : "−";
-  return h("span", { class: known ? (better ? "good" : "bad") : null }, `${sign}${format.metric(Math.abs(tuned - base))}`, known && (better ? " better" : " worse"));
+  const verdict = judged(name, base, tuned);
+  return h("span", { class: TONES[verdict] }, `${tuned > base ? "+" : "−"}${format.metric(Math.abs(tuned - base))} ${verdict}`);
 }
 
 function answers(sample) {

@@ -3,7 +3,7 @@
 import * as api from "../api.js";
 import { chart, chartControls } from "../line-chart.js";
 import { Series, hasValues, heading, measurements } from "../training-curves.js";
-import { copyable, fill, h, section, status, when } from "../elements.js";
+import { copyable, fill, h, modelLink, section, status, when } from "../elements.js";
 import * as format from "../format.js";
 
 const POINTS = 1000, POLL_S = 5;
@@ -34,13 +34,14 @@ export async function show(page) {
   update(first);
   shown.onBest((step) => curves.mark(step));
   shown.onAttempt((attempt) => { worker = attempt.worker; update(newest); });
+  curves.onClasses((point) => shown.showClasses(point, newest.labels));
 
   function update(job) {
     newest = job;
     bar.update(job);
-    if (once("title", [job.status, job.user_provided_suffix])) fill(title, headline(job));
-    if (once("verdict", [job.status, job.progress, job.queue, job.evaluation, job.estimated_finish, Math.floor(Date.now() / 15000)])) fill(verdict, more.verdict(job));
-    if (once("about", { ...job, worker, progress: null, queue: null, estimated_finish: null })) fill(aside, about(job, worker));
+    if (once("title", [job.status, job.pause_requested, job.user_provided_suffix])) fill(title, headline(job));
+    if (once("verdict", [job.status, job.pause_requested, job.progress, job.queue, job.evaluation, job.expected_finish, Math.floor(Date.now() / 15000)])) fill(verdict, more.verdict(job));
+    if (once("about", { ...job, worker, progress: null, queue: null, estimated_finish: null, expected_finish: null })) fill(aside, about(job, worker));
     curves.ended(FINAL.includes(job.status));
     shown.update(job);
   }
@@ -61,7 +62,7 @@ export async function show(page) {
 
 const headline = (job) => [
   h("h1", {}, job.user_provided_suffix ?? job.id),
-  h("p.muted", {}, status(job.status), ` · ${format.term(job.method.type)}, ${format.term(job.technique.type)}, from ${job.model}`),
+  h("p.muted", {}, status(job.pause_requested ? "pausing" : job.status), ` · ${format.term(job.method.type)}, ${format.term(job.technique.type)}, from ${job.model}`),
 ];
 
 /** Return a function that returns whether a part has changed since it was asked, so that nothing is redrawn in vain. */
@@ -80,10 +81,10 @@ function about(job, worker) {
   const link = (href, text) => h("a", { href }, text);
   const rows = [
     ["Job", copyable(job.id)],
-    ["Fine-tuned model", job.fine_tuned_model && copyable(job.fine_tuned_model)],
+    ["Fine-tuned model", job.fine_tuned_model && modelLink(job.fine_tuned_model)],
     ["Result files", job.fine_tuned_model && results(job)],
     ["Base model", copyable(job.base_model)],
-    ["Begins from", job.parent && copyable(job.parent)],
+    ["Begins from", job.parent && modelLink(job.parent)],
     ["Pipeline", job.pipeline && link(`/pipelines/${job.pipeline.id}`, job.pipeline.stage)],
     ["Training file", file(job.training_file)],
     ["Validation file", job.validation_file && file(job.validation_file)],
@@ -128,7 +129,7 @@ function drawnCurves(page) {
   const series = new Series(), charts = new Map();
   const grid = h("div.charts"), waiting = h("p.muted", {}, "Curves appear with the first step.");
   const controls = chartControls(page, schedule);
-  let marks = [], scheduled = false;
+  let marks = [], scheduled = false, report = () => {};
   page.signal.addEventListener("abort", () => { for (const { drawn } of charts.values()) drawn.destroy(); }, { once: true });
 
   function draw() {
@@ -136,7 +137,7 @@ function drawnCurves(page) {
     waiting.hidden = series.points.length > 0;
     const { steps } = series;
     let made = false;
-    measurements(series.points).forEach((name) => {
+    measurements(series.names).forEach((name) => {
       const columns = [series.values(name, "train"), series.values(name, "valid")];
       const validated = hasValues(columns[1]);
       const known = charts.get(name);
@@ -148,6 +149,7 @@ function drawnCurves(page) {
       const { smoothing, log, range } = controls.settings;
       charts.get(name).drawn.update(steps, validated ? columns : [columns[0]], { smoothing, marks: validated ? marks : [], log: log && name.includes("loss") }, range);
     });
+    report(series.best("f1_by_class"));
   }
 
   function make(name, validated, known) {
@@ -176,6 +178,11 @@ function drawnCurves(page) {
     },
     add(points) {
       series.add(points);
+      schedule();
+    },
+    /** Call a function with the best step that measured a classifier's classes, each time it may have changed. */
+    onClasses(action) {
+      report = action;
       schedule();
     },
     mark(step) {

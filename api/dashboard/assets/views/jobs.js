@@ -1,7 +1,7 @@
 /** Jobs: the live list. Its filters are in the address. */
 
 import * as api from "../api.js";
-import { command, empty, fill, h, quantity, status, toast, when } from "../elements.js";
+import { command, empty, h, quantity, refill, status, toast, when } from "../elements.js";
 import * as format from "../format.js";
 import { table } from "../table.js";
 
@@ -60,7 +60,7 @@ export async function show({ root, query, signal, setQuery }) {
     list.update([...known.values()]);
     list.element.hidden = !known.size;
     next.hidden = !more;
-    fill(nothing, known.size ? null : without(filter, () => { search.value = statuses.value = ""; change({ search: null, status: null }); }));
+    refill(nothing, known.size ? null : without(filter, () => { search.value = statuses.value = ""; change({ search: null, status: null }); }));
   }
 
   /** The box that chooses a job for a comparison. */
@@ -95,15 +95,14 @@ function state(job) {
   const running = job.status === "running" && progress?.total_steps;
   const position = queue?.position ? `Number ${queue.position} in the queue` : queue?.reason;
   const note = running ? `Step ${format.exact(progress.step)} of ${format.exact(progress.total_steps)}` : error?.code ?? position;
-  return [status(job.status), note && h("span.sub", {}, note),
+  return [status(job.pause_requested ? "pausing" : job.status), note && h("span.sub", {}, note),
     running && h("progress", { value: progress.step, max: progress.total_steps, "aria-label": "Progress" })];
 }
 
-function time({ started_at: started, finished_at: finished, estimated_finish: expected }) {
-  const now = Date.now() / 1000;
+function time({ status: state, started_at: started, finished_at: finished, expected_finish: expected }) {
   if (finished && started) return format.duration(finished - started);
-  if (expected > now) return h("span.muted", {}, format.left(expected));
-  return h("span.muted", {}, "–");
+  const words = expected ? (state === "running" ? `${format.until(expected)} left` : `ends in ${format.until(expected)}`) : "–";
+  return h("span.muted", {}, words);
 }
 
 /** The button to the form, if this server has the form. */

@@ -1,0 +1,131 @@
+"""The page of a job, and what leads to and from it, beside an API alone whose jobs stand still."""
+
+from typing import Any
+
+from playwright.sync_api import expect
+from sqlalchemy import insert, select
+
+from api.context import Context
+from api.records.base import db_now
+from api.records.batches import Batch
+from api.records.events import Event
+from api.records.jobs import Job
+from api.spec.batch import BatchStatus
+from api.spec.lifecycle import JobStatus
+from tests.browser.chromium import Visitor
+from tests.factories import a_batch, a_job, a_model, a_project
+
+Server = tuple[str, Context, str]
+
+EVALUATED = {
+    "valid_loss": 0.5,
+    "valid_accuracy": 0.8,
+    "valid_f1_by_class": [0.75, 1.0, 0.5],
+    "valid_confusion": [[3, 0, 2], [0, 4, 0], [0, 0, 1]],
+}
+"""What an evaluation of a classifier reports: also lists."""
+EVALUATION = {
+    "rows": 10,
+    "drawn_from": "validation",
+    "base_model": "tiny",
+    "base": {"loss": None, "accuracy": 0.5, "mean_absolute_error": 2.0, "rewards_rejected": -1.0},
+    "tuned": {"loss": 0.5, "accuracy": 0.75, "mean_absolute_error": 1.0, "rewards_rejected": -2.0},
+    "samples": [],
+}
+
+
+def a_classifier(context: Context) -> Job:
+    """A job that trained a classifier, with the metrics of two steps."""
+    project = a_project(context.database)
+    model = a_model(context, project, method={"type": "classification"})
+    shared: dict[str, Any] = {"created_at": 1.0, "level": "info", "message": "Step", "type": "metrics"}
+    with context.database.write() as session:
+        job = session.scalars(select(Job).where(Job.fine_tuned_model == model)).one()
+        labels = {"problem": "single_label", "names": ["a bill", "a card", "a letter"]}
+        job.resolved = {**(job.resolved or {}), "labels": labels}
+        job.evaluation = EVALUATION
+        shared["job_id"] = job.id
+        points = [{"step": step, "train_loss": 1 / step, "train_accuracy": 0.8} for step in (1, 2)]
+        rows = [shared | {"id": f"ftevent-{job.id}-{point['step']}", "data": point | EVALUATED} for point in points]
+        session.execute(insert(Event), rows)
+    return job
+
+
+def change(context: Context, table: type[Job] | type[Batch], name: str, **values: Any) -> None:
+    with context.database.write() as session:
+        row = session.get_one(table, name)
+        for column, value in values.items():
+            setattr(row, column, value)
+
+
+def test_a_classifier_shows_its_classes_and_leads_to_its_model(visitor: Visitor, server: Server) -> None:
+    job, page = a_classifier(server[1]), visitor.page
+    page.goto(f"/jobs/{job.id}")
+    classes = page.get_by_role("table", name="Classes")
+    expect(classes.get_by_role("row", name="a bill")).to_contain_text("a letter 2")
+    expect(page.locator("figure.chart")).to_have_count(2)  # of loss and accuracy
+    changes = page.get_by_role("table", name="Metrics of the base model")
+    expect(changes.get_by_role("row", name="Accuracy")).to_contain_text("+0.25 better")
+    expect(changes.get_by_role("row", name="Mean absolute error")).to_contain_text("\N{MINUS SIGN}1 better")
+    expect(changes.get_by_role("row", name="Rewards rejected")).not_to_contain_text("worse")
+    expect(page.locator(".verdict")).to_have_text("Open model")  # a loss that is not finite proves nothing
+    page.goto(f"/compare?jobs={job.id}")
+    expect(page.locator("figure.chart")).to_have_count(4)
+    page.go_back()
+    page.get_by_role("link", name="Open model").click()
+    expect(page.locator("h1")).to_have_text(str(job.fine_tuned_model))
+
+
+def test_a_running_job_says_how_long_and_that_it_pauses(visitor: Visitor, server: Server) -> None:
+    context, page = server[1], visitor.page
+    progress = {"step": 1, "total_steps": 10, "phase": "training"}
+    given = {"owner": "w", "estimated_finish": db_now() + 1020, "progress": progress}
+    job_id = a_job(context.database, a_project(context.database), JobStatus.RUNNING, **given)
+    page.goto("/jobs")
+    expect(page.get_by_role("row", name=job_id)).to_contain_text("12 to 27 min left")
+    choice = page.get_by_label(f"Compare {job_id}")
+    choice.focus()
+    change(context, Job, job_id, progress=progress | {"step": 5})
+    expect(page.get_by_text("Step 5 of 10")).to_be_visible()
+    expect(choice).to_be_focused()
+
+    page.goto(f"/jobs/{job_id}")
+    expect(page.locator(".verdict")).to_contain_text("12 to 27 min left")
+    page.get_by_role("button", name="Pause").wait_for()
+    page.keyboard.press("p")
+    expect(page.get_by_role("dialog")).to_contain_text(f"Pause {job_id}?")
+    page.get_by_role("button", name="Pause job").click()
+    expect(page.locator(".verdict")).to_contain_text("Pausing: saves its state first")
+    expect(page.locator("h1 + p")).to_contain_text("Pausing")
+    expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+
+
+def test_a_button_of_a_batch_keeps_the_focus_while_answers_come(visitor: Visitor, server: Server) -> None:
+    context, page = server[1], visitor.page
+    batch = a_batch(context, a_project(context.database), BatchStatus.IN_PROGRESS, total=2, model="tiny")
+    page.goto(f"/batches/{batch}")
+    cancel = page.get_by_role("button", name="Cancel …")
+    cancel.focus()
+    change(context, Batch, batch, completed=1)
+    expect(page.get_by_text("1 of 2 requests answered")).to_be_visible()
+    expect(cancel).to_be_focused()
+    expect(page.get_by_role("navigation").get_by_role("link", name="Batches")).to_have_attribute("aria-current", "page")
+
+
+def test_a_new_job_has_only_settings_that_are_shown(visitor: Visitor, server: Server) -> None:
+    job, page = a_classifier(server[1]), visitor.page
+    suffix = page.get_by_label("Suffix")
+    page.goto("/new")
+    page.get_by_text("Validation file, name, seed and more").click()
+    suffix.fill("typed")
+    page.goto("/new?file=file-none")
+    expect(suffix).to_be_hidden()
+    expect(suffix).to_have_value("")
+    page.goto(f"/new?from={job.id}")
+    expect(page.get_by_text("With the settings of")).to_be_visible()
+    expect(page.get_by_label("Seed")).to_be_visible()
+    page.goto("/new")
+    expect(suffix).to_be_visible()
+    expect(suffix).to_have_value("typed")
+    page.get_by_role("button", name="Start over").click()
+    expect(suffix).to_have_value("")
