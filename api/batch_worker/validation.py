@@ -7,13 +7,16 @@ import structlog
 from pydantic import ValidationError
 
 from api.background.lines import LineTooLong, numbered_lines
-from api.context import Context
+from api.context import Caller, Context
 from api.infra.storage import ObjectMissing
 from api.records import batch_items, batches, files
 from api.records.base import current_time
 from api.records.batch_items import QUEUE, NewItem
 from api.records.batches import Batch
 from api.records.work_queue import WorkClaim
+from api.services import sampling
+from api.services.models import NoSuchModel
+from api.services.sampling import CannotAnswer
 from api.spec.batch import BatchLine, BatchStatus
 
 log = structlog.get_logger(__name__)
@@ -47,7 +50,8 @@ class InputReader:
     endpoint: str
     max_line_bytes: int
     max_lines: int
-    models: set[str] = field(default_factory=set)
+    models: dict[str, int] = field(default_factory=dict)
+    """{model: the first line that names it}."""
     count: int = 0
     _errors: list[LineError] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
@@ -97,7 +101,7 @@ class InputReader:
         if "\0" in model:
             message = "body.model: the text holds a NUL character (\\u0000), which cannot be stored"
             self._errors.append(LineError("invalid_value", message, "body.model", number))
-        self.models.add(model)
+        self.models.setdefault(model, number)
         return NewItem(number, line.custom_id, start, len(content))
 
 
@@ -134,11 +138,30 @@ def validate(context: Context, claim: WorkClaim[Batch]) -> None:
             with context.database.write() as session:
                 QUEUE.renew(session, claim, settings.lease_s)
                 batch_items.add(session, claim.work.id, items)
+        _require_a_model(context, claim, reader)
         _begin(context, claim, reader)
     except Invalid as invalid:
         _end(context, claim, BatchStatus.FAILED, *invalid.errors)
     except ObjectMissing:
         _end(context, claim, BatchStatus.FAILED, LineError("file_not_found", "The input file was deleted"))
+
+
+def _require_a_model(context: Context, claim: WorkClaim[Batch], reader: InputReader) -> None:
+    """Raise Invalid if no model of the batch can answer. If only some cannot, their requests have errors of their own.
+
+    A file with more than MAX_ERRORS models is not checked, because each check reads the database.
+    """
+    if len(reader.models) > MAX_ERRORS:
+        return
+    caller, errors = Caller(claim.work.project_id, claim.work.key_id, "write"), []
+    for model, line in reader.models.items():
+        try:
+            sampling.require_model(context, caller, model)
+        except (NoSuchModel, CannotAnswer) as error:
+            errors.append(LineError(error.code, error.message, "body.model", line))
+        else:
+            return
+    raise Invalid(*errors)
 
 
 def _begin(context: Context, claim: WorkClaim[Batch], reader: InputReader) -> None:

@@ -116,6 +116,19 @@ def test_invalid_lines_fail_the_batch_before_any_is_answered(client: TestClient,
     assert found == [(number, code, param) for number, (_, code, param) in enumerate(BROKEN, start=2)]
 
 
+def test_a_batch_without_a_model_that_can_answer_fails(client: TestClient, served: Context) -> None:
+    a_base_model(served.database, "reader", kind="encoder")
+    nobody, reader = (line(name, CHAT | {"model": name}) for name in ("nobody", "reader"))
+    failing, mixed = create(client, nobody, reader), create(client, nobody, line("a"))
+    work(served, says("x"))
+    failed = retrieve(client, failing)
+    assert failed["status"] == "failed"
+    found = [(error["line"], error["code"], error["param"]) for error in failed["errors"]["data"]]
+    assert found == [(1, "model_not_found", "body.model"), (2, "model_not_supported", "body.model")]
+    ended = retrieve(client, mixed)
+    assert (ended["status"], ended["request_counts"]["failed"]) == ("completed", 1)
+
+
 @pytest.mark.parametrize(
     ("lines", "limits", "code"),
     [
@@ -157,6 +170,8 @@ def test_what_a_dead_worker_held_is_answered_once(client: TestClient, served: Co
 
 
 def validate_only(served: Context) -> None:
+    a_base_model(served.database)
+
     async def main() -> None:
         assert await BatchWorker(served).work_once()
 
