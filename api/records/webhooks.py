@@ -3,7 +3,7 @@
 from sqlalchemy import ForeignKey, String, Text, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Base, UnixTime
+from api.records.base import Base, UnixTime, db_now
 from api.records.pages import Listing, Page, paginate
 
 
@@ -45,6 +45,13 @@ def page(session: Session, project_id: str, *, after: str | None, limit: int) ->
         after=after,
         limit=limit,
     )
+
+
+def newest_like(session: Session, webhook: Webhook, within_s: float) -> Webhook | None:
+    """Return the project's newest endpoint of the last `within_s` seconds that an equal request created."""
+    same = [getattr(Webhook, name) == getattr(webhook, name) for name in ("project_id", "name", "url")]
+    recent = select(Webhook).where(*same, Webhook.created_at > db_now() - within_s).order_by(Webhook.created_at.desc())
+    return next((each for each in session.scalars(recent) if each.event_types == webhook.event_types), None)
 
 
 def remove(session: Session, webhook: Webhook) -> None:

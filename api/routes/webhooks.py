@@ -4,7 +4,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
-from api.http.deps import After, Ctx, Who
+from api.http.deps import After, Ctx, Repeated, Who
 from api.http.fair_route import FairRoute
 from api.schemas.common import Deleted
 from api.schemas.webhooks import (
@@ -61,7 +61,7 @@ class Sample(StrictModel):
 
 
 @router.post("")
-def create_webhook(endpoint: Endpoint, context: Ctx, caller: Who) -> WebhookWithSecret:
+def create_webhook(endpoint: Endpoint, context: Ctx, caller: Who, repeated: Repeated) -> WebhookWithSecret:
     """Create an endpoint that is notified when this project's jobs, batches and runs of evals end.
 
     It receives signed POSTs, and needs a public https address.
@@ -70,7 +70,14 @@ def create_webhook(endpoint: Endpoint, context: Ctx, caller: Who) -> WebhookWith
     endpoint responds with a 2xx. Redirects are not followed.
     """
     return WebhookWithSecret.of(
-        webhooks.create(context, caller, name=endpoint.name, url=endpoint.url, event_types=endpoint.event_types)
+        webhooks.create(
+            context,
+            caller,
+            name=endpoint.name,
+            url=endpoint.url,
+            event_types=endpoint.event_types,
+            repeated=repeated,
+        )
     )
 
 

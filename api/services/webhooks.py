@@ -9,7 +9,7 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
 from api.infra.outbound import DeliveryError, check_url, post
 from api.infra.webhook_signature import headers, message, new_secret
-from api.records import webhook_deliveries, webhooks
+from api.records import projects, webhook_deliveries, webhooks
 from api.records.base import db_now
 from api.records.pages import Page
 from api.records.webhook_deliveries import PENDING, Delivery
@@ -38,21 +38,31 @@ class TestNotSent(InvalidRequest):
     code = "webhook_not_reached"
 
 
-def create(context: Context, caller: Caller, *, name: str, url: str, event_types: Sequence[str]) -> Webhook:
+def create(
+    context: Context, caller: Caller, *, name: str, url: str, event_types: Sequence[str], repeated: bool = False
+) -> Webhook:
+    """Insert an endpoint.
+
+    `repeated`: the client marked the request as a retry. It gets the endpoint that the first request created, if there
+    is one. Raise InvalidRequest if the address is not allowed or the project has too many endpoints.
+    """
+    webhook = Webhook(
+        id=new_id("webhook_"),
+        project_id=caller.project_id,
+        name=name,
+        url=url,
+        event_types=list(event_types),
+        secret=new_secret(),
+        created_at=db_now(),
+        updated_at=db_now(),
+    )
     check_url(url, context.settings.private_webhook_hosts)
     with context.database.write() as session:
+        projects.lock(session, caller.project_id)
+        if repeated and (first := webhooks.newest_like(session, webhook, context.settings.retried_create_s)):
+            return first
         if webhooks.count(session, caller.project_id) >= MAX_WEBHOOKS:
             raise InvalidRequest(f"A project has at most {MAX_WEBHOOKS} webhook endpoints: delete one")
-        webhook = Webhook(
-            id=new_id("webhook_"),
-            project_id=caller.project_id,
-            name=name,
-            url=url,
-            event_types=list(event_types),
-            secret=new_secret(),
-            created_at=db_now(),
-            updated_at=db_now(),
-        )
         session.add(webhook)
         session.flush()
         session.refresh(webhook)

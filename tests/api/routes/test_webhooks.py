@@ -59,6 +59,15 @@ def test_each_listed_type_of_event_can_be_subscribed_to(client: TestClient) -> N
     assert register(client, "https://example.com/hook", *listed.data).json()["event_types"] == listed.data
 
 
+def test_a_clients_retry_gets_the_endpoint_that_it_has_created(client: TestClient) -> None:
+    first = register(client, "https://example.com/hook").json()
+    body = {"name": "mine", "url": "https://example.com/hook", "event_types": ALL}
+    retry = {"x-stainless-retry-count": "1"}
+    assert client.post(PATH, json=body, headers=retry).json() == first, "with its secret"
+    assert client.post(PATH, json=body | {"event_types": ALL[:1]}, headers=retry).json()["id"] != first["id"]
+    assert client.post(PATH, json=body).json()["id"] != first["id"]
+
+
 @pytest.mark.parametrize("to", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])
 def test_openais_client_unwraps_what_the_end_of_a_job_sends(
     client: TestClient, served: Context, receiver: Receiver, to: JobStatus
