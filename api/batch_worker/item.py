@@ -47,7 +47,8 @@ async def answer(context: Context, claim: BatchItemClaim) -> ItemResult:
             "tokens, log-probabilities or choices"
         )
         return ItemResult(False, _response(claim, too_large.status, answer_id, dict(too_large.body())))
-    return ItemResult(True, text, usage.prompt_tokens, usage.completion_tokens)
+    reasoning_tokens = usage.completion_tokens_details.reasoning_tokens
+    return ItemResult(True, text, usage.prompt_tokens, usage.completion_tokens, reasoning_tokens)
 
 
 async def _body(context: Context, claim: BatchItemClaim, endpoint: Endpoint) -> ChatBody | CompletionBody:

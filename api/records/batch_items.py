@@ -48,6 +48,7 @@ class ItemResult:
     """The line for the output file or the error file."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 def item_id(batch_id: str, line: int) -> str:
@@ -74,6 +75,7 @@ def finish(session: Session, claim: BatchItemClaim, result: ItemResult) -> bool:
     batch.failed += not result.succeeded
     batch.prompt_tokens += result.prompt_tokens
     batch.completion_tokens += result.completion_tokens
+    batch.reasoning_tokens += result.reasoning_tokens
     session.flush()
     if batch.completed + batch.failed == batch.total:
         batches.transition(session, batch, BatchStatus.FINALIZING, due_at=current_time(session))

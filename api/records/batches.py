@@ -37,6 +37,8 @@ class Batch(Work, Base):
     failed: Mapped[int] = mapped_column(Integer, default=0)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     completion_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    reasoning_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    """The part of `completion_tokens` that belongs to reasoning."""
     expires_at: Mapped[float] = mapped_column(UnixTime)
     in_progress_at: Mapped[float | None] = mapped_column(UnixTime)
     finalizing_at: Mapped[float | None] = mapped_column(UnixTime)

@@ -48,14 +48,14 @@ class InputTokensDetails(BaseModel):
 
 
 class OutputTokensDetails(BaseModel):
-    reasoning_tokens: Literal[0] = 0
+    reasoning_tokens: int
 
 
 class BatchUsage(BaseModel):
     input_tokens: int
     input_tokens_details: InputTokensDetails = InputTokensDetails()
     output_tokens: int
-    output_tokens_details: OutputTokensDetails = OutputTokensDetails()
+    output_tokens_details: OutputTokensDetails
     total_tokens: int
 
 
@@ -103,6 +103,7 @@ class BatchObject(BaseModel):
             usage=BatchUsage(
                 input_tokens=batch.prompt_tokens,
                 output_tokens=batch.completion_tokens,
+                output_tokens_details=OutputTokensDetails(reasoning_tokens=batch.reasoning_tokens),
                 total_tokens=batch.prompt_tokens + batch.completion_tokens,
             ),
             metadata=batch.pairs,

@@ -22,7 +22,7 @@ from api.records.batches import Batch
 from api.records.files import File
 from api.records.work_queue import StaleWork
 from tests.api.conftest import client_of
-from tests.api.sampler import Script, ends, sampler, says
+from tests.api.sampler import Script, ends, reasons, sampler, says
 from tests.factories import a_base_model
 
 SETTINGS = "embedded"
@@ -91,6 +91,15 @@ def test_answers_and_errors_go_to_two_files(client: TestClient, served: Context)
     with served.database.read() as session:
         assert not batch_items.has_unanswered(session, batch["id"])
         assert session.get(BatchItem, (batch["id"], 1)) is None, "the items end with their batch"
+
+
+def test_reasoning_is_counted_apart(client: TestClient, served: Context) -> None:
+    batch = create(client, line("a"), line("b"))
+    work(served, reasons("Hm.", "x"))
+    ended = retrieve(client, batch)
+    assert ended["usage"]["output_tokens_details"] == {"reasoning_tokens": 4}
+    message = rows_of(client, ended["output_file_id"])[0]["response"]["body"]["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("x", "Hm.")
 
 
 BROKEN = [
