@@ -60,6 +60,8 @@ class Context:
     away_judges: set[str] = field(default_factory=set)
     """Models that could not be reached in all attempts at a question, and have answered no question since. Each further
     question to them is attempted only once, so that a dead judge does not hold up a job for hours."""
+    judges_answered: dict[str, float] = field(default_factory=dict)
+    """{model: time of its latest answer to a grader's question}."""
     queue_board: Latest[Any] = field(default_factory=lambda: Latest(QUEUE_BOARD_S))
     """The latest reading of the queue, an api.services.waiting.Board."""
 

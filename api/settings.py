@@ -291,9 +291,10 @@ class Settings(BaseSettings):
     """Seconds between the first and the second attempt to get a judgement. The pause doubles with each attempt, up to
     30 times this value, and is at least as long as the judge requests in `retry-after`, up to a minute."""
     judge_wait_s: Seconds = 30 * 60
-    """Seconds for which a run of an eval, or a job, waits for a judge that is busy or unreachable in all attempts.
-    The time of a run starts anew when one of its items is graded. After this time, the items of a run end with an
-    error, and the answers of a job stay without a judgement."""
+    """Seconds for which a run of an eval, or a job, waits for a judge that is busy or unreachable in all attempts, or
+    that answers nothing. The time starts anew when the judge answers. After this time, the items of a run end with an
+    error, and the answers of a job stay without a judgement. For a question at which the judge fails or takes too long
+    while it answers others, this happens after a few more attempts."""
     max_project_judge_tokens: Annotated[int, Field(ge=0)] = 100_000_000
     """Tokens that judges may read and write for one project in a calendar month (UTC), unless `attune projects budget`
     sets another limit for the project. This server's models count as judges, too. A stored judgement that is used

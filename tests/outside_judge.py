@@ -92,6 +92,20 @@ def outside_judge(script: Script) -> Iterator[OutsideServer]:
         server.shutdown()
 
 
+def fails_at(bad: str, trouble: Said) -> Script:
+    """This trouble for each question with the text `bad`. The answers to other questions come after the first such
+    question."""
+    is_asked = threading.Event()
+
+    def script(number: int, body: dict[str, Any]) -> Said:
+        if bad in body["messages"][0]["content"]:
+            is_asked.set()
+            return trouble
+        return Said() if is_asked.wait(30) else Said(status=400)
+
+    return script
+
+
 def in_turn(*answers: Said) -> Script:
     """These answers one after the other; the last one for all later requests."""
     return lambda number, body: answers[min(number, len(answers) - 1)]

@@ -6,6 +6,7 @@ with limits. Models are asked by api.services.judges.
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +14,9 @@ from functools import partial
 from typing import Literal
 
 from api.background import attempts
-from api.background.attempts import Postponed
+from api.background.attempts import MAX_FAULTS, Postponed
 from api.context import Caller, Context
+from api.infra.outside_judges import Unanswered
 from api.infra.preview_process import PreviewFailed
 from api.records.eval_items import EvalItemClaim, Use
 from api.services import judges
@@ -30,13 +32,13 @@ from api.spec.graders.string_check import StringCheck
 from api.spec.graders.text_similarity import TextSimilarity
 
 
-class JudgeIsAway(Postponed):
-    """The run waits for a judge."""
+class NoJudgement(Postponed):
+    """A judge gave no judgement of the item. The run waits for the judge unless the item may be the cause (`fault`)."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(attempts.JUDGE_WAIT_S)
-        self.reason = reason
-        self.kept: JsonObject | None = None
+    def __init__(self, failure: Unanswered) -> None:
+        super().__init__(attempts.JUDGE_WAIT_S, fault=failure.doubtful)
+        self.reason, self.since = failure.message, failure.since
+        self.kept: JsonObject = {}
         """What the next attempt uses."""
 
 
@@ -53,6 +55,7 @@ class Outcome:
     sample: JsonObject | None = None
     """The question to a judge and the judge's answer; None for criteria without a judge."""
     uses: tuple[Use, ...] = ()
+    """The judge's tokens; empty for criteria without a judge and for a stored judgement."""
 
     def result(self) -> JsonObject:
         """Return the outcome as an entry of the output item's `results`."""
@@ -61,16 +64,16 @@ class Outcome:
 
 
 async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[Criterion], case: Case) -> list[Outcome]:
-    """Return an outcome for each criterion, in their order. Raise JudgeIsAway if the run has to wait
-    for a judge."""
+    """Return an outcome for each criterion, in their order. Raise NoJudgement if a judge is to be asked again later."""
     slow = [criterion for criterion in criteria if isinstance(criterion, Python | TextSimilarity)]
     judged = [_judged(context, claim, criterion, case) for criterion in criteria if isinstance(criterion, ModelGrader)]
     by_child, by_judges = await asyncio.gather(_graded_by_child(context, slow, case), asyncio.gather(*judged))
     outcomes = {outcome.name: outcome for outcome in by_child}
-    for outcome in by_judges:
-        if isinstance(outcome, JudgeIsAway):
-            raise outcome
-        outcomes[outcome.name] = outcome
+    if missing := [outcome for outcome in by_judges if isinstance(outcome, NoJudgement)]:
+        end = min(missing, key=lambda each: each.fault)  # the item is not blamed while another judge is away
+        end.since = min(each.since for each in missing)
+        raise end
+    outcomes |= {outcome.name: outcome for outcome in by_judges if isinstance(outcome, Outcome)}
     for criterion in criteria:
         if isinstance(criterion, StringCheck):
             given = grade(criterion, case.text, case.item, tools=case.tools)
@@ -80,26 +83,34 @@ async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[C
 
 async def _judged(
     context: Context, claim: EvalItemClaim, criterion: ScoreModelCriterion | LabelModel, case: Case
-) -> Outcome | JudgeIsAway:
-    """Return the outcome by a judge, or JudgeIsAway if the judge cannot be reached.
+) -> Outcome | NoJudgement:
+    """Return the outcome by a judge, or NoJudgement if the judge is to be asked again later.
 
-    JudgeIsAway is returned, not raised: an exception would end `gather` while other judges are still being asked.
+    NoJudgement is returned, not raised: an exception would end `gather` while other judges are still being asked.
     """
     caller = Caller(claim.work.project_id, claim.work.key_id, "write")
+    since = (claim.item.result or {}).get("since", math.inf)
     try:
-        given = await judges.judge(context, caller, criterion, case)
+        given = await judges.judge(context, caller, criterion, case, since=since)
+    except Unanswered as failure:
+        if _asks_again(context, claim, failure):
+            return NoJudgement(failure)
+        code = JudgeAway.code if failure.away else failure.flag
+        return _outcome(criterion, 0.0, code, [failure.message])
     except GradingError as error:
         return _outcome(criterion, 0.0, error.flag, [error.message])
-    except JudgeAway as error:
-        since = claim.work.waits_since
-        if since is None or time.time() - since < context.settings.judge_wait_s:
-            return JudgeIsAway(error.message)
-        return _outcome(criterion, 0.0, error.code, [error.message])
     answer = {"role": "assistant", "content": given.text}
     shown = {"input": [*given.messages], "output": [answer], "model": given.model, "label": given.label}
     used = given.prompt_tokens + given.completion_tokens  # 0 for a stored judgement
     uses = (Use(given.model, given.prompt_tokens, given.completion_tokens),) if used else ()
     return replace(_outcome(criterion, given.reward, None, ()), sample=shown, uses=uses)
+
+
+def _asks_again(context: Context, claim: EvalItemClaim, failure: Unanswered) -> bool:
+    if failure.doubtful:
+        return claim.item.faults + 1 < MAX_FAULTS
+    waits_since = claim.work.waits_since
+    return failure.away and (waits_since is None or time.time() - waits_since < context.settings.judge_wait_s)
 
 
 async def _graded_by_child(context: Context, criteria: Sequence[Criterion], case: Case) -> list[Outcome]:

@@ -1,6 +1,7 @@
 """The result of one item of a run: its answer, which is sampled or given in the row, and the grades."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -10,9 +11,10 @@ from pydantic import TypeAdapter
 from api.background.completion import CHAT, complete, validated
 from api.context import Caller, Context
 from api.errors import ServiceError
-from api.eval_worker.grading import JudgeIsAway, Outcome, grades_of
+from api.eval_worker.grading import NoJudgement, Outcome, grades_of
 from api.records.eval_items import EvalItemClaim, Graded, Use
 from api.records.evals import Eval
+from api.services.judges import JudgeAway
 from api.spec.evals.criteria import Criterion
 from api.spec.evals.run_source import CompletionsSource, EvalRow, RunSource
 from api.spec.evals.status import ItemStatus
@@ -71,8 +73,8 @@ async def grade_item(context: Context, claim: EvalItemClaim) -> Graded:
     source = SOURCE.validate_python(claim.work.data_source | {"source": NO_ROWS})
     row = EvalRow.model_validate_json(claim.item.row)
     if isinstance(source, CompletionsSource):
-        kept = claim.item.result
-        answer = await _sampled(context, claim, source, row) if kept is None else Answer(**kept["answer"])
+        kept = (claim.item.result or {}).get("answer")
+        answer = await _sampled(context, claim, source, row) if kept is None else Answer(**kept)
         uses = [Use(answer.model, answer.prompt_tokens, answer.completion_tokens)]
     else:
         answer, uses = Answer(row.answer or "", row.tools), []
@@ -80,14 +82,18 @@ async def grade_item(context: Context, claim: EvalItemClaim) -> Graded:
         return Graded(ItemStatus.ERRORED, _all_errored(claim), {"results": [], "sample": answer.sample()})
     try:
         outcomes = await grades_of(context, claim, criteria, Case(answer.text, row.item, answer.tools))
-    except JudgeIsAway as postponed:
-        postponed.kept = {"answer": asdict(answer)} if isinstance(source, CompletionsSource) else None
+    except NoJudgement as postponed:
+        if isinstance(source, CompletionsSource):
+            postponed.kept["answer"] = asdict(answer)
+        if postponed.since < math.inf:
+            postponed.kept["since"] = postponed.since
         raise
     return Graded(
         status_of(outcomes),
         {outcome.name: outcome.kind for outcome in outcomes},
         {"results": [outcome.result() for outcome in outcomes], "sample": answer.sample()},
         (*uses, *(use for outcome in outcomes for use in outcome.uses)),
+        judges_answered=_judges_answered(outcomes),
     )
 
 
@@ -96,6 +102,11 @@ def status_of(outcomes: Sequence[Outcome]) -> ItemStatus:
     if "errored" in kinds:
         return ItemStatus.ERRORED
     return ItemStatus.FAILED if "failed" in kinds else ItemStatus.PASSED
+
+
+def _judges_answered(outcomes: Sequence[Outcome]) -> bool:
+    away = any(outcome.error is not None and outcome.error["code"] == JudgeAway.code for outcome in outcomes)
+    return not away and any(outcome.uses for outcome in outcomes)
 
 
 def _criteria(context: Context, eval_id: str) -> list[JsonObject]:

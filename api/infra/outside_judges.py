@@ -5,6 +5,7 @@ import asyncio
 import math
 import ssl
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import cached_property
 
 import httpx
@@ -22,18 +23,43 @@ TOKEN_CHARS = 4
 """Number of characters that count as one token, if the server reports no numbers of tokens."""
 RETRIED = frozenset({408, 409, 425, 429})
 """Statuses below 500 after which the same request may succeed later."""
+AWAY = frozenset({429, 502, 503})
+"""Statuses of a server that can answer no question at the moment. Status 504 is a time-out, so it is not among them."""
 FORMAT_REFUSED = frozenset({400, 422, 501})
 """Statuses with which a server may refuse a request because it does not know `response_format`."""
+
+
+class Cause(Enum):
+    """The cause of a missing judgement."""
+
+    QUESTION = auto()
+    """The judge answers, but not with a judgement of this question."""
+    JUDGE = auto()
+    """The judge is away: it cannot be reached or is too busy, so it cannot answer other questions either."""
+    EITHER = auto()
+    """The judge failed, or took too long. It may be away, or this question may be too much for it."""
+    CRASH = auto()
+    """The judge's process died before its answer was complete. This question may have killed it."""
 
 
 class Unanswered(GradingError):
     """The judge gave no usable answer."""
 
-    def __init__(self, error: GradingError, *, retry: bool, away: bool = False, wait_s: float = 0.0) -> None:
-        """`retry`: another attempt may succeed. `away`: the judge cannot be reached or is too busy, so it cannot answer
-        other questions either. `wait_s`: the time that the judge asks to wait."""
+    def __init__(self, error: GradingError, *, retry: bool, cause: Cause = Cause.QUESTION, wait_s: float = 0.0) -> None:
+        """`retry`: another attempt may succeed. `wait_s`: the time that the judge asks to wait."""
         super().__init__(error.flag, error.message)
-        self.retry, self.away, self.wait_s = retry, away, wait_s
+        self.retry, self.cause, self.wait_s = retry, cause, wait_s
+        self.since = math.inf
+        """Time at which the first request that was `doubtful` was sent; infinity if none was."""
+
+    @property
+    def away(self) -> bool:
+        return self.cause is Cause.JUDGE
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether this question may be the cause."""
+        return self.cause in {Cause.EITHER, Cause.CRASH}
 
 
 @dataclass(frozen=True)
@@ -115,9 +141,10 @@ class OutsideJudges:
             ):
                 return _Response(sent.status_code, sent.headers.get("retry-after", ""), await _read(sent))
         except (TimeoutError, httpx.TimeoutException):
-            raise _away(f"{name} did not answer within {self._timeout_s:g} s") from None
+            raise _failed(f"{name} did not answer within {self._timeout_s:g} s", Cause.EITHER) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _away(f"{name} could not be reached ({type(error).__name__})") from None
+            cause = Cause.JUDGE if isinstance(error, httpx.ConnectError | httpx.InvalidURL) else Cause.EITHER
+            raise _failed(f"{name} could not be reached ({type(error).__name__})", cause) from None
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -163,7 +190,9 @@ def _reply(name: str, response: _Response) -> Reply:
         problem = f"{name} answered with status {status}"
         if not retry:
             problem += ": the operator has to check the judge's address, key and model"
-        raise Unanswered(_server_error(problem), retry=retry, away=retry, wait_s=_seconds(response.retry_after))
+            raise Unanswered(_server_error(problem), retry=False)
+        cause = Cause.JUDGE if status in AWAY else Cause.EITHER
+        raise _failed(problem, cause, _seconds(response.retry_after))
     try:
         completion = msgspec.json.decode(response.content, type=_Completion)
         message = completion.choices[0].message
@@ -191,8 +220,8 @@ def _seconds(retry_after: str) -> float:
     return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(wait_s) else 0.0
 
 
-def _away(message: str) -> Unanswered:
-    return Unanswered(_server_error(message), retry=True, away=True)
+def _failed(message: str, cause: Cause, wait_s: float = 0.0) -> Unanswered:
+    return Unanswered(_server_error(message), retry=True, cause=cause, wait_s=wait_s)
 
 
 def _server_error(message: str) -> GradingError:

@@ -26,7 +26,8 @@ class EvalItem(Item, Base):
     """An api.spec.evals.status.ItemStatus; None while the item has no result."""
     result: Mapped[JsonObject | None]
     """The fields "results" and "sample" of the output item that the API returns. While the item waits for a judge,
-    {"answer"}: the model's answer, so that it is sampled only once."""
+    {"answer", "since"}, each only if there is one: the model's answer, so that it is sampled only once, and the time
+    since which a judge fails at this item or takes too long."""
     finished_at: Mapped[float | None] = mapped_column(UnixTime)
 
     @property
@@ -48,6 +49,8 @@ class _ByLine(Listing):
 LISTING = _ByLine(EvalItem.work_id, EvalItem.work_id, (EvalItem.line,))
 EvalItemClaim = ItemClaim[EvalRun, EvalItem]
 QUEUE = WorkQueue("evaluate", "whole_eval_run", EvalRun, EvalItem, RunStatus.IN_PROGRESS)
+AFTER_OTHERS = 1.05
+"""Multiple of the other items' wait after which an item that found a judge away is due."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Graded:
     """{name of a criterion: passed, failed or errored}."""
     result: JsonObject
     uses: tuple[Use, ...] = ()
+    judges_answered: bool = False
+    """Whether judges were asked, and none was away."""
 
 
 def _prefix(run_id: str) -> str:
@@ -91,8 +96,8 @@ def finish(session: Session, claim: EvalItemClaim, graded: Graded) -> bool:
     run = QUEUE.lock_for_result(session, claim, **values)
     if run is None:
         return False
-    if graded.status != ItemStatus.ERRORED:
-        run.error = None  # its judges answer
+    if graded.judges_answered:
+        run.error = None  # the run waits no longer
     run.passed += graded.status == ItemStatus.PASSED
     run.failed += graded.status == ItemStatus.FAILED
     run.errored += graded.status == ItemStatus.ERRORED
@@ -112,14 +117,15 @@ def finish(session: Session, claim: EvalItemClaim, graded: Graded) -> bool:
     return True
 
 
-def wait_for_judge(session: Session, claim: EvalItemClaim, wait_s: float, reason: str, kept: JsonObject | None) -> None:
-    """Give up the claim, and let all items of the run wait, because each of them needs the same judges.
+def wait_for_judge(session: Session, claim: EvalItemClaim, wait_s: float, reason: str, kept: JsonObject) -> None:
+    """Give up the claim, and let all items of the run wait, because each of them needs the same judges. This item is
+    due after the others: if its judge answers those, this item is the cause.
 
     The run's `error` has the reason and the beginning of the wait. `kept`: what the next attempt uses. Raise StaleWork
     if the run was deleted.
     """
     run = QUEUE.lock(session, claim.work.id)
-    QUEUE.release(session, claim, wait_s, result=kept)
+    QUEUE.release(session, claim, wait_s * AFTER_OTHERS, result=kept)
     QUEUE.postpone(session, run.id, wait_s)
     if run.status == RunStatus.IN_PROGRESS:
         since = run.waits_since or current_time(session)

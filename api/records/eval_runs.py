@@ -53,7 +53,7 @@ class EvalRun(Work, Base):
 
     @property
     def waits_since(self) -> float | None:
-        """Time since which a run in progress waits for a judge, without having graded an item."""
+        """Time since which a run in progress waits for a judge, while no judge has answered."""
         return (self.error or {}).get("since")
 
 

@@ -4,10 +4,15 @@ operator has configured.
 The judgement of a question is stored, so that the same question of a project is asked only once. A judge is asked
 again, with growing pauses, if it is busy, cannot be reached, does not answer, or answers with something other than a
 judgement. After the last attempt, the question has no judgement, and the error gives the reason.
+
+A judge that fails or takes too long may be away, or this one question may be too much for it. It counts as away unless
+it has answered another question since the first such attempt at this one was sent.
 """
 
 import asyncio
+import math
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -18,13 +23,13 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
-from api.infra.outside_judges import Reply, Unanswered
+from api.infra.outside_judges import Cause, Reply, Unanswered
 from api.records import base_models, judgements, usage
 from api.records.database import is_outage
 from api.records.usage import Account
 from api.services import budgets, lineage
 from api.services.lineage import NO_PENDING, Pending
-from api.services.sampling import Busy, SamplerFailed, sample
+from api.services.sampling import Busy, SamplerFailed, SamplerLost, TooSlow, sample
 from api.spec import catalog
 from api.spec.graders import Case, GraderBase, GradingError, NamedModel, Question, Verdict
 from api.spec.graders.base import content_hash
@@ -117,15 +122,13 @@ def _require_output(named: NamedModel, output: str, param: str) -> None:
         )
 
 
-async def judge(context: Context, caller: Caller, grader: ModelGrader, case: Case) -> Judgement:
-    """Return the grade of an answer. Raise GradingError, or JudgeAway if the same question may succeed later."""
+async def judge(
+    context: Context, caller: Caller, grader: ModelGrader, case: Case, *, since: float = math.inf
+) -> Judgement:
+    """Return the grade of an answer. Raise GradingError; its subclass Unanswered, as `verdict_on` does, if the model
+    gives no judgement."""
     question = grader.question(case)
-    try:
-        verdict = await verdict_on(context, caller, question)
-    except Unanswered as failure:
-        if failure.away:
-            raise JudgeAway(failure.message) from None
-        raise
+    verdict = await verdict_on(context, caller, question, since=since)
     reward = grader.reward(case, {}, {question.key: verdict})
     return Judgement(
         reward,
@@ -146,18 +149,29 @@ async def ask(context: Context, caller: Caller, question: Question) -> Verdict:
         return Verdict.of(error)
 
 
-async def verdict_on(context: Context, caller: Caller, question: Question) -> Verdict:
-    """Return the verdict on the question, after several attempts if needed. Raise Unanswered after the last attempt."""
-    settings, attempt = context.settings, 0
+async def verdict_on(context: Context, caller: Caller, question: Question, *, since: float = math.inf) -> Verdict:
+    """Return the verdict on the question, after several attempts if needed. Raise Unanswered after the last attempt: it
+    is `doubtful` if this question may be the cause, because the judge answers others, or died.
+
+    `since`: that of the last Unanswered, for a question that is asked again after one. The judge then gets one attempt,
+    unless it answers with something else than a judgement.
+    """
+    settings, attempt, again = context.settings, 0, since < math.inf
     while True:
         attempt += 1
         try:
             return await _attempt(context, caller, question)
         except Unanswered as failure:
             log.info("judge_unanswered", model=question.model, attempt=attempt, reason=failure.message)
-            if not failure.away:
+            failure.since = since = min(since, failure.since)
+            answers = context.judges_answered.get(question.model, 0.0) >= since
+            if failure.cause is Cause.EITHER and (not answers or question.model in context.away_judges):
+                failure.cause = Cause.JUDGE
+            if failure.cause is Cause.QUESTION:
                 context.away_judges.discard(question.model)
-            tries = 1 if question.model in context.away_judges else settings.judge_tries
+            once = failure.cause is not Cause.QUESTION and (again or question.model in context.away_judges)
+            # A question that may have killed a sampler is not sent to the next one at once.
+            tries = 1 if once or failure.cause is Cause.CRASH else settings.judge_tries
             if not failure.retry or attempt >= tries:
                 if failure.away:
                     context.away_judges.add(question.model)
@@ -177,13 +191,14 @@ async def _attempt(context: Context, caller: Caller, question: Question) -> Verd
         async with context.judgements.turn(caller.project_id):
             reply = await _reply(context, caller, question)
         context.away_judges.discard(question.model)
+        context.judges_answered[question.model] = time.time()
         await run_sync(_charge, context, caller, question, reply)
         value = _parsed(question, reply.text)
         await run_sync(_keep, context, caller, digest, reply)
     except SQLAlchemyError as error:
         if not is_outage(error):
             raise
-        raise _unanswered("the database could not be reached", retry=True, away=True) from None
+        raise _unanswered("the database could not be reached", retry=True, cause=Cause.JUDGE) from None
     return Verdict(value, **asdict(reply))
 
 
@@ -212,9 +227,15 @@ def _kept(context: Context, caller: Caller, question: Question, digest: str) -> 
 
 
 async def _reply(context: Context, caller: Caller, question: Question) -> Reply:
-    if context.outside_judges.identity(question.model) is not None:
-        return await context.outside_judges.ask(question)
-    return await _sampled(context, caller, question)
+    asked_at = time.time()
+    try:
+        if context.outside_judges.identity(question.model) is not None:
+            return await context.outside_judges.ask(question)
+        return await _sampled(context, caller, question)
+    except Unanswered as failure:
+        if failure.doubtful:
+            failure.since = asked_at
+        raise
 
 
 async def _sampled(context: Context, caller: Caller, question: Question) -> Reply:
@@ -233,19 +254,23 @@ async def _sampled(context: Context, caller: Caller, question: Question) -> Repl
             "response_format": response_format(question, short=True),
         }
     )
-    text, completion_tokens = "", 0
+    text, completion_tokens, started = "", 0, False
     try:
         async with sample(context, caller, name, request, answer_id=new_id("judge-"), background=True) as answer:
+            started = True
             async for report in answer.reports:
                 if report["type"] == "text":
                     text += report["text"]
                 elif report["type"] == "finished":
                     completion_tokens += report["tokens"]
             return Reply(text, name, answer.prompt_tokens, completion_tokens)
-    except (Unavailable, Busy, SamplerFailed) as error:
-        failed = isinstance(error, SamplerFailed)  # its message has the request's id, so no two would be equal
-        why = "the sampler failed" if failed else error.message
-        raise _unanswered(f"{name} could not be asked: {why}", retry=True, away=not failed) from None
+    except SamplerFailed:  # its message has the request's id, so no two would be equal
+        raise _unanswered(f"{name} could not be asked: the sampler failed", retry=True) from None
+    except (Unavailable, Busy) as error:
+        cause = Cause.CRASH if isinstance(error, SamplerLost) else Cause.JUDGE
+        if isinstance(error, TooSlow) and started:
+            cause = Cause.EITHER
+        raise _unanswered(f"{name} could not be asked: {error.message}", retry=True, cause=cause) from None
     except ServiceError as error:
         raise _unanswered(f"{name} cannot be asked: {error.message}", retry=False) from None
 
@@ -272,5 +297,5 @@ def _keep(context: Context, caller: Caller, digest: str, reply: Reply) -> None:
         judgements.add(session, caller.project_id, digest, **asdict(reply))
 
 
-def _unanswered(message: str, *, retry: bool, away: bool = False) -> Unanswered:
-    return Unanswered(GradingError("model_grader_server_error", message), retry=retry, away=away)
+def _unanswered(message: str, *, retry: bool, cause: Cause = Cause.QUESTION) -> Unanswered:
+    return Unanswered(GradingError("model_grader_server_error", message), retry=retry, cause=cause)

@@ -2,10 +2,12 @@
 (docs/internals/wall.md).
 
 It asks in a thread of its own, so that the trainer's other reports, pauses and lost leases are handled meanwhile,
-however long a model takes. The job waits for a model that is "away": that cannot be reached or is too busy.
+however long a model takes. The job waits for a model that is "away": that cannot be reached, is too busy, or answers
+nothing. A question at which a model fails, or takes too long, while it answers others, is soon given up.
 """
 
 import asyncio
+import math
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -18,7 +20,7 @@ from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Caller
-from api.infra.outside_judges import Unanswered
+from api.infra.outside_judges import Cause, Unanswered
 from api.records import events, jobs
 from api.records.jobs import StaleFence
 from api.records.usage import UNKNOWN_KEY
@@ -30,9 +32,12 @@ from worker.supervisor.child import Child
 log = structlog.get_logger(__name__)
 
 AWAY_WAIT_S = 30.0
-"""Seconds between two attempts to ask a model that is away."""
+"""Seconds between two rounds of attempts at a question that a model does not answer."""
+MAX_DOUBTS = 3
+"""Number of rounds in which the question itself may be the cause (Unanswered.doubtful). After the last one, it stays
+without a judgement."""
 CHECK_S = 0.5
-"""While the job waits for such a model, seconds between two checks for a pause or a shutdown."""
+"""While the job waits for a model, seconds between two checks for a pause or a shutdown."""
 
 
 class JudgeDesk:
@@ -80,18 +85,25 @@ class JudgeDesk:
     async def _verdict(self, question: Question) -> Verdict:
         if question.model not in self._models:  # a trainer is not trusted with models that its job does not name
             return Verdict(message="the grader does not name this model")
+        since, doubts = math.inf, 0
         while True:
-            away = False
             try:
-                verdict = await judges.verdict_on(self._context, self._caller, question)
+                verdict = await judges.verdict_on(self._context, self._caller, question, since=since)
+                break
             except GradingError as error:
-                verdict, away = Verdict.of(error), isinstance(error, Unanswered) and error.away
-            if not away:
-                if self._away_since.pop(question.model, None) is not None:
-                    await run_sync(self._add_event, f"The judge {question.model} answers again.", "info")
-                return verdict
-            if not await self._may_wait(question.model, verdict.message):
-                return verdict
+                verdict = Verdict.of(error)
+                if not isinstance(error, Unanswered) or error.cause is Cause.QUESTION:
+                    break
+                since, doubts = error.since, doubts + error.doubtful
+                if error.doubtful:
+                    waited = doubts < MAX_DOUBTS and await self._wait_until(time.monotonic() + AWAY_WAIT_S)
+                else:
+                    waited = await self._may_wait(question.model, error.message)
+                if not waited:
+                    return verdict
+        if self._away_since.pop(question.model, None) is not None:
+            await run_sync(self._add_event, f"The judge {question.model} answers again.", "info")
+        return verdict
 
     async def _may_wait(self, model: str, reason: str) -> bool:
         """Wait for a model that is away. Return whether it may be asked again: not after `judge_wait_s`, and not if the
@@ -100,10 +112,13 @@ class JudgeDesk:
             self._away_since[model] = time.monotonic()
             await run_sync(self._add_event, f"The job waits for a judge: {reason}.", "warn")
         deadline = self._away_since[model] + self._context.settings.judge_wait_s
-        again_at = min(deadline, time.monotonic() + AWAY_WAIT_S)
-        while not self._stops and (left_s := again_at - time.monotonic()) > 0:
+        return await self._wait_until(min(deadline, time.monotonic() + AWAY_WAIT_S)) and time.monotonic() < deadline
+
+    async def _wait_until(self, moment: float) -> bool:
+        """Wait until this time of the monotonic clock. Return False, at once, if the job is to pause or to stop."""
+        while not self._stops and (left_s := moment - time.monotonic()) > 0:
             await asyncio.sleep(min(left_s, CHECK_S))
-        return not self._stops and time.monotonic() < deadline
+        return not self._stops
 
     @property
     def _stops(self) -> bool:

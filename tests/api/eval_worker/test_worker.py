@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from api.background import attempts
 from api.context import Context
@@ -22,7 +22,7 @@ from api.spec.evals.status import ItemStatus
 from tests.api.conftest import client_of
 from tests.api.sampler import Script, ends, reasons, sampler, says, text
 from tests.factories import a_base_model
-from tests.outside_judge import Said, outside_judge
+from tests.outside_judge import Said, fails_at, in_turn, outside_judge
 
 SETTINGS = "embedded"
 
@@ -428,6 +428,83 @@ def test_a_judge_that_stays_away_for_too_long_is_the_error_of_its_items(
         context.database.dispose()
     assert {item["results"][0]["error"]["code"] for item in items_of(client, run)} == {"judge_unavailable"}
     assert client.get(run).json()["status"] == "completed"
+
+
+def pass_time(served: Context, seconds: float = 100) -> None:
+    with served.database.write() as session:
+        due = update(EvalItem).where(EvalItem.due_at.is_not(None))
+        session.execute(due.values(due_at=EvalItem.due_at - seconds))
+
+
+@pytest.mark.parametrize("trouble", [Said(status=500, after_s=0.3), Said(after_s=0.8)])
+def test_an_item_that_its_judge_cannot_answer_does_not_hold_up_the_run(
+    client: TestClient, served: Context, trouble: Said
+) -> None:
+    with outside_judge(fails_at("Rate bad", trouble)) as server:
+        context = judged_by(served, server.settings, judge_timeout_s=0.5)
+        run = a_run(client, an_eval(client, SCORED | {"pass_threshold": 1}), row("", "a"), row("", "bad"), row("", "b"))
+        work(context)
+        graded = client.get(run).json()
+        for _ in range(2):
+            pass_time(context)
+            work(context)
+        context.database.dispose()
+    assert (graded["status"], graded["result_counts"]["passed"]) == ("in_progress", 2)
+    assert graded["error"] == {"code": "", "message": ""}, "the run does not wait"
+    assert client.get(run).json()["status"] == "completed"
+    assert [item["status"] for item in items_of(client, run)] == ["pass", "error", "pass"]
+    assert items_of(client, run)[1]["results"][0]["error"]["code"] == "model_grader_server_error"
+    assert len(server.asked) == 2 + 3
+
+
+def test_a_run_that_waits_asks_other_items_before_the_one_that_was_not_answered(
+    client: TestClient, served: Context
+) -> None:
+    with outside_judge(fails_at("Rate bad", Said(status=500))) as server:
+        context = judged_by(served, server.settings, eval_items=1)
+        criterion = SCORED | {"pass_threshold": 1}
+        run = a_run(client, an_eval(client, criterion), row("", "bad"), row("", "a"), row("", "b"))
+        work(context)
+        waiting = client.get(run).json()
+        for _ in range(3):
+            pass_time(context)
+            work(context)
+        context.database.dispose()
+    assert waiting["error"]["code"] == "judge_unavailable"
+    asked = [body["messages"][0]["content"].split()[1] for body in server.asked]
+    assert asked == ["bad", "a", "b", "bad", "bad", "bad"]
+    assert [item["status"] for item in items_of(client, run)] == ["error", "pass", "pass"]
+
+
+def test_a_judge_that_dies_of_an_item_is_asked_three_times(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "JUDGE_WAIT_S", 0.0)
+    run = a_run(client, an_eval(client, SCORED | {"model": "tiny"}), row("", "a"))
+    assert work(served, ends(type="lost")) == 3
+    (item,) = items_of(client, run)
+    assert "The sampler stopped before" in item["results"][0]["error"]["message"]
+
+
+def test_a_run_waits_no_longer_if_the_judge_answers_but_another_criterion_errs(
+    client: TestClient, served: Context
+) -> None:
+    errs = EQUAL | {"input": "{{ sample.output_tools[0].function.name }}"}
+    answers = [Said(status=503), Said(8.0), Said(status=503), Said(8.0)]
+    waits_since = []
+    with outside_judge(in_turn(*answers)) as server:
+        context = judged_by(served, server.settings, eval_items=1)
+        run = a_run(client, an_eval(client, SCORED, errs), row("", "a"), row("", "b"))
+        for _ in range(2):
+            pass_time(context)
+            work(context)
+            with context.database.read() as session:
+                waits_since.append(session.scalars(select(EvalRun)).one().waits_since or 0.0)
+        pass_time(context)
+        work(context)
+        context.database.dispose()
+    assert 0 < waits_since[0] < waits_since[1]
+    assert client.get(run).json()["result_counts"]["errored"] == 2
 
 
 def test_calls_of_functions_are_graded(client: TestClient, served: Context) -> None:

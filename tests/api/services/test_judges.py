@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,9 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from api.context import Caller, Context
+from api.infra.outside_judges import Cause, Unanswered
 from api.records.usage import Usage
 from api.services import judges, quotas
-from api.services.judges import JudgeAway
 from api.settings import JudgeServer, Settings
 from api.spec.graders import Case, GradingError, Question, Verdict
 from api.spec.graders.base import Sampling
@@ -130,8 +131,41 @@ def test_a_judge_that_cannot_be_reached_is_away(settings: Settings) -> None:
     verdict = asyncio.run(judges.ask(context, a_caller(context.database), QUESTION))
     assert verdict.message == "strict could not be reached (ConnectError)"
     grader = ScoreModel.model_validate({"type": "score_model", "name": "s", "model": "strict", "input": INPUT})
-    with pytest.raises(JudgeAway, match="could not be reached"):
+    with pytest.raises(Unanswered, match="could not be reached") as raised:
         asyncio.run(judges.judge(context, a_caller(context.database), grader, Case("x", {})))
+    assert raised.value.away
+
+
+@pytest.mark.parametrize(
+    ("trouble", "cause"),
+    [
+        (Said(status=429), Cause.JUDGE),
+        (Said(status=502), Cause.JUDGE),
+        (Said(status=503), Cause.JUDGE),
+        (Said(status=500), Cause.EITHER),
+        (Said(status=504), Cause.EITHER),
+        (Said(status=529), Cause.EITHER),
+        (Said(after_s=0.4), Cause.EITHER),
+        (WRONG, Cause.QUESTION),
+        (Said(status=401), Cause.QUESTION),
+    ],
+)
+def test_a_judge_that_fails_at_one_question_is_away_unless_it_answers_another(
+    settings: Settings, trouble: Said, cause: Cause
+) -> None:
+    with outside_judge(in_turn(trouble, Said(0.5), trouble)) as server:
+        context = opened(settings, **server.settings, judge_tries=1)
+        caller = a_caller(context.database)
+
+        def failure_since(since: float) -> Unanswered:
+            with pytest.raises(Unanswered) as raised:
+                asyncio.run(judges.verdict_on(context, caller, QUESTION, since=since))
+            return raised.value
+
+        first = failure_since(math.inf)
+        assert first.cause is (Cause.JUDGE if cause is Cause.EITHER else cause)
+        assert asyncio.run(judges.ask(context, caller, replace(QUESTION, range=(0, 2)))).value == 0.5
+        assert failure_since(first.since).cause is cause
 
 
 def test_a_server_that_knows_no_formats_is_asked_without_one(settings: Settings) -> None:

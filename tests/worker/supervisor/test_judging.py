@@ -15,9 +15,10 @@ from api.records import events
 from api.services import jobs as job_service
 from api.spec.graders import Question
 from api.spec.lifecycle import JobStatus
+from tests.api.sampler import sampler
 from tests.conftest import EMBEDDED
-from tests.factories import a_caller, a_job, the_job
-from tests.outside_judge import Said, in_turn, outside_judge
+from tests.factories import a_base_model, a_caller, a_job, the_job
+from tests.outside_judge import Said, fails_at, in_turn, outside_judge
 from tests.worker.supervisor.conftest import OpenWorkshop
 from worker.shared.judgements import Interrupted, Judgements
 from worker.shared.pipe import Pipe
@@ -108,18 +109,30 @@ class Desk:
             job=job,
             claim=SimpleNamespace(fence=job.fence),
             beat=SimpleNamespace(pause=self.pause),
-            recipe=SimpleNamespace(method=SimpleNamespace(named_models=[SimpleNamespace(model="strict")])),
+            recipe=SimpleNamespace(
+                method=SimpleNamespace(named_models=[SimpleNamespace(model=name) for name in ("strict", "tiny")])
+            ),
         )
         self.trainer: Any = SimpleNamespace(command=lambda **command: self.verdicts.put(command["verdict"]))
+
+    def verdicts_on(self, *texts: str, model: str = "strict") -> list[dict[str, Any]]:
+        """Ask all questions at once. Return the verdicts in the order in which they arrive."""
+        with JudgeDesk(self.attempt, self.trainer) as asked:
+            for text in texts:
+                asked.ask(Question(model, [{"role": "user", "content": text}]))
+            return [self.verdicts.get(timeout=30) for _ in texts]
 
     def told(self) -> list[str]:
         with self.context.database.read() as session:
             return [event.message for event in events.page(session, self.job_id, after=None, limit=9).data]
 
 
-def test_a_job_waits_for_a_judge_that_is_away(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_job_waits_for_a_judge_that_answers_nothing(
+    context: Context, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(judging, "AWAY_WAIT_S", 0.02)
-    with outside_judge(in_turn(Said(status=503), Said(status=503), Said(0.5))) as server:
+    with outside_judge(in_turn(*[Said(status=status)] * 5, Said(0.5))) as server:
         settings = context.settings.model_copy(update={"judge_tries": 1, **server.settings})
         desk = Desk(Context.open(settings))
         with JudgeDesk(desk.attempt, desk.trainer) as asked:
@@ -127,8 +140,35 @@ def test_a_job_waits_for_a_judge_that_is_away(context: Context, monkeypatch: pyt
             assert desk.verdicts.get(timeout=30)["value"] == 0.5
     assert desk.told()[:2] == [
         "The judge strict answers again.",
-        "The job waits for a judge: strict answered with status 503.",
+        f"The job waits for a judge: strict answered with status {status}.",
     ]
+
+
+@pytest.mark.parametrize("trouble", [Said(status=500, after_s=0.3), Said(after_s=0.8)])
+def test_a_job_does_not_wait_for_one_question_if_the_judge_answers_the_others(
+    context: Context, trouble: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "AWAY_WAIT_S", 0.02)
+    with outside_judge(fails_at("bad", trouble)) as server:
+        given = {"judge_tries": 2, "judge_retry_s": 0.01, "judge_timeout_s": 0.5, **server.settings}
+        desk = Desk(Context.open(context.settings.model_copy(update=given)))
+        *good, bad = desk.verdicts_on("a", "bad", "b", "c")
+    assert [verdict["value"] for verdict in good] == [1.0] * 3
+    assert (bad["value"], bad["message"][:10]) == (None, "strict ans" if trouble.status == 500 else "strict did")
+    assert len([body for body in server.asked if body["messages"][0]["content"].startswith("bad")]) == 2 + 1 + 1
+    assert not [message for message in desk.told() if "judge" in message]
+
+
+def test_a_question_that_kills_its_sampler_is_asked_three_times(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "AWAY_WAIT_S", 0.02)
+    desk = Desk(Context.open(context.settings))
+    a_base_model(context.database)
+    with sampler(context.settings, lambda request: [{"type": "lost"}]) as requests:
+        (verdict,) = desk.verdicts_on("bad", model="tiny")
+    assert (verdict["value"], len(requests)) == (None, 3)
+    assert verdict["message"].startswith("tiny could not be asked: The sampler stopped before")
 
 
 def test_the_wait_for_a_judge_ends(context: Context) -> None:
