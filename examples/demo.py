@@ -8,6 +8,7 @@ downloaded adapter, loaded in plain peft, gives the same log-probs as the traine
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,8 +77,7 @@ def main() -> int:
             show_page(credentials["base_url"], job.id, data_dir)
             wait_for_interrupt()
         else:
-            page = f"http://127.0.0.1:8000/jobs/{job.id}"
-            console.print(f"See the job in a browser: attune up --data-dir {data_dir}, then {page}", soft_wrap=True)
+            show_page_later(job.id, data_dir)
     return 0 if passed else 1
 
 
@@ -177,9 +177,20 @@ def show_page(base_url: str, job_id: str, data_dir: Path) -> None:
     """Print the address of the page that shows the job."""
     address = f"{base_url.removesuffix('/v1')}/jobs/{job_id}"
     console.print(f"\nSee the job in a browser: {address}", soft_wrap=True)
-    console.print(
-        f"Sign in with the API key in {data_dir / 'credentials.json'}. Ctrl-C stops the service.", soft_wrap=True
-    )
+    print_sign_in(data_dir)
+    console.print("Ctrl-C stops the service.")
+
+
+def show_page_later(job_id: str, data_dir: Path) -> None:
+    """Print the command that starts the service again, and the path of the page that shows the job."""
+    attune = "attune" if shutil.which("attune") else Path(sys.executable).with_name("attune")
+    console.print(f"Start the service again: {attune} up --data-dir {data_dir}", soft_wrap=True)
+    console.print(f"See the job in a browser: open /jobs/{job_id} at the address that it prints.", soft_wrap=True)
+    print_sign_in(data_dir)
+
+
+def print_sign_in(data_dir: Path) -> None:
+    console.print(f"Sign in with the api_key in {data_dir / 'credentials.json'}.", soft_wrap=True)
 
 
 def wait_for_interrupt() -> None:
