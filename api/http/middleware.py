@@ -113,7 +113,7 @@ class RequestId:
             except Exception as error:
                 if started:
                     raise  # the server closes the connection, which shows the client that the response is incomplete
-                failure = _as_service_error(error, scope)
+                failure = _as_service_error(error, scope, request_id)
                 status = failure.status
                 await send_error(send, failure, request_id)
             finally:
@@ -126,7 +126,7 @@ def _without_keys(scope: Scope) -> str:
     return API_KEY.sub("sk-…", scope["path"])
 
 
-def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
+def _as_service_error(error: Exception, scope: Scope, request_id: str) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, SQLAlchemyError) and is_full(error):
@@ -140,7 +140,8 @@ def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
             "The request contains a NUL character, which cannot be stored: remove it", code="invalid_value"
         )
     log.error("request_failed", method=scope["method"], path=_without_keys(scope), exc_info=error)
-    return ServiceError("The server had an error while processing your request", code="internal_error")
+    message = f"The server failed to process the request: report {request_id}, under which its log has the details"
+    return ServiceError(message, code="internal_error")
 
 
 class LimitBody:

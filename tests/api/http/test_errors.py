@@ -152,6 +152,7 @@ def test_an_unexpected_error_is_a_500_that_tells_nothing_of_the_inside(
 
     answer = client.get("/v1/broken")
     assert (answer.status_code, error_of(answer)["type"]) == (500, "server_error")
+    assert answer.headers["x-request-id"] in error_of(answer)["message"]
     assert "secret" not in answer.text
 
 
