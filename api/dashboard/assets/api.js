@@ -47,7 +47,7 @@ export async function request(path, { method = "GET", body, headers = {}, signal
 async function failed(response) {
   const { error } = await response.json().catch(() => ({}));
   if (response.status === 401 && !response.url.endsWith("/session")) connection.dispatchEvent(new Event("signed-out"));
-  return new ApiError(error?.message ?? `The server answered with status ${response.status}.`, {
+  return new ApiError(error?.message ?? `The server answered with status ${response.status}, without an explanation by Attune. Is Attune running behind this address? A proxy may have refused the request.`, {
     ...error, status: response.status, requestId: response.headers.get("x-request-id"),
   });
 }
