@@ -165,9 +165,19 @@ def _raise_for_status(response: httpx.Response) -> None:
         message, param, reason = str(error["message"]), error.get("param"), error.get("code")
     except (ValueError, KeyError, TypeError):
         raise CommandError(
-            code, f"the server responded with {response.status_code} {response.reason_phrase}."
+            code,
+            _name_request(f"the server responded with {status} {response.reason_phrase}", response),
+            "the response is not Attune's. Is it running behind this address? A proxy may have refused the request.",
         ) from None
-    raise RequestRefused(code, name_field(message, param), reason)
+    raise RequestRefused(code, _name_request(name_field(message, param), response), reason)
+
+
+def _name_request(message: str, response: httpx.Response) -> str:
+    """Return the message of a server error with the id by which the operator finds the request in the server's log."""
+    request_id = response.headers.get("x-request-id")
+    if response.status_code < 500 or request_id is None or request_id in message:
+        return message
+    return f"{message} (request: {request_id})"
 
 
 def name_field(message: str, param: str | None) -> str:

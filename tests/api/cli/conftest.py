@@ -223,6 +223,7 @@ class Handler(BaseHTTPRequestHandler):
             self.state.ranges.append(asked)
             status, raw = 206, raw[int(asked.removeprefix("bytes=").rstrip("-")) :]
         self.send_response(status)
+        self.send_header("x-request-id", "req_1")
         self.send_header("content-length", str(len(raw)))
         self.end_headers()
         self.wfile.write(raw)
