@@ -15,6 +15,7 @@ from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, Server, find_server
 from api.cli.console import print_json, print_line
 from api.cli.errors import Command, CommandError, ExitCode
 from api.cli.options import Config, load_operator_settings
+from api.cli.workers import count_busy_slots
 from api.services.diagnosis import Check, check_clock, check_components
 from api.settings import Settings
 
@@ -106,7 +107,7 @@ def _check_workers(client: Client) -> Check:
         return Check(
             "workers", "warning", f"of different versions: {', '.join(map(str, versions))}", "Update all of them."
         )
-    busy = sum(len(worker["busy"]) for worker in workers)
+    busy = sum(map(count_busy_slots, workers))
     gpus = sum(worker["gpus"] for worker in workers)
     return Check("workers", "ok", f"{len(workers)} live, {busy} slots busy, {gpus} GPUs")
 

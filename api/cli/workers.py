@@ -31,6 +31,11 @@ def workers(
     return None
 
 
+def count_busy_slots(worker: Document) -> int:
+    """Return the number of busy slots of a worker. A scan of a file takes none."""
+    return sum(work["kind"] != "scan" for work in worker["busy"])
+
+
 def _describe_work(worker: Document) -> str:
     if worker["answering"]:
         return f"{worker['answering']} {'request' if worker['answering'] == 1 else 'requests'}"
@@ -41,7 +46,7 @@ COLUMNS: Columns = {
     "HOST": "host",
     "STAGES": lambda worker: ", ".join(worker["stages"]),
     "STATUS": "status",
-    "BUSY": lambda worker: f"{len(worker['busy']) + (worker['answering'] or 0)} of {worker['slots']}",
+    "BUSY": lambda worker: f"{count_busy_slots(worker) + (worker['answering'] or 0)} of {worker['slots']}",
     "WORK": _describe_work,
     "DEVICE": "device",
     "GPUS": "gpus",

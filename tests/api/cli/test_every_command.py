@@ -118,7 +118,7 @@ def names(service: tuple[Context, str], tmp_path_factory: pytest.TempPathFactory
     requests.write_bytes(REQUEST)
     with context.database.write() as session:
         workers.register(session, owner="host:name:id", stage=Stage.TRAIN, slots=2)
-        workers.register(session, owner="host:name:no", stage=Stage.PREPARE)
+        workers.register(session, owner="host:name:no", stage=Stage.PREPARE, scanning=True)
         hook = webhooks.Webhook(
             id="webhook_1", project_id=project, name="hook", url="https://example.com", secret=new_secret(),
             event_types=["batch.failed"], created_at=db_now(), updated_at=db_now(),
@@ -220,6 +220,11 @@ def test_a_list_with_more_entries_names_the_options_for_them(names: dict[str, st
     shown = result.stdout.splitlines()[-1].split("\t")[0]
     assert result.stderr.startswith(f"1 shown, and there are more. For the next: --after {shown}")
     assert "there are more" not in CliRunner().invoke(app, ["files", "list", "--limit", "100"]).stderr
+
+
+def test_the_scan_of_a_file_takes_no_slot_of_a_worker(names: dict[str, str]) -> None:
+    rows = [line.split("\t") for line in CliRunner().invoke(app, ["workers"]).stdout.splitlines()]
+    assert [row[3:5] for row in rows if row[1] == "prepare"] == [["0 of 1", "scan"]]
 
 
 def test_a_job_says_why_it_waits(names: dict[str, str], service: tuple[Context, str]) -> None:
