@@ -1,25 +1,17 @@
-"""`attune adapters`: download a fine-tuned or base model, verify published files, delete a fine-tuned model.
+"""`attune adapters`: download a fine-tuned or base model, verify published files, delete a fine-tuned model."""
 
-A file is downloaded as `FILE.part` and gets its final name only after its SHA-256 matches the listed one. A repeated
-download keeps the complete files and continues an interrupted one from `FILE.part`.
-"""
-
-import hashlib
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from api.cli.client import Client, Document, segment
+from api.cli.client import Client, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import print_error, print_fields, print_json, print_result, transfer_progress
+from api.cli.downloads import download_file
 from api.cli.errors import CommandError, Commands, ExitCode
-from api.spec.file_hash import file_sha256
-
-CHUNK_BYTES = 1 << 20
 
 adapters_app = typer.Typer(
     cls=Commands,
@@ -67,7 +59,7 @@ def download(
             for artifact in artifacts:
                 progress.update(task, description=artifact["file"])
                 url = f"/models/{segment(model)}/artifacts/{segment(artifact['name'])}"
-                _fetch(client, url, artifact, folder / artifact["file"], partial(progress.advance, task))
+                download_file(client, url, artifact, folder / artifact["file"], partial(progress.advance, task))
     report = {"model": model, "folder": str(folder), "artifacts": listed}
     print_result(
         report,
@@ -148,36 +140,3 @@ def _local_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", file):
         raise CommandError(ExitCode.CORRUPT, f"the server lists a file with an unsafe name: {name}")
     return file
-
-
-def _fetch(client: Client, url: str, artifact: Document, path: Path, advance: Callable[[int], None]) -> None:
-    if path.is_file() and file_sha256(path) == artifact["sha256"]:
-        advance(artifact["bytes"])
-        return None
-    partial_file, digest = path.with_name(path.name + ".part"), hashlib.sha256()
-    with partial_file.open("a+b") as file:
-        file.seek(0)
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-        resumed_at = file.tell()
-        advance(resumed_at)
-        if resumed_at < artifact["bytes"]:
-            with client.stream_bytes(url, start=resumed_at) as response:
-                if response.status_code != 206:  # the server ignores the range and sends the whole file
-                    file.truncate(0)
-                    advance(-resumed_at)
-                    digest = hashlib.sha256()
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
-                    digest.update(chunk)
-                    advance(len(chunk))
-    if digest.hexdigest() != artifact["sha256"]:
-        advance(-partial_file.stat().st_size)
-        partial_file.unlink()
-        if resumed_at:  # `FILE.part` was a part of another file
-            return _fetch(client, url, artifact, path, advance)
-        raise CommandError(
-            ExitCode.CORRUPT, f"{path.name} was not kept: its SHA-256 differs from the listed one. Download it again."
-        )
-    partial_file.replace(path)
-    return None

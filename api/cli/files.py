@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from api.cli.console import (
     print_result,
     transfer_progress,
 )
+from api.cli.downloads import download_file
 from api.cli.errors import CommandError, Commands, ExitCode, RequestRefused
 from api.cli.files_check import check
 from api.cli.findings import print_findings, summarize_scan
@@ -140,22 +142,11 @@ def content(
 
 
 def save_content(client: Client, path: str, output: Path) -> None:
-    """Save the content of the file at the API's `path`.
-
-    `output` appears once it is complete and has the SHA-256 that the server lists. Raise CommandError for another one.
-    """
-    listed, digest = client.get(path).get("sha256"), hashlib.sha256()
-    partial = output.with_name(f"{output.name}.part")
-    with client.stream_bytes(f"{path}/content") as response, partial.open("wb") as file:
-        for chunk in response.iter_bytes():
-            file.write(chunk)
-            digest.update(chunk)
-    if listed is not None and digest.hexdigest() != listed:
-        partial.unlink()
-        raise CommandError(
-            ExitCode.CORRUPT, f"{output} was not kept: its SHA-256 differs from the file's. Download it again."
-        )
-    partial.replace(output)
+    """Save the content of the file at the API's `path`. Continue an earlier download that was interrupted."""
+    listed = client.get(path)
+    with transfer_progress() as progress:
+        task = progress.add_task(f"Downloading {clean(output.name)}", total=listed["bytes"])
+        download_file(client, f"{path}/content", listed, output, partial(progress.advance, task))
     print_note(f"Saved {output}")
 
 

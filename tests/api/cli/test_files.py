@@ -8,6 +8,8 @@ from api.cli.errors import ExitCode
 from tests.api.cli.conftest import FILE, FakeServer, attune
 
 ROW = b'{"text": "a"}\n'
+CONTENT = b'{"prompt":"a"}\n\x1b[31mred\n'
+"""Of the file that the server has."""
 
 
 def test_upload_sends_the_bytes_and_names_the_file(server: FakeServer, tmp_path: Path) -> None:
@@ -26,7 +28,7 @@ def test_a_file_that_is_not_there_is_refused(server: FakeServer) -> None:
 
 
 def test_content_passes_the_bytes_on_unchanged_where_no_terminal_reads_them(server: FakeServer) -> None:
-    assert attune("files", "content", "file-1").stdout_bytes == b'{"prompt":"a"}\n\x1b[31mred\n'
+    assert attune("files", "content", "file-1").stdout_bytes == CONTENT
 
 
 def test_content_with_another_hash_is_not_kept(server: FakeServer, tmp_path: Path) -> None:
@@ -37,7 +39,16 @@ def test_content_with_another_hash_is_not_kept(server: FakeServer, tmp_path: Pat
 
 def test_content_can_be_saved(server: FakeServer, tmp_path: Path) -> None:
     attune("files", "content", "file-1", "--output", tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == b'{"prompt":"a"}\n\x1b[31mred\n'
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
+def test_an_interrupted_download_of_content_is_resumed(server: FakeServer, tmp_path: Path) -> None:
+    server.listed_sha256 = {"file-1": hashlib.sha256(CONTENT).hexdigest()}
+    (tmp_path / "copy.part").write_bytes(CONTENT[:5])
+    for _ in range(2):
+        assert attune("files", "content", "file-1", "--output", tmp_path / "copy").exit_code == ExitCode.OK
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"copy": CONTENT}
+    assert (server.ranges, server.requests.count("GET /v1/files/file-1/content")) == (["bytes=5-"], 1)
 
 
 def test_a_file_that_the_project_has_is_not_uploaded_again(server: FakeServer, tmp_path: Path) -> None:
