@@ -1,7 +1,7 @@
 """`attune batches watch`: follow the counts of a batch until it ends. With --json, the batch is printed at its end."""
 
 from api.cli.client import Client, Document, segment
-from api.cli.console import out, print_error, print_json, print_line, print_note
+from api.cli.console import is_watched, print_error, print_json, print_line, print_note
 from api.cli.errors import ExitCode
 from api.cli.waiting import watch_counts
 
@@ -40,7 +40,7 @@ def _print_end(batch: Document) -> None:
         more = f" (and {len(others)} more: attune batches get {batch['id']})" if others else ""
         print_error(f"the batch failed{where}: {first['message']}{more}")
         return
-    if out.is_terminal:
+    if is_watched():
         print_line(_describe(batch)[0].capitalize())
     if batch["output_file_id"] or batch["error_file_id"]:
         print_note(f"Download the answers with: attune batches download {batch['id']}")

@@ -38,6 +38,11 @@ err = _Console(stderr=True, highlight=False, soft_wrap=True)
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 
 
+def is_watched() -> bool:
+    """Return whether a person sees both the results and the progress of the command."""
+    return out.is_terminal and err.is_terminal
+
+
 def clean(value: object) -> str:
     """Return the text as one line without control characters.
 

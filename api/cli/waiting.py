@@ -1,7 +1,7 @@
 """Wait for an object on the server to end, also while the server restarts.
 
-`watch_counts` shows the progress: on a terminal as a bar, otherwise as a line for each status and each tenth of the
-work.
+`watch_counts` shows the progress: on a terminal as a bar on stderr, otherwise as a line for each status and each tenth
+of the work.
 """
 
 import time
@@ -11,7 +11,7 @@ from datetime import datetime
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.cli.client import Document
-from api.cli.console import clean, out, print_line, print_note
+from api.cli.console import clean, err, is_watched, print_line, print_note
 from api.cli.errors import CommandError, ExitCode
 
 POLL_S = 1.0
@@ -62,7 +62,7 @@ def watch_counts(
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     shown: set[tuple[str, int]] = set()
-    with Progress(*columns, console=out, transient=True, disable=quiet or not out.is_terminal) as bar:
+    with Progress(*columns, console=err, transient=True, disable=quiet or not is_watched()) as bar:
         task = bar.add_task("", total=None)
 
         def look_and_show() -> Document:
@@ -70,7 +70,7 @@ def watch_counts(
             text, done, total = describe(found)
             bar.update(task, description=clean(text), completed=done, total=total or None)
             step = (found["status"], 10 * done // max(1, total))
-            if not quiet and not out.is_terminal and step not in shown:
+            if not quiet and not is_watched() and step not in shown:
                 print_line(f"{clock_time(time.time())}  {text}")
             shown.add(step)
             return found

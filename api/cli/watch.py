@@ -1,8 +1,8 @@
 """`attune jobs watch`: follow a job's events until it ends.
 
-A terminal shows a bar with phase, step, loss, speed and time left. Other outputs get a line for each event, each phase
-and each reason to wait. With --json, each event is a JSON line, followed by the job. If the server restarts, watching
-continues when it is back.
+A terminal shows a bar with phase, step, loss, speed and time left, on stderr. Other outputs get a line for each event,
+each phase and each reason to wait, on stdout. With --json, each event is a JSON line, followed by the job. If the
+server restarts, watching continues when it is back.
 """
 
 import time
@@ -12,9 +12,19 @@ from typing import Protocol, Self
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from api.cli.client import Client, Document, segment
-from api.cli.console import clean, err, out, print_error, print_json, print_line, print_note, print_result
+from api.cli.console import (
+    clean,
+    err,
+    is_watched,
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    print_result,
+)
 from api.cli.errors import ExitCode
 from api.cli.job_view import AFTER_TRAINING, describe_phase, describe_wait, time_left, wait_reason
 from api.cli.waiting import clock_time, wait_until_ended
@@ -56,7 +66,7 @@ def wait_for_job(client: Client, job_id: str, *, timeout_s: float | None, as_jso
 
 def watch_job(client: Client, job_id: str, *, as_json: bool) -> ExitCode:
     """Follow the job until it ends. Ctrl-C stops watching; the job keeps running."""
-    view: View = JsonView() if as_json else (BarView() if out.is_terminal else LineView())
+    view: View = JsonView() if as_json else (BarView() if is_watched() else LineView())
     try:
         with view:
             job = _follow(client, job_id, view)
@@ -165,7 +175,7 @@ class BarView:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[metrics]}", markup=False),
-            console=out,
+            console=err,
             expand=True,
         )
         self._task = self._bar.add_task("", total=None, metrics="")
@@ -182,7 +192,7 @@ class BarView:
     def show_event(self, event: Document) -> None:
         data = event.get("data") or {}
         if event.get("type") != "metrics" or "step" not in data:
-            print_line(format_event(event))
+            self._bar.print(Text(clean(format_event(event))))  # above the bar, on the same stream
             return
         step, total = data["step"], data["total_steps"]
         self._metrics = clean("  ".join(_format_metrics(data)))

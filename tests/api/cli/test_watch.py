@@ -112,7 +112,7 @@ def test_wait_gives_up_after_its_time_out(server: FakeServer) -> None:
 
 def test_a_terminal_shows_a_bar_with_the_phase(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "POLL_S", 0.2)  # the bar is drawn ten times a second
-    monkeypatch.setattr(console.out, "is_interactive", True)  # decided at import, when there was no terminal
+    monkeypatch.setattr(console.err, "is_interactive", True)  # decided at import, when there was no terminal
     monkeypatch.setenv("TERM", "xterm")
     finish = {"earliest": time.time() + 70, "latest": None}
     server.scenes = [
