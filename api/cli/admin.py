@@ -14,12 +14,14 @@ from api.cli.console import (
     format_time,
     print_fields,
     print_json,
+    print_line,
     print_note,
     print_raw,
+    print_result,
 )
 from api.cli.errors import CommandError, Commands, ExitCode
 from api.cli.listing import print_documents
-from api.cli.options import Config, DataDirectory, load_operator_settings, make_data_dir
+from api.cli.options import AsJson, Config, DataDirectory, load_operator_settings, make_data_dir
 from api.context import Context
 from api.errors import ServiceError
 from api.records.base_models import BaseModelRow
@@ -51,7 +53,6 @@ storage_app = typer.Typer(
     epilog="Example: attune storage collect --remove",
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 
 
@@ -116,6 +117,7 @@ def list_keys(as_json: AsJson = False, data_dir: DataDirectory = None, config: C
 @keys_app.command("revoke", epilog="Example: attune keys revoke key-abc123")
 def revoke_key(
     key_id: Annotated[str, typer.Argument(help="The key's id, from `attune keys list`.")],
+    as_json: AsJson = False,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
@@ -123,7 +125,8 @@ def revoke_key(
     with open_context(data_dir, config) as context:
         was_local = keys.revoke(context, key_id)
         credentials = context.settings.credentials_file
-    print_note(f"{key_id} is revoked")
+    document = {"id": key_id, "revoked": True, "local_key_replaced": was_local}
+    print_result(document, f"{key_id} is revoked", as_json=as_json)
     if was_local:
         print_note(f"it was the key of the commands on this machine: {credentials} has a new one")
 
@@ -160,33 +163,40 @@ def list_base_models(as_json: AsJson = False, data_dir: DataDirectory = None, co
 
 
 @models_app.command("verify", epilog="Example: attune models verify smollm2-135m-instruct")
-def verify_model(name: BaseModelName, data_dir: DataDirectory = None, config: Config = None) -> None:
+def verify_model(
+    name: BaseModelName, as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None
+) -> None:
     """Compare a base model's stored files with their recorded hashes. The exit code is 1 if one differs."""
     with open_context(data_dir, config) as context:
         errors = base_models.verify(context, name)
-    for line in errors:
-        print_note(line)
-    print_note(f"{name}: {'damaged' if errors else 'every file is intact'}")
+    if as_json:
+        print_json({"name": name, "damaged": errors})
+    else:
+        for line in [*errors, f"{name}: {'damaged' if errors else 'every file is intact'}"]:
+            print_line(line)
     raise typer.Exit(1 if errors else 0)
 
 
 @models_app.command("remove", epilog="Example: attune models remove smollm2-135m-instruct")
-def remove_model(name: BaseModelName, data_dir: DataDirectory = None, config: Config = None) -> None:
+def remove_model(
+    name: BaseModelName, as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None
+) -> None:
     """Remove a base model that no job and no adapter uses."""
     with open_context(data_dir, config) as context:
         base_models.remove(context, name)
-    print_note(f"{name} is removed")
+    print_result({"name": name, "removed": True}, f"{name} is removed", as_json=as_json)
 
 
 @storage_app.command("claim", epilog="Example: attune storage claim")
-def claim_storage(data_dir: DataDirectory = None, config: Config = None) -> None:
+def claim_storage(as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None) -> None:
     """Tie the database to the configured storage, after the storage was moved or restored.
 
     Processes that start with another storage end with an error.
     """
     with open_context(data_dir, config, any_storage=True) as context:
         storage_marker.claim(context)
-        print_note(f"The database belongs to the storage {context.settings.storage} now.")
+        storage = context.settings.storage
+    print_result({"storage": storage}, f"The database belongs to the storage {storage} now.", as_json=as_json)
 
 
 @storage_app.command("collect", epilog="Example: attune storage collect --remove")

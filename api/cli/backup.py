@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from api.cli.console import activity_progress, format_size, print_error, print_json, print_note
+from api.cli.console import activity_progress, format_size, print_error, print_result
 from api.cli.errors import Command, CommandError, ExitCode
-from api.cli.options import Config, DataDirectory, load_operator_settings
+from api.cli.options import AsJson, Config, DataDirectory, load_operator_settings
 from api.context import Context
 from api.errors import ServiceError
 from api.infra.storage import StorageUnavailable
@@ -18,8 +18,6 @@ from api.settings import Settings
 
 backup_app = typer.Typer(add_completion=False)
 restore_app = typer.Typer(add_completion=False)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @backup_app.command(cls=Command, epilog="Example: attune backup backups/monday --data-dir attune-data")
@@ -76,9 +74,6 @@ def restore(
 
 
 def _print(contents: Contents, what: str, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            contents.model_dump(exclude={"objects"}) | {"objects": len(contents.objects), "bytes": contents.bytes}
-        )
-    else:
-        print_note(f"{what} the database and {len(contents.objects)} objects, {format_size(contents.bytes)}")
+    document = contents.model_dump(exclude={"objects"}) | {"objects": len(contents.objects), "bytes": contents.bytes}
+    text = f"{what} the database and {len(contents.objects)} objects, {format_size(contents.bytes)}"
+    print_result(document, text, as_json=as_json)

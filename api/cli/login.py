@@ -10,7 +10,7 @@ import typer
 
 from api.cli.client import Client
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, find_server, login_file, with_version
-from api.cli.console import format_time, print_fields, print_json, print_note
+from api.cli.console import format_time, print_fields, print_json, print_note, print_result
 from api.cli.errors import Command, CommandError, ExitCode
 
 login_app = typer.Typer(add_completion=False)
@@ -23,6 +23,7 @@ def login(
     address: Annotated[str, typer.Argument(help="The server, such as https://attune.example.com.")],
     *,
     api_key: ApiKey = None,
+    as_json: Json = False,
 ) -> None:
     """Store a server's address and your API key for later commands.
 
@@ -40,14 +41,16 @@ def login(
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump({"base_url": url, "api_key": key}, file)
     partial.replace(path)
-    print_note(f"Stored in {path}: {url}, project {owner['project']}, scope {owner['scope']}.")
+    document = {"file": str(path), "base_url": url, "project": owner["project"], "scope": owner["scope"]}
+    text = f"Stored in {path}: {url}, project {owner['project']}, scope {owner['scope']}."
+    print_result(document, text, as_json=as_json)
     used = find_server(None, None, None)
     if used.url != url:
         print_note(f"Commands in this folder use {used.url}, from {used.url_source}, which has precedence.")
 
 
 @logout_app.command(cls=Command, epilog="Example: attune logout")
-def logout() -> None:
+def logout(*, as_json: Json = False) -> None:
     """Delete the stored address and API key.
 
     The key stays valid: an operator revokes it with `attune keys revoke`.
@@ -56,7 +59,7 @@ def logout() -> None:
     if not path.exists():
         raise CommandError(ExitCode.REFUSED, f"{path} does not exist: there is no stored login.")
     path.unlink()
-    print_note(f"Deleted {path}.")
+    print_result({"deleted": str(path)}, f"Deleted {path}.", as_json=as_json)
 
 
 @whoami_app.command(cls=Command, epilog="Example: attune whoami")

@@ -18,6 +18,7 @@ DataDirectory = Annotated[
 Config = Annotated[
     Path | None, typer.Option("--config", help="A TOML file of settings (docs/settings.md). Default: ATTUNE_CONFIG.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: ATTUNE_HOST, or 127.0.0.1.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one. Default: ATTUNE_PORT, or 8000.")]
 

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from api.cli.admin import AsJson, open_context, print_rows
-from api.cli.console import print_note
+from api.cli.admin import open_context, print_rows
+from api.cli.console import print_result
 from api.cli.errors import Commands
-from api.cli.options import Config, DataDirectory
+from api.cli.options import AsJson, Config, DataDirectory
 from api.records.projects import Project
 from api.services import quotas
 from api.services.quotas import UNCHANGED, Budget
@@ -56,6 +56,7 @@ def set_budget(
         str | None,
         typer.Option(metavar="NUMBER|none", help="Maximum tokens that judges read and write in a month."),
     ] = None,
+    as_json: AsJson = False,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
@@ -73,7 +74,9 @@ def set_budget(
     limits = {name: UNCHANGED if text is None else _limit(text) for name, text in given.items()}
     with open_context(data_dir, config) as context:
         quotas.set_budget(context, project, **limits)
-    print_note(f"the budgets of {project} are set: attune projects list")
+    changed = {name: limit for name, limit in limits.items() if limit != UNCHANGED}
+    document = {"project": project} | changed
+    print_result(document, f"The budgets of {project} are set: attune projects list", as_json=as_json)
 
 
 def _fields(project: Project, budgets: list[Budget]) -> dict[str, object]:

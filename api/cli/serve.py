@@ -10,9 +10,9 @@ import typer
 import uvicorn
 
 from api.cli import deployment
-from api.cli.console import print_note
+from api.cli.console import print_result
 from api.cli.errors import Command, CommandError, ExitCode
-from api.cli.options import Config, DataDirectory, Host, Port, load_operator_settings
+from api.cli.options import AsJson, Config, DataDirectory, Host, Port, load_operator_settings
 from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.context import Context
 from api.http.uvicorn_protocol import HttpProtocol, HttpServer, make_room
@@ -20,6 +20,7 @@ from api.infra.leftover_previews import removing_leftover_previews
 from api.infra.logs import configure_logging
 from api.infra.tracker_registry import MissingLibrary, require_libraries
 from api.main import create_app
+from api.records.migrate import schema_version
 from api.settings import Settings
 from api.spec.lifecycle import BATCH, DELIVER, EVALUATE, SAMPLE, Stage
 
@@ -112,10 +113,12 @@ def serve_worker(
 
 
 @migrate_app.command(cls=Command, epilog="Example: attune migrate --data-dir /var/lib/attune")
-def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> None:
+def migrate_schema(as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None) -> None:
     """Upgrade the database schema to this version, and tie a new database to its storage."""
-    deployment.prepare(Context.open(load_operator_settings(data_dir, config)))
-    print_note("The database schema is up to date.")
+    context = Context.open(load_operator_settings(data_dir, config))
+    deployment.prepare(context)
+    document = {"schema_version": schema_version(context.database)}
+    print_result(document, "The database schema is up to date.", as_json=as_json)
 
 
 def worker_stages(settings: Settings) -> list[str]:

@@ -37,13 +37,13 @@ class WrongSchema(Exception):
 
 def is_new(database: Database) -> bool:
     """Return whether the database has no schema yet."""
-    return _revision(database) is None
+    return schema_version(database) is None
 
 
 def require_current(database: Database) -> None:
     """Raise WrongSchema unless the database has the newest schema that this version of Attune knows."""
     require_not_newer(database)
-    revision = _revision(database)
+    revision = schema_version(database)
     if revision != _script().get_current_head():
         state = "has no schema yet" if revision is None else f"has the schema of an older version ({revision})"
         raise WrongSchema(f"The database {state}: run `attune migrate` first.")
@@ -51,7 +51,7 @@ def require_current(database: Database) -> None:
 
 def require_not_newer(database: Database) -> None:
     """Raise WrongSchema if the database has a schema that this version of Attune does not know."""
-    revision = _revision(database)
+    revision = schema_version(database)
     if revision is not None and revision not in {script.revision for script in _script().walk_revisions()}:
         raise WrongSchema(
             f"The database has the schema of a newer version of Attune ({revision}): install that version or a later "
@@ -59,7 +59,8 @@ def require_not_newer(database: Database) -> None:
         )
 
 
-def _revision(database: Database) -> str | None:
+def schema_version(database: Database) -> str | None:
+    """Return the version of the schema, or None if the database has none."""
     with database.engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
