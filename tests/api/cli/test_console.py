@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.cli.console import clean, format_size
+from tests.api.cli.conftest import MODEL, FakeServer
+from tests.api.cli.terminal import run_on_terminal
+from tests.api.cli.test_estimate import ESTIMATE
 from tests.source import ROOT
 
 
@@ -51,3 +54,18 @@ def test_colors_can_be_switched_off(tmp_path: Path, variables: dict[str, str]) -
     os.close(reader)
     assert "absent is not a file" in shown
     assert ("\x1b[1;31m" in shown) == (not variables)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["jobs", "log", "ftjob-1"], "=== training from 2026"),
+        (["chat", MODEL, "hello"], "two lines"),
+        (["estimate", "file-1", "-m", "tiny"], "9 of 4 rows, 3 epochs"),
+    ],
+)
+def test_a_terminal_shows_texts(server: FakeServer, words: list[str], text: str) -> None:
+    server.said = ["two li", "nes"]
+    server.answers["/v1/fine_tuning/estimates"] = ESTIMATE
+    code, shown = run_on_terminal(*words)
+    assert (code, text in shown) == (0, True), shown
