@@ -64,6 +64,9 @@ class Client:
     def upload(self, file: IO[bytes], name: str, purpose: str) -> Document:
         return self._json("POST", "/files", data={"purpose": purpose}, files={"file": (name, file)})
 
+    def upload_part(self, upload_path: str, data: bytes) -> Document:
+        return self._json("POST", f"{upload_path}/parts", files={"data": ("part", data)})
+
     @contextmanager
     def stream_bytes(self, path: str, *, start: int = 0) -> Iterator[httpx.Response]:
         """Yield the response to a GET before its body is read.

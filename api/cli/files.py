@@ -10,6 +10,7 @@ from typing import Annotated
 import httpx
 import typer
 
+from api.cli import uploads
 from api.cli.client import Client, Document, name_field, open_input, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import (
@@ -62,7 +63,10 @@ def upload(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Upload a file and print its id, which jobs refer to."""
+    """Upload a file and print its id, which jobs refer to.
+
+    A file of more than 64 MiB is sent in parts. If that is interrupted, the same command continues it.
+    """
     with connect(base_url, api_key, data_dir) as client:
         file = upload_file(client, path, purpose)
     print_result(file, f"Uploaded {file['id']}: {file['filename']}, {format_size(file['bytes'])}", as_json=as_json)
@@ -169,9 +173,15 @@ def _format_scan(scan: Document | None) -> str | None:
 
 
 def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Document:
+    """Upload a file, in parts if it is large."""
     with open_input(path) as plain, transfer_progress() as progress:
-        total = path.stat().st_size
-        with progress.wrap_file(plain, total=total, description=f"Uploading {clean(path.name)}") as counted:
+        total, description = path.stat().st_size, f"Uploading {clean(path.name)}"
+        if total > uploads.MIN_BYTES:
+            task = progress.add_task(description, total=total)
+            return uploads.upload_in_parts(
+                client, plain, path, purpose, lambda count: progress.update(task, completed=count)
+            )
+        with progress.wrap_file(plain, total=total, description=description) as counted:
             return client.upload(counted, path.name, purpose)
 
 

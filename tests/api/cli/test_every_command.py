@@ -1,6 +1,7 @@
 """Each command against the API and the data folder of a service: on a terminal, without one, and with --json."""
 
 import asyncio
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from api.cli import uploads
+from api.cli.client import Client
 from api.cli.main import app
 from api.context import Context
 from api.eval_worker.worker import EvalWorker
@@ -125,10 +128,16 @@ ELSEWHERE = {
     "estimate": "test_estimate.py",
     "preview": "test_estimate.py",
     "adapters verify": "worker/engine/publish/test_published.py",
-    **dict.fromkeys((f"import {name}" for name in ("inventory", "fetch", "record", "push", "compare")), "test_import_*.py"),
+    "import inventory": "test_import_fetch.py",
+    "import fetch": "test_import_fetch.py",
+    "import record": "test_import_record.py",
+    "import push": "test_import_push.py",
+    "import compare": "test_import_compare.py",
     "models add": "test_admin.py",
-    **dict.fromkeys(("up", "api", "worker"), "servers: services/"),
-    "demo": "trains for minutes",
+    "up": "the live server of many tests",
+    "api": "the server of these tests",
+    "worker": "end_to_end/test_production.py",
+    "demo": "trains for minutes: `make demo`",
 }
 """Commands that are not among them, with what tests each."""
 
@@ -146,15 +155,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context,
         patch.setenv("ATTUNE_API_KEY", key)
         patch.setenv("COLUMNS", "200")
         patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         server.start()
         yield context, server.base_url
         server.stop()
 
 
 @pytest.fixture(scope="module")
-def names(
-    service: tuple[Context, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
+def names(service: tuple[Context, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     context, url = service
     project = a_project(context.database)
     a_base_model(context.database)
@@ -178,24 +186,29 @@ def names(
             webhook_deliveries.enqueue(session, project, "batch_1", "batch.failed")
         (delivery,) = _json("webhooks", "deliveries", hook)["data"]
         yield {
-        "DONE": done,
-        "FILE": file,
-        "DATA": str(context.settings.data_dir),
-        "PIPELINE_BODY": str(pipeline),
-        "DELIVERY": delivery["id"],
-        "PATH": str(path),
-        "MODEL": model,
-        "FOLDER": str(path.parent / "download"),
-        "WEBHOOK": hook,
-        "URL": url,
-        "REQUESTS": str(requests),
-        "BATCH": a_batch(context, project, BatchStatus.IN_PROGRESS),
-        "ANSWERED": a_batch(
-            context, project, BatchStatus.COMPLETED, total=2, completed=2, output_file=a_file(context, project, REQUEST)
-        ),
-        **graded_runs(context, path.parent),
-        "INVALID": a_batch(context, project, BatchStatus.FAILED, errors={"data": [ERROR]}),
-    }
+            "DONE": done,
+            "FILE": file,
+            "DATA": str(context.settings.data_dir),
+            "PIPELINE_BODY": str(pipeline),
+            "DELIVERY": delivery["id"],
+            "PATH": str(path),
+            "MODEL": model,
+            "FOLDER": str(path.parent / "download"),
+            "WEBHOOK": hook,
+            "URL": url,
+            "REQUESTS": str(requests),
+            "BATCH": a_batch(context, project, BatchStatus.IN_PROGRESS),
+            "ANSWERED": a_batch(
+                context,
+                project,
+                BatchStatus.COMPLETED,
+                total=2,
+                completed=2,
+                output_file=a_file(context, project, REQUEST),
+            ),
+            **graded_runs(context, path.parent),
+            "INVALID": a_batch(context, project, BatchStatus.FAILED, errors={"data": [ERROR]}),
+        }
 
 
 def graded_runs(context: Context, folder: Path) -> dict[str, str]:
@@ -271,8 +284,34 @@ def test_a_terminal_shows_the_result(line: list[str]) -> None:
 
 def test_every_command_is_among_them_or_tested_elsewhere() -> None:
     commands = {words.removeprefix("attune ") for words, command in help_pages() if not hasattr(command, "commands")}
-    here = {name for name in commands if any(line[: name.count(" ") + 1] == name.split() for line in COMMAND_LINES.values())}
+    lines = [" ".join(line) + " " for line in COMMAND_LINES.values()]
+    here = {name for name in commands if any(line.startswith(f"{name} ") for line in lines)}
     assert here ^ ELSEWHERE.keys() == commands
+
+
+def test_an_interrupted_upload_in_parts_is_continued(
+    names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MIN_BYTES", 0)
+    monkeypatch.setattr(uploads, "PART_BYTES", 300)
+    path, sent = tmp_path / "large.jsonl", []
+
+    def send(client: Client, upload_path: str, data: bytes) -> Any:
+        sent.append(data)
+        if len(sent) == 3:
+            raise KeyboardInterrupt
+        return real(client, upload_path, data)
+
+    real = Client.upload_part
+    monkeypatch.setattr(Client, "upload_part", send)
+    path.write_bytes(ROW * 12)
+    interrupted = CliRunner().invoke(app, ["files", "upload", str(path)])
+    assert interrupted.exit_code == 130
+    assert "repeat the command" in interrupted.stderr
+    file = _json("files", "upload", str(path))
+    assert b"".join(sent[:2] + sent[3:]) == ROW * 12
+    assert (file["filename"], file["sha256"]) == ("large.jsonl", hashlib.sha256(ROW * 12).hexdigest())
+    assert _json("files", "upload", str(path))["id"] != file["id"]
 
 
 def test_tables_are_aligned_on_a_terminal_and_separated_by_tabs_elsewhere(names: dict[str, str]) -> None:
