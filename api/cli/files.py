@@ -57,7 +57,7 @@ def upload(
         ),
     ],
     *,
-    purpose: Annotated[str, typer.Option(help="Use of the file: fine-tune or batch.")] = "fine-tune",
+    purpose: Annotated[str, typer.Option(help="Use of the file: fine-tune, batch or evals.")] = "fine-tune",
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
