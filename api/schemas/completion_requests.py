@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from api.errors import InvalidRequest
+from api.services.sampling import TooManyTokens
 from api.spec.fields import StrictModel
 from api.spec.formats import Message, Messages, RowError, RowWarning
 from api.spec.formats.calls import link_calls
@@ -80,13 +80,6 @@ class StreamOptions(StrictModel):
     include_usage: bool = False
     include_obfuscation: bool | None = None
     """Accepted without effect: chunks are never padded."""
-
-
-class TooManyTokens(InvalidRequest):
-    code = "invalid_value"
-
-    def __init__(self, param: str, requested: int, longest: int) -> None:
-        super().__init__(f"{param}: {requested} is more than the {longest} that this server allows", param=param)
 
 
 class SamplingBody(StrictModel):

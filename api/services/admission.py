@@ -14,7 +14,7 @@ from api.records import base_models, evals, events, files, trackings
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
-from api.services import graders, judges, lineage
+from api.services import eval_runs, graders, judges, lineage
 from api.services.lineage import NO_PENDING, Origin, Pending
 from api.spec import catalog
 from api.spec.fields import AUTO, JsonObject
@@ -71,6 +71,7 @@ def validate(
         if evals.get(session, caller.project_id, wanted.eval_id) is None:
             raise NoSuchEval(wanted.eval_id, f"evals.{number}.eval_id")
         _check_file(session, caller, wanted.source.id, f"evals.{number}.source.id", "evals")
+        eval_runs.require_few_tokens(context, wanted.sampling_params, f"evals.{number}.sampling_params")
 
 
 def insert_job(

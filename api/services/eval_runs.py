@@ -12,7 +12,8 @@ from api.records.work_queue import StaleWork
 from api.services import sampling
 from api.services.budgets import DO_NOT_RETRY
 from api.services.evals import NoSuchEval
-from api.spec.evals.run_source import CompletionsSource, FileId, RunSource
+from api.services.sampling import TooManyTokens
+from api.spec.evals.run_source import CompletionsSource, FileId, RunSource, SamplingParams
 from api.spec.evals.status import UNFINISHED, ItemStatus, RunStatus
 
 PURPOSE = "evals"
@@ -54,10 +55,11 @@ def create(
     """Insert a run. A worker reads its rows next.
 
     `repeated`: the client marked the request as a retry. It gets the run that the first request created, if there is
-    one. Raise NoSuchEval, InvalidRequest for an unsuitable model or file, TooManyRequests for too many runs.
+    one. Raise NoSuchEval, InvalidRequest for an unsuitable model, length or file, TooManyRequests for too many runs.
     """
     if isinstance(source, CompletionsSource):
         sampling.require_model(context, caller, source.model)
+        require_few_tokens(context, source.sampling_params, "data_source.sampling_params")
     stored = source.model_dump(mode="json", exclude_unset=True)
     with context.database.write() as session:
         projects.lock(session, caller.project_id)
@@ -75,6 +77,13 @@ def create(
         if isinstance(source.source, FileId):
             _check_file(context, session, caller, source.source.id)
         return eval_runs.add(session, row, caller.key_id, stored, name=name, pairs=pairs)
+
+
+def require_few_tokens(context: Context, params: SamplingParams, param: str) -> None:
+    """Raise TooManyTokens if the run's answers may be longer than this server allows. `param`: their field."""
+    requested, longest = params.max_completion_tokens, context.settings.sample_max_tokens
+    if requested is not None and requested > longest:
+        raise TooManyTokens(f"{param}.max_completion_tokens", requested, longest)
 
 
 def _require_few(context: Context, session: Session, caller: Caller) -> None:

@@ -40,6 +40,13 @@ class CannotAnswer(InvalidRequest):
         super().__init__(f"The model '{model_id[:256]}' {why}")
 
 
+class TooManyTokens(InvalidRequest):
+    code = "invalid_value"
+
+    def __init__(self, param: str, requested: int, longest: int) -> None:
+        super().__init__(f"{param}: {requested} is more than the {longest} that this server allows", param=param)
+
+
 class NoSamplerAvailable(Unavailable):
     code = "no_sampler"
 

@@ -102,6 +102,11 @@ REFUSED_RUNS: list[tuple[dict[str, Any], str, str]] = [
         "json_object",
     ),
     (COMPLETIONS | {"sampling_params": {"tools": [{}]}}, "data_source.sampling_params.tools", "0.type: Field required"),
+    (
+        COMPLETIONS | {"sampling_params": {"max_completion_tokens": 10**9}},
+        "data_source.sampling_params.max_completion_tokens",
+        "this server allows",
+    ),
     (COMPLETIONS | {"source": {"type": "file_id", "id": "file-x"}}, "data_source.source.id", "No such"),
 ]
 
@@ -208,5 +213,7 @@ def test_a_job_may_ask_for_evals_of_its_project(client: TestClient, served: Cont
     assert answer(source=wrong).json()["error"]["param"] == "evals.0.source.id"
     loud = answer(sampling_params={"reasoning_effort": "high"}).json()["error"]
     assert loud["param"] == "evals.0.sampling_params.reasoning_effort"
+    long = answer(sampling_params={"max_completion_tokens": 10**9}).json()["error"]
+    assert long["param"] == "evals.0.sampling_params.max_completion_tokens"
     job["method"] = {"type": "reward"}
     assert "gives no answers" in answer().json()["error"]["message"]
