@@ -27,9 +27,13 @@ class EvalPlan:
         return self.new_id is None and self.problem is None
 
     def describe(self) -> str:
-        criteria = ", ".join(str(each.get("name") or each.get("type")) for each in self.body["testing_criteria"])
+        criteria = ", ".join(_name(each) for each in self.body["testing_criteria"])
         outcome = f"is {self.new_id} here" if self.new_id else self.problem or "new"
         return f"{self.old_id} ({self.body.get('name') or 'no name'}: {criteria}{self.judges}): {outcome}"
+
+
+def _name(criterion: Document) -> str:
+    return str(criterion.get("name") or criterion.get("type"))
 
 
 def read_evals(folder: Path) -> list[Document]:
@@ -44,16 +48,29 @@ def plan_evals(client: Client, evals: Sequence[Document], judges: Models) -> Ite
         if each["id"] in here:
             yield replace(plan, new_id=here[each["id"]])
         else:
-            yield replace(plan, problem=problem or _problem(each, body, judges))
+            yield replace(plan, problem=problem or _problem(client, each, body, judges))
 
 
-def _problem(each: Document, body: Document, judges: Models) -> str | None:
+def _problem(client: Client, each: Document, body: Document, judges: Models) -> str | None:
     source = each["data_source_config"]["type"]
     if source != "custom":
         return f"its data source is {source}, which exists at OpenAI only"
     if len(body["metadata"]) > MAX_METADATA:
         return f"its metadata leaves no room for {MARK}"
-    return judges_problem(body["testing_criteria"], judges)
+    return judges_problem(body["testing_criteria"], judges) or _refusal(client, body["testing_criteria"])
+
+
+def _refusal(client: Client, criteria: Sequence[Document]) -> str | None:
+    """Return why the server refuses a criterion; None if it refuses none. Raise CommandError if it cannot be asked."""
+    for criterion in criteria:
+        grader = {name: value for name, value in criterion.items() if name != "pass_threshold"}
+        try:
+            client.post("/fine_tuning/alpha/graders/validate", {"grader": grader})
+        except RequestRefused as refusal:
+            if refusal.code != ExitCode.REFUSED:
+                raise
+            return f"criterion {_name(criterion)}: {refusal.message}"
+    return None
 
 
 def eval_body(each: Document, judges: Models) -> Document:

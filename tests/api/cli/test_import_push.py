@@ -99,12 +99,18 @@ def test_the_plan_is_shown_before_and_needs_consent(folder: Path, target: Client
 
 
 def test_an_eval_that_the_server_refuses_keeps_no_other_from_being_made(folder: Path, target: Client) -> None:
+    near = {"type": "text_similarity", "name": "near", "evaluation_metric": "fuzzy_match"}
+    near |= {"input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
     broken = {**EVAL, "id": "eval_0", "testing_criteria": [{"type": "string_check", "name": "no input"}]}
     logs = {**EVAL, "id": "eval_2", "data_source_config": {"type": "logs", "schema": {}}}
-    (folder / "evals.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (broken, logs, EVAL)))
+    without_threshold = {**EVAL, "id": "eval_3", "testing_criteria": [near]}
+    lines = (json.dumps(each) + "\n" for each in (broken, logs, without_threshold, EVAL))
+    (folder / "evals.jsonl").write_text("".join(lines))
+    assert "criterion no input: " in attune("import", "push", "--input", folder).stderr, "the plan names it"
     made = pushed(folder, "--job", "ftjob-2", code=ExitCode.REFUSED)
-    assert "testing_criteria" in made["eval_0"]["problem"]
+    assert "criterion no input: " in made["eval_0"]["problem"]
     assert "OpenAI only" in made["eval_2"]["problem"]
+    assert "pass_threshold" in made["eval_3"]["problem"]
     assert made["eval_1"]["new"].startswith("eval_")
 
 
@@ -120,6 +126,10 @@ def test_a_refusal_of_the_server_is_part_of_the_plan(folder: Path, target: Clien
     assert target.listed("/files", limit=10)["data"] == []
 
 
+CHECKS = ("/fine_tuning/estimates", "/fine_tuning/alpha/graders/validate")
+"""Requests of the plan, which make nothing."""
+
+
 class Killed(BaseException):
     pass
 
@@ -131,7 +141,7 @@ def test_killed_after_each_request_that_makes_something_nothing_is_pushed_twice(
 
     def mortal(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
         response = request(client, method, path, **options)
-        if method == "POST" and path != "/fine_tuning/estimates":
+        if method == "POST" and path not in CHECKS:
             raise Killed
         return response
 
