@@ -144,6 +144,9 @@ async def _sampled(context: Context, claim: EvalItemClaim, source: CompletionsSo
 
 
 def _text(content: object) -> str:
+    """Return the content of a message as text. A message that only calls functions has none."""
+    if content is None:
+        return ""
     return content if isinstance(content, str) else json.dumps(content)
 
 

@@ -120,6 +120,22 @@ def test_rows_with_answers_are_graded_by_every_criterion(client: TestClient, ser
     assert rest == [second]
 
 
+def test_a_message_without_content_is_shown_as_an_empty_text(client: TestClient, served: Context) -> None:
+    called = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    calling = {"role": "assistant", "content": None, "tool_calls": [called]}
+    messages = [{"role": "user", "content": "q"}, calling, {"role": "tool", "tool_call_id": "call_1", "content": "4"}]
+    source = {
+        "type": "completions",
+        "model": "tiny",
+        "source": {"type": "file_content", "content": [row("x", messages=messages)]},
+        "input_messages": {"type": "item_reference", "item_reference": "item.messages"},
+    }
+    run = a_run(client, an_eval(client), data_source=source)
+    work(served, says("x"))
+    (item,) = items_of(client, run)
+    assert [each["content"] for each in item["sample"]["input"]] == ["q", "", "4"]
+
+
 def test_a_model_answers_before_it_is_graded(client: TestClient, served: Context) -> None:
     hook = {"name": "hook", "url": "https://example.com/x", "event_types": ["eval.run.succeeded"]}
     webhook = client.post("/v1/webhook_endpoints", json=hook).json()
