@@ -37,8 +37,8 @@ class Request(ProcessLimits, kw_only=True):
     """For `check_rows`: the JSON Schema of the items in FOLDER/rows.jsonl."""
     needs_answers: bool = False
     """For `check_rows`: whether each row must have a `sample`, the answer to grade."""
-    text: str = ""
-    """For `grade`: the answer's text."""
+    text: str | None = None
+    """For `grade`: the answer's text. None: the row has no answer."""
     item: dict[str, object] = msgspec.field(default_factory=dict)
     """For `grade`: the item of the row that the answer belongs to."""
     tools: list[object] = msgspec.field(default_factory=list)
@@ -109,7 +109,7 @@ def _problem(error: ValidationError) -> str:
 def run_graders(criteria: Sequence[Criterion], request: Request) -> dict[str, object]:
     """Return a report with each criterion's reward. `code` is None, or the reason why the criterion cannot grade the
     answer."""
-    case = Case(request.text, request.item, request.tools)
+    case = Case(request.text or "", request.item, request.tools)
     questions = [question for criterion in criteria for question in criterion.questions(case)]
     verdicts, grades = similarity_verdicts(request.embedding_model, questions), []
     for criterion in criteria:

@@ -119,7 +119,7 @@ async def _graded_by_child(context: Context, criteria: Sequence[Criterion], case
     request = {
         "task": "grade",
         "criteria": [criterion.model_dump(mode="json") for criterion in criteria],
-        "text": case.text,
+        "text": case.text if case.answered else None,
         "item": case.item,
         "tools": case.tools,
         "embedding_model": context.settings.embedding_folder,

@@ -34,7 +34,8 @@ NO_ERROR = {"code": "", "message": ""}
 class Answer:
     """The answer to an item, with the fields of an output item's `sample`."""
 
-    text: str = ""
+    text: str | None = ""
+    """None: the row has no answer, and its eval needs none."""
     tools: Sequence[object] = ()
     """The tool calls in the answer."""
     finish_reason: str = ""
@@ -56,7 +57,7 @@ class Answer:
             "error": self.error or NO_ERROR,
             "finish_reason": self.finish_reason,
             "input": list(self.input),
-            "output": [] if self.error else [self._message()],
+            "output": [] if self.error or self.text is None else [self._message()],
             "model": self.model,
             **{name: self.params.get(name, 0) for name in parameters},
             "usage": {
@@ -77,11 +78,12 @@ async def grade_item(context: Context, claim: EvalItemClaim) -> Graded:
         answer = await _sampled(context, claim, source, row) if kept is None else Answer(**kept)
         uses = [Use(answer.model, answer.prompt_tokens, answer.completion_tokens)]
     else:
-        answer, uses = Answer(row.answer or "", row.tools), []
+        answer, uses = Answer(row.answer, row.tools), []
     if answer.error is not None:
         return Graded(ItemStatus.ERRORED, _all_errored(claim), {"results": [], "sample": answer.sample()})
     try:
-        outcomes = await grades_of(context, claim, criteria, Case(answer.text, row.item, answer.tools))
+        case = Case(answer.text or "", row.item, answer.tools, answered=answer.text is not None)
+        outcomes = await grades_of(context, claim, criteria, case)
     except NoJudgement as postponed:
         if isinstance(source, CompletionsSource):
             postponed.kept["answer"] = asdict(answer)

@@ -132,6 +132,8 @@ class Case:
     item: Mapping[str, object]
     tools: Sequence[object] = ()
     """The answer's calls of functions, as OpenAI's `tool_calls`."""
+    answered: bool = True
+    """Whether the row has an answer. Rows of an eval without `include_sample_schema` may have none."""
 
     @cached_property
     def json(self) -> object:

@@ -81,7 +81,7 @@ class Grade:
 
 def grade(
     grader: GraderBase,
-    text: str,
+    text: str | None,
     item: Mapping[str, object],
     *,
     tools: Sequence[object] = (),
@@ -89,11 +89,12 @@ def grade(
 ) -> Grade:
     """Return the grade of an answer to the prompt of a row.
 
-    `tools`: the answer's calls of functions. `verdicts`: the models' answers to the grader's questions about this
-    answer.
+    `text`: None if the row has no answer. `tools`: the answer's calls of functions. `verdicts`: the models' answers to
+    the grader's questions about this answer.
     """
     began = perf_counter()
-    case, problems = Case(text, item, tools), list[GradingError]()
+    case = Case(text or "", item, tools, answered=text is not None)
+    problems = list[GradingError]()
     rewards = {name: _reward(part, case, {}, verdicts, problems) for name, part in grader.parts.items()}
     reward = 0.0 if problems else _reward(grader, case, rewards, verdicts, problems)
     questions = {question.key: question for question in grader.questions(case)}

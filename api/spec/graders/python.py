@@ -13,7 +13,7 @@ IMAGE_TAG = "2025-05-08"
 class Python(GraderBase):
     """The number that a script's function `grade(sample, item)` returns. The script runs in a sandbox with limits on
     time and memory, without files and network. `sample` has `output_text`, `output_json` (None if the answer is not
-    JSON), `output_tools` and `choices`; `item` is the row."""
+    JSON), `output_tools` and `choices`; it is empty for a row without an answer. `item` is the row."""
 
     summary: ClassVar[str] = "The number that a script's grade(sample, item) returns, run in a sandbox."
 
@@ -48,6 +48,8 @@ class Python(GraderBase):
 
 
 def _sample(case: Case) -> Mapping[str, object]:
+    if not case.answered:
+        return {}
     try:
         parsed = case.json
     except GradingError:

@@ -136,6 +136,18 @@ def test_a_message_without_content_is_shown_as_an_empty_text(client: TestClient,
     assert [each["content"] for each in item["sample"]["input"]] == ["q", "", "4"]
 
 
+def test_a_script_gets_no_answer_where_the_rows_have_none(client: TestClient, served: Context) -> None:
+    of_item = SCRIPT | {"name": "of the item", "source": "def grade(sample, item):\n    return float(sample == {})"}
+    source = SOURCE | {"include_sample_schema": False}
+    run = a_run(client, an_eval(client, SCRIPT, of_item, data_source_config=source), row("x"))
+    work(served)
+    (item,) = items_of(client, run)
+    assert item["sample"]["output"] == []
+    needs_answer, needs_none = item["results"]
+    assert (needs_answer["error"]["code"], needs_none["score"]) == ("python_grader_runtime_error", 1)
+    assert "line 2" in needs_answer["error"]["message"]
+
+
 def test_a_model_answers_before_it_is_graded(client: TestClient, served: Context) -> None:
     hook = {"name": "hook", "url": "https://example.com/x", "event_types": ["eval.run.succeeded"]}
     webhook = client.post("/v1/webhook_endpoints", json=hook).json()
