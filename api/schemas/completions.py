@@ -17,11 +17,17 @@ class CompletionTokensDetails(BaseModel):
     """The tokens of the reasoning, including its tags."""
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: Literal[0] = 0
+    audio_tokens: Literal[0] = 0
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     """Generated tokens, including the reasoning and the token that ends each answer."""
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
     completion_tokens_details: CompletionTokensDetails
 
     @classmethod

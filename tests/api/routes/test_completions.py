@@ -75,6 +75,8 @@ def test_an_answer_is_as_openais_client_expects_it(client: TestClient, served: C
     assert completion.choices[0].message.content == "Hi there"
     assert completion.usage is not None
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (5, 3)
+    assert completion.usage.prompt_tokens_details is not None
+    assert completion.usage.prompt_tokens_details.cached_tokens == 0
     assert asked[0].content["ask"] == {
         "messages": HELLO,
         "prompts": None,
