@@ -68,23 +68,20 @@ class Download(StreamingResponse):
         *,
         filename: str,
         size: int,
-        part: range | None = None,
+        part: range,
         status_code: int = 200,
     ) -> None:
-        """`size`: number of bytes of the whole content. `part`: positions of the bytes in the chunks. None: the chunks
-        are the whole content, and the route does not support range requests."""
+        """`size`: number of bytes of the whole content. `part`: positions of the bytes in the chunks."""
         self._chunks, self._filename = chunks, filename
-        sent = range(size) if part is None else part
         headers = {
-            "content-length": str(len(sent)),
+            "content-length": str(len(part)),
             "content-disposition": f"attachment; filename*=UTF-8''{quote(filename, safe='')}",
             "x-content-type-options": "nosniff",
+            "accept-ranges": "bytes",
         }
-        if part is not None:
-            headers["accept-ranges"] = "bytes"
-        if len(sent) < size:
+        if len(part) < size:
             status_code = 206
-            headers["content-range"] = f"bytes {sent.start}-{sent.stop - 1}/{size}"
+            headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
         super().__init__(chunks, status_code, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

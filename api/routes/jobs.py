@@ -4,9 +4,9 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from api.http.deps import METADATA_PARAMETER, After, Ctx, MetadataFilter, Repeated, Who
-from api.http.downloads import Download
+from api.http.downloads import PARTIAL, Download, IfRangeHeader, RangeHeader, requested_bytes
 from api.http.fair_route import FairRoute, answer_in_turn
-from api.infra.artifacts import stream_tar, tar_size, with_relative_names
+from api.infra.artifacts import part_of, stream_tar, tar_size, with_relative_names
 from api.schemas.common import errors
 from api.schemas.jobs import AttemptList, CheckpointList, JobList, JobObject
 from api.schemas.stored import StoredJson, stored
@@ -107,11 +107,22 @@ def download_log(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
     )
 
 
-@router.get("/{job_id}/adapter", response_class=Download)
-def download_adapter(job_id: str, context: Ctx, caller: Who, format: models.ArtifactFormat = "adapter") -> Download:
-    """Download the published weights as an uncompressed tar. By default it has the trained weights only. With
-    `format=merged` it has the whole model, and with `format=gguf` the whole model as a GGUF file."""
+@router.get("/{job_id}/adapter", response_class=Download, responses=PARTIAL)
+def download_adapter(
+    job_id: str,
+    context: Ctx,
+    caller: Who,
+    format: models.ArtifactFormat = "adapter",
+    wanted: RangeHeader = None,
+    condition: IfRangeHeader = None,
+) -> Download:
+    """Download the published weights as an uncompressed tar, or only the bytes in a `Range` header, for example to
+    resume a download. By default it has the trained weights only. With `format=merged` it has the whole model, and with
+    `format=gguf` the whole model as a GGUF file. A header with several ranges is ignored."""
     found = models.artifacts(context, caller, jobs.published_model(context, caller, job_id), format)
     artifacts = with_relative_names(found)
+    size = tar_size(artifacts)
+    part = requested_bytes(wanted, condition, size)
     ending = "" if format == "adapter" else f"-{format}"
-    return Download(stream_tar(context.storage, artifacts), filename=f"{job_id}{ending}.tar", size=tar_size(artifacts))
+    chunks = part_of(stream_tar(context.storage, artifacts), part)
+    return Download(chunks, filename=f"{job_id}{ending}.tar", size=size, part=part)

@@ -117,6 +117,17 @@ def test_another_projects_models_do_not_exist(other_project: TestClient, publish
     assert other_project.get("/v1/models").json()["data"] == []
 
 
+def test_the_download_of_an_archive_resumes_from_a_byte(client: TestClient, published: str) -> None:
+    path = f"/v1/fine_tuning/jobs/{published}/adapter"
+    whole = client.get(path)
+    assert whole.headers["accept-ranges"] == "bytes"
+    rest = client.get(path, headers={"range": "bytes=700-"})
+    assert (rest.status_code, rest.content) == (206, whole.content[700:])
+    size = len(whole.content)
+    assert rest.headers["content-range"] == f"bytes 700-{size - 1}/{size}"
+    assert client.get(path, headers={"range": f"bytes={size}-"}).status_code == 416
+
+
 def test_the_archive_of_a_model_cannot_be_deleted_from_under_it(client: TestClient, published: str) -> None:
     assert client.delete("/v1/files/file-archive").status_code == 200
     assert client.get(f"/v1/fine_tuning/jobs/{published}/adapter").status_code == 200
