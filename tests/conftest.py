@@ -270,6 +270,7 @@ def live_server(tiny_base: Path) -> Iterator[AttuneUp]:
     """One `attune up` for all the tests that leave it as they found it. TMPDIR is a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="attune-") as folder:
         env = {"ATTUNE_SAMPLER": "true", "ATTUNE_MAX_FILE_BYTES": str(2 * 10**9), "TMPDIR": folder}
+        env |= {"ATTUNE_WEBHOOK_PRIVATE_HOSTS": "127.0.0.1"}
         with running_attune(tiny_base, **env) as server:
             yield server
 
