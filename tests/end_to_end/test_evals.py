@@ -1,9 +1,17 @@
 """Evals through the unmodified client, on a real sampler."""
 
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 from openai import OpenAI
 
+from api.services import base_models
+from api.settings import Settings
+from tests.conftest import opened
 from tests.end_to_end.jobs import wait_until
 from tests.end_to_end.test_sampling import HELLO, strict
 from tests.services import AttuneUp
@@ -72,3 +80,38 @@ def test_every_method_of_the_client(live_server: AttuneUp) -> None:
     assert runs.delete(many.id, eval_id=made.id).run_id == many.id
     assert client.evals.delete(made.id).deleted
     assert made.id not in [each.id for each in client.evals.list()]
+
+
+@pytest.fixture
+def judge(live_server: AttuneUp, tiny_base: Path, tmp_path: Path) -> Iterator[str]:
+    """The name of a base model like `tiny`, whose context has room for a judge's question and answer."""
+    folder = tmp_path / "roomy"
+    shutil.copytree(tiny_base, folder)
+    for file, window in (("config.json", "max_position_embeddings"), (base_models.FACTS_FILE, "context_window")):
+        content = json.loads((folder / file).read_bytes())
+        (folder / file).write_text(json.dumps(content | {window: 4096}))
+    with opened(Settings(data_dir=live_server.data)) as context:
+        base_models.register(context, "roomy", folder)
+        yield "roomy"
+        base_models.remove(context, "roomy")
+
+
+def test_a_model_of_the_server_scores_and_labels(live_server: AttuneUp, judge: str) -> None:
+    client = strict(live_server)
+    question = {"model": judge, "input": [{"role": "user", "content": "Rate {{ sample.output_text }}"}]}
+    labels = ["good", "bad"]
+    criteria: list[Any] = [
+        {"type": "score_model", "name": "scored", "range": [2, 4], "pass_threshold": 2, **question},
+        {"type": "label_model", "name": "labeled", "labels": labels, "passing_labels": labels, **question},
+    ]
+    source: Any = {"type": "custom", "item_schema": ITEM_SCHEMA, "include_sample_schema": True}
+    made = client.evals.create(data_source_config=source, testing_criteria=criteria)
+    answered: Any = {"type": "file_content", "content": [{"item": {"word": "a"}, "sample": {"output_text": "a"}}]}
+    begun = client.evals.runs.create(made.id, name="run", data_source={"type": "jsonl", "source": answered})
+    run = ended(client, made.id, begun.id)
+    (item,) = client.evals.runs.output_items.list(run.id, eval_id=made.id)
+    assert item.status == "pass", item.results
+    scored, labeled = item.results
+    assert (2 <= scored.score <= 4, labeled.score) == (True, 1)
+    assert [(each.run_model_name, each.invocation_count) for each in run.per_model_usage] == [(judge, 2)]
+    client.evals.delete(made.id)
