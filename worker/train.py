@@ -7,6 +7,7 @@ runs behind the wall: without database, storage or secrets (docs/internals/wall.
 import faulthandler
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import worker.engine.openmp  # noqa: F401  (sets environment variables that torch reads when it loads)
@@ -22,6 +23,7 @@ from worker.engine.callbacks import Callbacks
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.errors import Stopped, TrainingError, as_training_error, print_traceback
+from worker.engine.interruptible import interruptible
 from worker.engine.loop import Loop, count_failed_steps, has_diverged
 from worker.engine.memory.heap import trim_heap
 from worker.engine.memory.peak_memory import PeakMemory
@@ -81,7 +83,9 @@ def train(run: Path, pipe: Pipe) -> None:
     context = MethodContext(attempt_recipe, run, model, pipe.report, Judgements(pipe))
     with pipe.working():  # the method may load a reward model
         objective = METHODS[recipe.method.type](context)
-    data = data.prepare(objective, pipe.warn, load_references(run / "resume"))
+    data = data.prepare(objective, load_references(run / "resume"))
+    with suppress(Interrupted), interruptible(model, pipe):  # `run_steps` then saves what was computed, and stops
+        data.compute_references(objective, pipe.warn)
     if not recipe.technique.whole_model:  # a copy would be as large as the model, so the comparison loads it again
         model.snapshot_reference()
 

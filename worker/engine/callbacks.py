@@ -19,6 +19,7 @@ from worker.engine.checkpoints import Checkpoints
 from worker.engine.data import Data
 from worker.engine.errors import TrainingError
 from worker.engine.identity import matches_recipe, recipe_digest
+from worker.engine.interruptible import interruptible
 from worker.engine.loop import StepResult
 from worker.engine.memory.out_of_memory import retry_with_smaller_batch
 from worker.engine.objective import EvaluationMetrics, Objective
@@ -92,8 +93,8 @@ class Callbacks:
     def on_step_end(self) -> None:
         """Evaluate if it is due, report the step's metrics, then save a checkpoint and a state if they are due.
 
-        Raise Interrupted if a pause or stop command comes while the evaluation waits for judges. The next call repeats
-        the evaluation, also after a resume.
+        Raise Interrupted if a pause or stop command comes during the evaluation. The next call repeats the evaluation,
+        also after a resume.
         """
         recipe, progress, metrics = self._recipe, self.progress, self.progress.pending_metrics
         assert metrics is not None, "no step was made"
@@ -194,7 +195,8 @@ class Callbacks:
             raise TrainingError(FailureReason.INTERNAL, "The saved state belongs to another recipe.")
         self._model.set_weights(state.weights)
         set_optimizer_tensors(self._optimizer, self._model.masters, state.optimizer)
-        self._best, self._saved_step = state.best, state.progress.step
+        self._best = state.best
+        self._saved_step = state.progress.step or None  # one of step 0 may lack log-probabilities of the reference
         self._objective.state = dict(state.progress.method)
         # Take the lower budget: this attempt's `prepare` may have run out of memory and halved its own.
         state.progress.micro_batch_tokens = min(self._objective.budget_tokens, state.progress.micro_batch_tokens)
@@ -235,10 +237,11 @@ class Callbacks:
         return {f"full_valid_{name}": value for name, value in full_metrics.by_name().items()}
 
     def _metrics_of(self, rows: Rows) -> EvaluationMetrics:
+        """Return the rows' metrics. Raise Interrupted after a pause or stop command."""
         where = f"while evaluating after step {self.progress.step}"
-        metrics = retry_with_smaller_batch(
-            partial(self._objective.evaluate, rows), self._objective, rows, where, self._pipe.warn
-        )
+        act = partial(self._objective.evaluate, rows)
+        with interruptible(self._model, self._pipe):
+            metrics = retry_with_smaller_batch(act, self._objective, rows, where, self._pipe.warn)
         self.progress.micro_batch_tokens = self._objective.budget_tokens
         return metrics
 

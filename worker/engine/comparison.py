@@ -5,9 +5,8 @@ fails the job: a warning gives the reason.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -20,6 +19,7 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.data import Data, draw_rows
 from worker.engine.errors import TrainingError, print_traceback
 from worker.engine.generation.sample_answers import GeneratedAnswer
+from worker.engine.interruptible import interruptible
 from worker.engine.memory.heap import trim_heap
 from worker.engine.memory.out_of_memory import retry_with_smaller_batch
 from worker.engine.model.trainable import TrainableModel
@@ -131,7 +131,7 @@ class Comparison:
         """Return the result of `act`. Send a warning and return None if it fails or takes too long."""
         extra_metrics = dict(self._objective.extra_metrics)
         try:
-            with _limited(self._objective.model, self._pipe):
+            with interruptible(self._objective.model, self._pipe, COMPARISON_TIMEOUT_S):
                 return retry_with_smaller_batch(
                     act, self._objective, self._rows, f"in {what[0].lower()}{what[1:]}", self._pipe.warn
                 )
@@ -147,24 +147,6 @@ class Comparison:
         if not self._pipe.stopping:
             self._pipe.warn(f"{what} could not be made, because {why}.")
         return None
-
-
-@contextmanager
-def _limited(model: TrainableModel, pipe: Pipe) -> Iterator[None]:
-    """Within the block, raise Interrupted at the first micro-batch, sampled token or pause of a wait for judges after
-    the time limit has passed or a stop was requested."""
-    keep_alive, deadline = model.keep_alive, time.monotonic() + COMPARISON_TIMEOUT_S
-
-    def keep_alive_or_interrupt() -> None:
-        keep_alive()
-        if time.monotonic() > deadline or pipe.stopping:
-            raise Interrupted
-
-    model.keep_alive = keep_alive_or_interrupt
-    try:
-        yield
-    finally:
-        model.keep_alive = keep_alive
 
 
 def _draw(rows: Rows, limits: ComparisonLimits, seed: int) -> Rows:

@@ -13,7 +13,7 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.errors import TrainingError
 from worker.engine.memory.out_of_memory import retry_with_smaller_batch
 from worker.engine.model.batches import rows_of_steps
-from worker.engine.objective import Floats, Objective, RowIndices
+from worker.engine.objective import Floats, Objective
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, load_rows, split
 
@@ -34,23 +34,29 @@ class Data:
         validation rows."""
         return draw_rows(self.validation, EVALUATED_ROWS, self.seed)
 
-    def prepare(
-        self, objective: Objective, warn: Callable[[str], None], known: Mapping[str, Floats] | None = None
-    ) -> "Data":
-        """Return the data in the form that the method trains on, with the reference's log-probabilities. The model must
-        have the weights of step 0.
-
-        Log-probabilities are computed only for training rows that the recipe's steps reach, and for all validation
-        rows. `known`: the `references` that an earlier attempt computed, to be used again.
-        """
+    def prepare(self, objective: Objective, known: Mapping[str, Floats] | None = None) -> "Data":
+        """Return the data in the form that the method trains on. `known`: the `references` that an earlier attempt
+        computed, to be used again."""
         known = known or {}
+        train = objective.prepare(self.train, known.get("train"))
+        validation = self.validation
+        if len(validation):
+            validation = objective.prepare(validation, known.get("validation"))
+        return replace(self, train=train, validation=validation)
+
+    def compute_references(self, objective: Objective, warn: Callable[[str], None]) -> None:
+        """Compute the reference's log-probabilities that the prepared data lacks: for all validation rows, and for the
+        training rows that the recipe's steps reach. The model must have the weights of step 0.
+
+        If an exception ends the computation, the data keeps what was computed until then.
+        """
+        if not objective.has_reference:
+            return
         reached = rows_of_steps(len(self.train), objective.recipe)
-        return Data(
-            _prepare(self.train, objective, warn, reached, known.get("train")),
-            _prepare(self.validation, objective, warn, None, known.get("validation")),
-            self.seed,
-            self.truncated,
-        )
+        for rows, needed in ((self.train, reached), (self.validation, np.arange(len(self.validation)))):
+            if len(rows):
+                act = partial(objective.compute_reference, rows, needed)
+                retry_with_smaller_batch(act, objective, rows, "before the first step", warn)
 
     @property
     def references(self) -> dict[str, Floats]:
@@ -58,15 +64,6 @@ class Data:
         empty if the method has no reference."""
         parts = {"train": self.train, "validation": self.validation}
         return {name: rows.per_row["reference"] for name, rows in parts.items() if "reference" in rows.per_row}
-
-
-def _prepare(
-    rows: Rows, objective: Objective, warn: Callable[[str], None], needed: RowIndices | None, known: Floats | None
-) -> Rows:
-    if not len(rows):
-        return rows
-    act = partial(objective.prepare, rows, needed, known)
-    return retry_with_smaller_batch(act, objective, rows, "before the first step", warn)
 
 
 def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:

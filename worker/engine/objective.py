@@ -29,6 +29,10 @@ over its micro-batches."""
 Metric: TypeAlias = float | list[float] | list[list[int]]
 """A single number, a list with one number for each class, or the counts of a confusion matrix."""
 
+REFERENCE_ROWS = 512
+"""Number of rows for which the reference's log-probabilities are computed at a time. An interruption loses the work on
+one group at most."""
+
 
 @dataclass(frozen=True)
 class EvaluationMetrics:
@@ -84,21 +88,15 @@ class Objective:
         computed once for each row."""
         return self.recipe.method.reference_passes > 0
 
-    def prepare(self, rows: Rows, needed: RowIndices | None = None, known: Floats | None = None) -> Rows:
-        """Return the rows in the form that the method trains on, with the reference's log-probabilities. The model must
-        have the weights of step 0.
-
-        `needed`: indices of the rows that the training reaches; None for all rows. The log-probabilities of other rows
-        are NaN. `known`: the log-probabilities that an earlier attempt saved.
-        """
+    def prepare(self, rows: Rows, known: Floats | None = None) -> Rows:
+        """Return the rows in the form that the method trains on. If the method has a reference, its log-probabilities
+        are those in `known`, which an earlier attempt computed, and NaN otherwise (`compute_reference`)."""
         rows = self.transform_rows(rows)
         if not self.has_reference:
             return rows
         if known is None or known.shape != (len(rows), rows.width):
             known = np.full((len(rows), rows.width), np.nan, np.float32)
-            needed = np.arange(len(rows)) if needed is None else needed
-            known[needed] = self.reference(rows.take(needed))
-        return replace(rows, per_row={"reference": known})
+        return replace(rows, per_row={"reference": known.copy()})
 
     def transform_rows(self, rows: Rows) -> Rows:
         """Return the rows in the form that the method trains on."""
@@ -108,6 +106,20 @@ class Objective:
         """Return the current model's log-probabilities of the sequences, [rows, width], in the form that the loss
         needs. Called only for methods with `has_reference`."""
         raise NotImplementedError
+
+    def compute_reference(self, rows: Rows, needed: RowIndices) -> None:
+        """Put the missing (NaN) log-probabilities of the reference into the prepared rows. The model must have the
+        weights of step 0.
+
+        `needed`: indices of the rows that the training reaches. If an exception ends the computation, the rows keep
+        what was computed until then. The rest can be computed later with the same result, because the rows are always
+        divided into the same groups.
+        """
+        known = rows.per_row["reference"]
+        for start in range(0, len(needed), REFERENCE_ROWS):
+            group = needed[start : start + REFERENCE_ROWS]
+            if np.isnan(known[group]).any():
+                known[group] = self.reference(rows.take(group))
 
     def with_reference(self, rows: Rows) -> Rows:
         """Return prepared rows with the missing (NaN) log-probabilities of the reference computed. The model must have

@@ -23,7 +23,7 @@ def _both(base: Path, folder: Path, seed: int, options: Any, *, technique: Any =
     reference = ours.in_transformers(objective)
     if technique is LORA:
         reference = reference.merge_and_unload()
-    rows = objective.prepare(ours.pair_rows(pairs))
+    rows = objective.with_reference(objective.prepare(ours.pair_rows(pairs)))
     ours.change_weights(objective)
     policy = ours.in_transformers(objective)
     trainer = trl.trainer(
@@ -65,7 +65,7 @@ def test_what_trl_lacks_is_the_formula(loss: str, tiny_llama: Path, tmp_path: Pa
     torch.manual_seed(seed)
     objective = ours.begin(tiny_llama, tmp_path / "run", ours.settled("dpo", options))
     reference = by_hand.frozen(by_hand.in_float64(objective))
-    rows = objective.prepare(ours.pair_rows(ours.drawn_pairs(seed)))
+    rows = objective.with_reference(objective.prepare(ours.pair_rows(ours.drawn_pairs(seed))))
     ours.change_weights(objective)
 
     def formula(policy: Any) -> torch.Tensor:

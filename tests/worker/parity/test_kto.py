@@ -54,7 +54,7 @@ def test_the_loss_is_trls(away: bool, tiny_llama: Path, tmp_path: Path, seed: in
     objective = ours.begin(tiny_llama, tmp_path / "run", ours.settled("kto", options))
     reference = ours.in_transformers(objective)
     answers = [ours.answering(ours.drawn(rng, 1, 8), ours.drawn(rng, 1, 6)) for _ in range(6)]
-    rows = objective.prepare(ours.rows_of(answers, labels=[1, 0, 0, 1, 1, 0]))
+    rows = objective.with_reference(objective.prepare(ours.rows_of(answers, labels=[1, 0, 0, 1, 1, 0])))
     update = _moved(objective, rows, away=away)
     policy = ours.in_transformers(objective)
     trainer = trl.trainer(
