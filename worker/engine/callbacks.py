@@ -20,7 +20,7 @@ from worker.engine.data import Data
 from worker.engine.errors import TrainingError
 from worker.engine.identity import matches_recipe, recipe_digest
 from worker.engine.interruptible import interruptible
-from worker.engine.loop import StepResult
+from worker.engine.loop import StepResult, has_diverged
 from worker.engine.memory.out_of_memory import retry_with_smaller_batch
 from worker.engine.objective import EvaluationMetrics, Objective
 from worker.engine.publish.card import TrainingSummary
@@ -69,7 +69,6 @@ class Callbacks:
         self._states = Background("states")
         self._checkpoints = Checkpoints(run, recipe, self._model, pipe)
         self._step_start_s = time.monotonic()
-        self.last_metrics: Metrics = {}
         self.progress = self._resume() if (run / "resume").exists() else self._start()
 
     def on_step_begin(self) -> None:
@@ -102,7 +101,8 @@ class Callbacks:
         due = recipe.eval_every and (step % recipe.eval_every == 0 or last)
         if due and "valid_loss" not in metrics:  # else only the evaluation of all rows was interrupted
             metrics |= self._evaluate()
-        epoch_ends = step % recipe.steps_per_epoch == 0 or last or progress.stopped_early
+        ends = last or progress.stopped_early
+        epoch_ends = step % recipe.steps_per_epoch == 0 or ends
         if epoch_ends and len(self._data.validation):
             metrics |= self._evaluate_all_rows(metrics)
         progress.pending_metrics = None
@@ -110,10 +110,12 @@ class Callbacks:
         if (valid := metrics.get("valid_loss", metrics.get("full_valid_loss"))) is not None:
             extend(progress.valid_curve, step, valid)
         self._pipe.report(MetricsReport.of(metrics))
-        self.last_metrics = metrics
+        progress.last_metrics = metrics
         if epoch_ends:
             self._checkpoints.save(self.progress, metrics, self.summary())
-        if not last and self._must_save_state():
+        if self._must_save_state(ends) and not has_diverged(progress):
+            if ends:  # an attempt that resumes from this state does not save the last checkpoint again
+                self.finish_saving()
             self.save_state()
 
     def save_state(self) -> None:
@@ -144,15 +146,21 @@ class Callbacks:
             self._states.wait()
             self._checkpoints.wait()
 
-    def _must_save_state(self) -> bool:
+    def _must_save_state(self, ends: bool) -> bool:
         """Return whether to save a state after this step. If `save_every` is a number, a state is saved after each
         multiple of that number. If it is "auto", a state is due at the end of each epoch and SAVE_S after the previous
-        state, and is saved as soon as the disk has the previous one."""
+        state, and is saved as soon as the disk has the previous one.
+
+        `ends`: whether this is the last step. The state after it is for an interruption of the comparison or the
+        publication. It is saved unless the previous one is so new that to train again from there is cheaper.
+        """
         recipe, step = self._recipe, self.progress.step
-        idle = self._states.idle()
+        idle, age_s = self._states.idle(), time.monotonic() - self._saved_at_s
+        if ends:
+            return age_s >= SAVE_S / 6
         if recipe.save_every != AUTO:
             return step % recipe.save_every == 0
-        if step % recipe.steps_per_epoch == 0 or time.monotonic() - self._saved_at_s >= SAVE_S:
+        if step % recipe.steps_per_epoch == 0 or age_s >= SAVE_S:
             self._state_is_due = True
         return self._state_is_due and idle
 
@@ -178,7 +186,7 @@ class Callbacks:
         """Return what the model card reports about the training."""
         progress, origin = self.progress, origin_of(self._run, self._recipe.model)
         return TrainingSummary(
-            self.last_metrics,
+            progress.last_metrics,
             progress.train_curve,
             progress.valid_curve,
             origin,

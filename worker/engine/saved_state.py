@@ -61,6 +61,8 @@ class Progress:
     """`train_curve` and `valid_curve` hold the points of the model card's loss curves."""
     method: dict[str, float] = field(default_factory=dict)
     """A copy of `Objective.state`."""
+    last_metrics: Metrics = field(default_factory=dict)
+    """Metrics of the last step whose evaluation has ended, for the model card."""
     pending_metrics: Metrics | None = None
     """Metrics of the last step until its evaluation has ended. If the evaluation is interrupted, the resumed training
     repeats it before the next step."""

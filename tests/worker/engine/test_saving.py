@@ -16,8 +16,9 @@ EPOCHS = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3
 """Three epochs of 3 steps."""
 
 
-def _run(folder: Path, base: Path, **training: Any) -> Path:
-    return make_run(folder, base, train=random_rows(12, seed=5), method=EPOCHS, training=training)
+def _run(folder: Path, base: Path, *, validation: Any = (), **training: Any) -> Path:
+    rows = {"train": random_rows(12, seed=5), "validation": validation}
+    return make_run(folder, base, method=EPOCHS, training=training, **rows)
 
 
 def _saved_at(recorder: Recorder) -> list[int]:
@@ -71,3 +72,25 @@ def test_without_an_interval_states_are_saved_as_time_passes(
     monkeypatch.setattr("worker.engine.callbacks.time.monotonic", lambda: next(clock))
     saved = _saved_at(train_here(_run(tmp_path / "run", tiny_llama)))
     assert not {1, 2, 4, 5}.isdisjoint(saved), saved
+
+
+@pytest.mark.parametrize("ends_early", [False, True])
+def test_an_interrupted_publication_is_repeated_without_a_step(
+    ends_early: bool, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"save_every": 1000, "learning_rate": 1e-2}
+    if ends_early:
+        options |= {"eval_every": 1, "early_stopping": {"patience": 1, "min_delta": 1e9}}
+    run = _run(tmp_path / "run", tiny_llama, validation=random_rows(3, seed=6), **options)
+    monkeypatch.setattr(callbacks, "SAVE_S", 0)
+    whole = train_here(run)
+    last = whole.of("done")[0]["step"]
+    assert _saved_at(whole) == [last]
+    assert (last < 9) is ends_early
+    resumed = attempt_after(run, tmp_path / "next", whole.of("state")[0]["path"])
+    recorder = train_here(resumed)
+    assert recorder.of("metrics") == []
+    assert recorder.of("done")[0]["evaluation"] == whole.of("done")[0]["evaluation"]
+    for name in ("adapter_model.safetensors", "README.md"):
+        first, second = ((folder / "out" / "model" / name).read_bytes() for folder in (run, resumed))
+        assert first == second
