@@ -39,7 +39,10 @@ from worker.shared.pipe import Pipe
 from worker.shared.reports import Metrics, MetricsReport, PhaseReport, StateReport
 
 SAVE_S = 180.0
-"""Seconds between saved states if the recipe's `save_every` is "auto"."""
+"""Seconds between saved states if the recipe's `save_every` is "auto", or more (TRAINING_SHARE)."""
+TRAINING_SHARE = 20.0
+"""The interval is at least this many times as long as the writing of the previous state blocked the training, so that
+large states cost 5 % of the time at most."""
 
 
 class Callbacks:
@@ -63,7 +66,7 @@ class Callbacks:
         self._best: Path | None = None
         self._references = _save_references(data, self._out)
         self._saved_step: int | None = None
-        self._saved_at_s = time.monotonic()
+        self._saved_at_s, self._blocked_s = time.monotonic(), 0.0
         self._state_is_due = False
         # Hashing files and waiting for the disk take long, so they run in threads beside the training.
         self._states = Background("states")
@@ -127,6 +130,7 @@ class Callbacks:
             return
         with self._pipe.working():
             self._states.wait()
+            begin_s = time.monotonic()
             self.progress.method = dict(self._objective.state)
             finish = begin_state(
                 self._out / "states",
@@ -138,6 +142,7 @@ class Callbacks:
                 references=self._references,
             )
         self._saved_step, self._saved_at_s, self._state_is_due = step, time.monotonic(), False
+        self._blocked_s = self._saved_at_s - begin_s
         self._states.start(partial(self._report_state, step, finish))
 
     def finish_saving(self) -> None:
@@ -147,20 +152,23 @@ class Callbacks:
             self._checkpoints.wait()
 
     def _must_save_state(self, ends: bool) -> bool:
-        """Return whether to save a state after this step. If `save_every` is a number, a state is saved after each
-        multiple of that number. If it is "auto", a state is due at the end of each epoch and SAVE_S after the previous
-        state, and is saved as soon as the disk has the previous one.
+        """Return whether to save a state after this step.
+
+        If `save_every` is a number, a state is saved after each multiple of that number. If it is "auto", a state is
+        due after an interval of SAVE_S, or more if writing blocks the training for long; at the end of an epoch, SAVE_S
+        earlier. It is saved as soon as the disk has the previous one.
 
         `ends`: whether this is the last step. The state after it is for an interruption of the comparison or the
         publication. It is saved unless the previous one is so new that to train again from there is cheaper.
         """
         recipe, step = self._recipe, self.progress.step
         idle, age_s = self._states.idle(), time.monotonic() - self._saved_at_s
+        interval_s = max(SAVE_S, TRAINING_SHARE * self._blocked_s)
         if ends:
-            return age_s >= SAVE_S / 6
+            return age_s >= interval_s / 6
         if recipe.save_every != AUTO:
             return step % recipe.save_every == 0
-        if step % recipe.steps_per_epoch == 0 or age_s >= SAVE_S:
+        if age_s >= interval_s - (SAVE_S if step % recipe.steps_per_epoch == 0 else 0):
             self._state_is_due = True
         return self._state_is_due and idle
 

@@ -1,6 +1,5 @@
 """States and checkpoints are written beside the training: it waits for no disk, and loses none of their errors."""
 
-import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from tests.worker.recorder import Recorder, adapter, attempt_after, train_here
 from tests.worker.run_folders import make_run, random_rows
 from worker.engine import atomic_folder, callbacks
 from worker.engine.atomic_folder import write_manifest
+from worker.engine.background import Background
+from worker.engine.saved_state import begin_state
 
 EPOCHS = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 4}}}
 """Three epochs of 3 steps."""
@@ -65,13 +66,35 @@ def test_without_an_interval_states_are_saved_after_each_epoch(tiny_llama: Path,
     assert _saved_at(train_here(_run(tmp_path / "run", tiny_llama))) == [3, 6]
 
 
+class Clock:
+    """Stands in for time.monotonic."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1e-3
+        return self.now
+
+
+@pytest.mark.parametrize(("written_s", "steps"), [(0, [1, 2, 3, 4, 5, 6, 7, 8, 9]), (30, [1, 5, 9])])
 def test_without_an_interval_states_are_saved_as_time_passes(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written_s: int, steps: list[int], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = itertools.count(step=callbacks.SAVE_S / 4)
-    monkeypatch.setattr("worker.engine.callbacks.time.monotonic", lambda: next(clock))
-    saved = _saved_at(train_here(_run(tmp_path / "run", tiny_llama)))
-    assert not {1, 2, 4, 5}.isdisjoint(saved), saved
+    """… and less often if the writing of one takes long: 30 s may be spent every 600 s, and a step takes 180 s."""
+    clock = Clock()
+
+    def write(*arguments: Any, **options: Any) -> Any:
+        clock.now += written_s
+        return begin_state(*arguments, **options)
+
+    def pass_time(report: dict[str, Any]) -> None:
+        clock.now += callbacks.SAVE_S if report["type"] == "metrics" else 0
+
+    monkeypatch.setattr(callbacks, "begin_state", write)
+    monkeypatch.setattr("worker.engine.callbacks.time.monotonic", clock)
+    monkeypatch.setattr(Background, "idle", lambda states: states.wait() is None)  # the disk is fast
+    assert _saved_at(train_here(_run(tmp_path / "run", tiny_llama), on_report=pass_time)) == steps
 
 
 @pytest.mark.parametrize("ends_early", [False, True])
