@@ -73,7 +73,9 @@ class TrainerMonitor:
         """The newest step of this attempt. An earlier attempt may have reported later steps."""
         self._stepped_at: float | None = None
         self._step_seconds: list[float] = []
-        self._stop_sent_at: float | None = None
+        self._stop_sent = False
+        self._shutdown_at: float | None = None
+        """When the worker began to shut down. The pause command may have been sent long before."""
 
     def run(self) -> None:
         """Return when the training has succeeded or has stopped. Raise AttemptFailed if it failed, StaleFence if the
@@ -97,12 +99,14 @@ class TrainerMonitor:
         if self._beat.lost.is_set():
             raise StaleFence(self._job.id)
         self._uploads.check()
-        now = time.monotonic()
-        if self._stop_sent_at is None:
-            if self._beat.pause.is_set() or self._node.stopping.is_set():
+        now, shuts_down = time.monotonic(), self._node.stopping.is_set()
+        if shuts_down and self._shutdown_at is None:
+            self._shutdown_at = now
+        if not self._stop_sent:
+            if self._beat.pause.is_set() or shuts_down:
                 self._trainer.command(cmd="pause" if self._beat.pause.is_set() else "stop")
-                self._stop_sent_at = now
-        elif self._node.stopping.is_set() and now - self._stop_sent_at > self._node.context.settings.stop_grace_s:
+                self._stop_sent = True
+        elif self._shutdown_at is not None and now - self._shutdown_at > self._node.context.settings.stop_grace_s:
             self._requeue("The worker shut down before a new state was saved.")
             raise StaleFence(self._job.id)
         if self._trainer.silent_s > self._max_silence_s():
@@ -137,7 +141,8 @@ class TrainerMonitor:
                 self._uploads.add(lambda: self._store(self._store_state))
             case CheckpointReport():
                 folder = self._attempt.folder / report.path
-                self._uploads.add(lambda: self._store(partial(store_checkpoint, self._attempt, report, folder)))
+                store = partial(store_checkpoint, self._attempt, report, folder)
+                self._uploads.add(lambda: self._store(store, retries=True))
             case DoneReport():
                 self._finish_uploads()
                 self._finish(report, now)
@@ -186,13 +191,20 @@ class TrainerMonitor:
     def _store_state(self) -> None:
         self._state.store(partial(store_state, self._attempt))
 
-    def _store(self, store: Callable[[], None]) -> None:
+    def _store(self, store: Callable[[], None], *, retries: bool = False) -> None:
         """Store a state or a checkpoint; called in the thread of `Uploads`. If that fails, training continues. The next
-        upload of a state, or the end of the training, stores the newest state."""
-        try:
+        upload of a state, or the end of the training, stores the newest state; a checkpoint is retried at once."""
+
+        def act() -> None:
             # The metrics first, because an attempt that resumes from this state does not report its steps again.
             self._progress.flush(force=True)
             store()
+
+        try:
+            if retries:
+                self._retrying(act)
+            else:
+                act()
         except (StorageUnavailable, SQLAlchemyError) as error:
             if isinstance(error, SQLAlchemyError) and not is_outage(error):
                 raise

@@ -51,6 +51,10 @@ class Uploads:
     ) -> None:
         try:
             self.finish()
+        except Exception:
+            if error is None:
+                raise
+            log.exception("upload_failed")  # the error of the attempt says why it ended
         finally:
             self._executor.shutdown(cancel_futures=True)
 
