@@ -2,8 +2,8 @@
 
 "auto" values are resolved in two steps. Those that depend on the data (epochs, batch size, learning rate, lengths,
 intervals) are resolved by `api.spec.resolve` after the rows are counted. Those that depend on the hardware (precision,
-recomputation, micro-batch) are resolved by the first worker that trains the job, and kept for later attempts, so that a
-resumed run repeats the interrupted one.
+recomputation, micro-batch) are resolved by the worker that trains the job. Once an attempt has saved a state, they are
+kept, so that a resumed run repeats the interrupted one.
 """
 
 from typing import Annotated, Literal, Self

@@ -10,7 +10,7 @@ from api.records import events, jobs, trackings
 from api.records.base import db_now
 from api.spec.lifecycle import FailureReason
 from api.spec.manifest import ORIGIN
-from api.spec.resolve import ResolvedRecipe, with_hardware
+from api.spec.resolve import HARDWARE_FIELDS, ResolvedRecipe, with_hardware
 from worker.shared import memory_overrides
 from worker.shared.cgroup import out_of_memory_kills
 from worker.supervisor.attempt import AttemptContext
@@ -65,10 +65,13 @@ def train(attempt: AttemptContext, slot: Slot) -> None:
 
 
 def _resolve_hardware(attempt: AttemptContext, machine: Machine) -> ResolvedRecipe:
-    """Return the recipe with each "auto" that depends on the machine replaced. The first attempt decides for all later
-    ones."""
+    """Return the recipe with each "auto" that depends on the machine replaced. The first attempt that saves a state
+    decides for all later ones; until then, each attempt decides for the memory that is free when it begins."""
     job, base = attempt.job, attempt.base
     prepared = ResolvedRecipe.model_validate(job.resolved)
+    if job.state is None:
+        requested = {name: getattr(attempt.recipe.training, name) for name in (*HARDWARE_FIELDS, "precision")}
+        prepared = prepared.model_copy(update=requested)
     # Only the user's own choice is refused: a precision that another machine resolved is trained here too, if slowly.
     if refused := refused_precision(attempt.recipe.training.precision, machine):
         raise AttemptFailed(FailureReason.INVALID_RECIPE, f"{refused}.", param="training.precision")
