@@ -7,7 +7,6 @@ runs behind the wall: without database, storage or secrets (docs/internals/wall.
 import faulthandler
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import worker.engine.openmp  # noqa: F401  (sets environment variables that torch reads when it loads)
@@ -23,7 +22,6 @@ from worker.engine.callbacks import Callbacks
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.errors import Stopped, TrainingError, as_training_error, print_traceback
-from worker.engine.interruptible import interruptible
 from worker.engine.loop import Loop, count_failed_steps, has_diverged
 from worker.engine.memory.heap import trim_heap
 from worker.engine.memory.peak_memory import PeakMemory
@@ -34,6 +32,7 @@ from worker.engine.optimizer import adamw
 from worker.engine.publish.fresh_process import fork_scorer
 from worker.engine.publish.gguf import require_exportable
 from worker.engine.publish.publish import publish
+from worker.engine.reference_pass import compute_references
 from worker.engine.saved_state import Progress, load_references
 from worker.methods import METHODS, MethodContext, Objective
 from worker.shared import memory_overrides
@@ -84,8 +83,7 @@ def train(run: Path, pipe: Pipe) -> None:
     with pipe.working():  # the method may load a reward model
         objective = METHODS[recipe.method.type](context)
     data = data.prepare(objective, load_references(run / "resume"))
-    with suppress(Interrupted), interruptible(model, pipe):  # `run_steps` then saves what was computed, and stops
-        data.compute_references(objective, pipe.warn)
+    compute_references(run, data, objective, pipe)  # after a stop, `run_steps` saves what was computed, and stops
     if not recipe.technique.whole_model:  # a copy would be as large as the model, so the comparison loads it again
         model.snapshot_reference()
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from api.spec.evaluation import Evaluation
@@ -27,11 +26,11 @@ from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.markdown import extend
 from worker.engine.publish.provenance import origin_of
 from worker.engine.saved_state import (
-    REFERENCES,
     Progress,
     begin_state,
     load_state,
     optimizer_tensors,
+    save_references,
     set_optimizer_tensors,
 )
 from worker.shared.arrays import Rows
@@ -64,7 +63,7 @@ class Callbacks:
         for name in ("states", "best"):
             (self._out / name).mkdir(parents=True, exist_ok=True)
         self._best: Path | None = None
-        self._references = _save_references(data, self._out)
+        self._references = save_references(data.references, self._out)
         self._saved_step: int | None = None
         self._saved_at_s, self._blocked_s = time.monotonic(), 0.0
         self._state_is_due = False
@@ -268,13 +267,3 @@ class Callbacks:
         if self._best is not None and self._best.parent == path.parent:  # else it belongs to the saved state
             self._best.unlink()
         self._best = path
-
-
-def _save_references(data: Data, out: Path) -> Path | None:
-    """Write the reference's log-probabilities, so that a resumed training need not compute them again. Return the file,
-    or None if the method has no reference."""
-    if not data.references:
-        return None
-    path = out / REFERENCES
-    save_arrays(data.references, path)
-    return path

@@ -44,18 +44,21 @@ class Data:
             validation = objective.prepare(validation, known.get("validation"))
         return replace(self, train=train, validation=validation)
 
-    def compute_references(self, objective: Objective, warn: Callable[[str], None]) -> None:
+    def compute_references(
+        self, objective: Objective, warn: Callable[[str], None], after_group: Callable[[], None] = lambda: None
+    ) -> None:
         """Compute the reference's log-probabilities that the prepared data lacks: for all validation rows, and for the
         training rows that the recipe's steps reach. The model must have the weights of step 0.
 
-        If an exception ends the computation, the data keeps what was computed until then.
+        If an exception ends the computation, the data keeps what was computed until then. `after_group` is called after
+        each group of rows.
         """
         if not objective.has_reference:
             return
         reached = rows_of_steps(len(self.train), objective.recipe)
         for rows, needed in ((self.train, reached), (self.validation, np.arange(len(self.validation)))):
             if len(rows):
-                act = partial(objective.compute_reference, rows, needed)
+                act = partial(objective.compute_reference, rows, needed, after_group)
                 retry_with_smaller_batch(act, objective, rows, "before the first step", warn)
 
     @property

@@ -107,19 +107,20 @@ class Objective:
         needs. Called only for methods with `has_reference`."""
         raise NotImplementedError
 
-    def compute_reference(self, rows: Rows, needed: RowIndices) -> None:
+    def compute_reference(self, rows: Rows, needed: RowIndices, after_group: Callable[[], None]) -> None:
         """Put the missing (NaN) log-probabilities of the reference into the prepared rows. The model must have the
         weights of step 0.
 
         `needed`: indices of the rows that the training reaches. If an exception ends the computation, the rows keep
         what was computed until then. The rest can be computed later with the same result, because the rows are always
-        divided into the same groups.
+        divided into the same groups. `after_group` is called after each group.
         """
         known = rows.per_row["reference"]
         for start in range(0, len(needed), REFERENCE_ROWS):
             group = needed[start : start + REFERENCE_ROWS]
             if np.isnan(known[group]).any():
                 known[group] = self.reference(rows.take(group))
+                after_group()
 
     def with_reference(self, rows: Rows) -> Rows:
         """Return prepared rows with the missing (NaN) log-probabilities of the reference computed. The model must have

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from worker.engine.atomic_folder import atomic_folder, keep_newest, verify_manifest
@@ -146,6 +147,26 @@ def load_state(folder: Path) -> State:
         best if best.exists() else None,
         state["recipe"],
     )
+
+
+def saved_step(folder: Path) -> int:
+    """Return the step of the state in the folder; 0 if there is no state."""
+    try:
+        return int(json.loads((folder / "state.json").read_bytes())["progress"]["step"])
+    except FileNotFoundError:
+        return 0
+
+
+def save_references(references: Mapping[str, npt.NDArray[np.float32]], out: Path) -> Path | None:
+    """Write the reference's log-probabilities, so that a resumed training need not compute them again. Return the file,
+    or None if there are none."""
+    if not references:
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / REFERENCES
+    path.unlink(missing_ok=True)  # earlier states keep the file, which never changes
+    save_arrays(dict(references), path)
+    return path
 
 
 def load_references(folder: Path) -> dict[str, npt.NDArray[np.float32]]:

@@ -1,5 +1,6 @@
 """Storage of states and checkpoints by a thread of its own, while another thread handles the trainer's reports."""
 
+import itertools
 import os
 import shutil
 import threading
@@ -65,6 +66,7 @@ class WaitingState:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._numbers = itertools.count(1)  # the steps of two states may be the same
         self._lock = threading.Lock()
         self._waiting: tuple[int, Path] | None = None
         """Step and folder."""
@@ -72,7 +74,7 @@ class WaitingState:
     def put(self, step: int, state: Path) -> None:
         """Replace the state that waits, if one does. A state that the trainer has deleted already is skipped."""
         try:
-            linked = _link_files(state, self._folder / state.name)
+            linked = _link_files(state, self._folder / str(next(self._numbers)))
         except FileNotFoundError:
             log.info("state_replaced", step=step)
             return

@@ -11,12 +11,14 @@ from safetensors.numpy import load_file
 from tests.worker import pairs
 from tests.worker.recorder import Recorder, adapter, attempt_after, train_here
 from tests.worker.run_folders import make_run, random_rows
-from worker.engine import objective
+from worker.engine import objective, reference_pass
 from worker.engine.errors import Stopped
 from worker.methods import METHODS, Objective
 from worker.shared.arrays import Rows
 from worker.shared.reports import StoppedReport
 from worker.train import train
+
+GROUPS = pairs.ROWS // 2
 
 
 class Stopping(Recorder):
@@ -41,15 +43,35 @@ def stop(run: Path, pipe: Stopping) -> Stopping:
     return pipe
 
 
+def references_of(method: str, monkeypatch: pytest.MonkeyPatch, *, most: float = math.inf) -> list[int]:
+    """A list to which each call that computes references adds its number of rows. The call after `most` of them raises
+    KeyboardInterrupt."""
+    calls: list[int] = []
+    whole = METHODS[method].reference
+
+    def counting(self: Objective, rows: Rows) -> Any:
+        if len(calls) == most:
+            raise KeyboardInterrupt
+        calls.append(len(rows))
+        return whole(self, rows)
+
+    monkeypatch.setattr(METHODS[method], "reference", counting)
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "REFERENCE_ROWS", 2)
+
+
 @pytest.mark.parametrize("method", ["dpo", "kto"])
 def test_log_probabilities_of_the_reference_are_computed_once(
     method: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objective, "REFERENCE_ROWS", 2)
     for name in ("whole", "first"):
         pairs.make(tmp_path / name, tiny_llama, "lora", method, seed=5, steps=2)
     train_here(tmp_path / "whole")
-    groups, run = pairs.ROWS // 2, tmp_path / "first"
+    run = tmp_path / "first"
     for number in (1, 2):  # each attempt computes one group
         stopped = stop(run, Stopping(batches=2))
         assert stopped.reports[-1] == {"type": "stopped", "step": 0}
@@ -57,16 +79,31 @@ def test_log_probabilities_of_the_reference_are_computed_once(
         known = load_file(run / state["path"] / "references.safetensors")["train"]
         assert np.isfinite(known).all(1).sum() == 2 * number
         run = attempt_after(run, tmp_path / f"next{number}", state["path"])
-    calls: list[int] = []
-    whole = METHODS[method].reference
-
-    def counting(self: Objective, rows: Rows) -> Any:
-        calls.append(len(rows))
-        return whole(self, rows)
-
-    monkeypatch.setattr(METHODS[method], "reference", counting)
+    calls = references_of(method, monkeypatch)
     train_here(run)
-    assert calls == [2] * (groups - 2)
+    assert calls == [2] * (GROUPS - 2)
+    assert adapter(run) == adapter(tmp_path / "whole")
+
+
+def test_a_killed_pass_is_continued_from_its_last_state(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SAVE_S", "PASS_SHARE"):
+        monkeypatch.setattr(reference_pass, name, 0)
+    for name in ("whole", "first"):
+        pairs.make(tmp_path / name, tiny_llama, "lora", "dpo", seed=5, steps=2)
+    train_here(tmp_path / "whole")
+    killed: Any = Recorder()
+    with monkeypatch.context() as kill:
+        references_of("dpo", kill, most=2)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "first", killed)
+    states = killed.of("state")
+    assert [state["step"] for state in states] == [0, 0]
+    run = attempt_after(tmp_path / "first", tmp_path / "next", states[-1]["path"])
+    calls = references_of("dpo", monkeypatch)
+    train_here(run)
+    assert calls == [2] * (GROUPS - 2)
     assert adapter(run) == adapter(tmp_path / "whole")
 
 
