@@ -93,6 +93,8 @@ def train(run: Path, pipe: Pipe) -> None:
     callbacks.release()
     peaks.begin("comparing")
     evaluation = Comparison(recipe, data, objective, pipe, load).measure()
+    if evaluation is None and pipe.stopping and callbacks.last_step_is_saved:
+        raise Stopped(callbacks.progress.step)  # the next attempt repeats the comparison
 
     # Save.
     peaks.begin("exporting")

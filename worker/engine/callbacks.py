@@ -144,6 +144,11 @@ class Callbacks:
         self._blocked_s = self._saved_at_s - begin_s
         self._states.start(partial(self._report_state, step, finish))
 
+    @property
+    def last_step_is_saved(self) -> bool:
+        """Whether a later attempt needs to repeat no step."""
+        return self._saved_step == self.progress.step
+
     def finish_saving(self) -> None:
         """Wait until states and checkpoints are on the disk and reported."""
         with self._pipe.working():

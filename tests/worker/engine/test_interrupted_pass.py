@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from tests.worker import pairs
 from tests.worker.recorder import Recorder, adapter, attempt_after, train_here
 from tests.worker.run_folders import make_run, random_rows
-from worker.engine import objective, reference_pass
+from worker.engine import callbacks, objective, reference_pass
 from worker.engine.errors import Stopped
 from worker.methods import METHODS, Objective
 from worker.shared.arrays import Rows
@@ -120,4 +120,20 @@ def test_an_evaluation_is_repeated(tiny_llama: Path, tmp_path: Path) -> None:
     resumed = train_here(run)
     losses, expected = ([(m["step"], m["valid_loss"]) for m in each.of("metrics")] for each in (resumed, whole))
     assert losses == expected
+    assert adapter(run) == adapter(tmp_path / "whole")
+
+
+def test_a_comparison_is_repeated_without_a_step(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "SAVE_S", 0)
+    for name in ("whole", "first"):
+        pairs.make(tmp_path / name, tiny_llama, "lora", "dpo", seed=5, steps=2)
+    whole = train_here(tmp_path / "whole")
+    stopped = stop(tmp_path / "first", Stopping(phase="comparing"))
+    assert stopped.reports[-1] == {"type": "stopped", "step": 2}
+    run = attempt_after(tmp_path / "first", tmp_path / "next", stopped.of("state")[-1]["path"])
+    resumed = train_here(run)
+    assert resumed.of("metrics") == []
+    assert resumed.of("done")[0]["evaluation"] == whole.of("done")[0]["evaluation"] is not None
     assert adapter(run) == adapter(tmp_path / "whole")
