@@ -121,7 +121,8 @@ class AdaptedExperts:
     trained: int = 0
     """Number of weights in the updates."""
     used: int = 0
-    """Number of weights in the tensors that compute one token: those of its chosen experts."""
+    """Number of the experts' weights that one token is multiplied by: those of the experts that the router chooses for
+    it."""
     size: int = 0
     """Number of weights in the tensors."""
     largest: int = 0

@@ -89,9 +89,9 @@ def _jobs(session: Session) -> Iterator[Metric]:
 
 
 def workers(session: Session, processes: Sequence[SeenProcess]) -> Iterator[Metric]:
-    """Yield the metrics of the workers of jobs and of other processes.
+    """Yield the metrics of workers, and those of the other processes, such as samplers.
 
-    The stage of another process, such as a sampler, is absent until such a process has started.
+    A worker's stage is always listed, with 0 if no worker runs. Another process is listed once one has started.
     """
     known = monitoring.beats(session)
     running = [process for process in processes if not process.stopped and process.age_s < monitoring.SILENT_S]

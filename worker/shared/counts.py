@@ -44,7 +44,8 @@ class Counts(msgspec.Struct):
     """Tokens of the longest sequence before the cut."""
     max_length: int
     lengths: list[int]
-    """Quantiles of the lengths of the kept rows' longest sequences, in tokens: QUANTILES values in ascending order."""
+    """QUANTILES quantiles of the rows' lengths in tokens, in ascending order. A row's length is that of its longest
+    sequence; rows that were left out do not count."""
     histogram: Histogram
     labels: int | None = None
     """Number of distinct label names."""

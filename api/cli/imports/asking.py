@@ -170,12 +170,12 @@ def ask(source: Source, answers: Answers, questions: Sequence[Question], limits:
 
 
 class _Asking:
-    """The questions to a model that are on their way."""
+    """The requests to a model that have no answer yet."""
 
     def __init__(self, source: Source, answers: Answers, limits: Limits) -> None:
         self._source, self._answers, self._limits = source, answers, limits
         self._refused: set[str] = set()
-        """The keys in OPTIONAL of fields that the model refuses."""
+        """Keys of OPTIONAL: the fields that the model has refused, which later requests leave out."""
         self._calls: Calls[Question, Document] = Calls()
 
     @property

@@ -166,7 +166,9 @@ def cached_attention(
     if unknown := {name for name, argument in others.items() if argument is not None} - HARMLESS:
         raise NotImplementedError(f"cached attention does not implement {', '.join(sorted(unknown))}")
     if cached is None:
-        raise ValueError("the model did not pass `cached` on to its attention: its family cannot be packed")
+        raise ValueError(
+            "the model did not pass the argument `cached` on to its attention: remove its family from PACKED_FAMILIES"
+        )
     if attention_mask is not None or dropout != 0.0 or query.shape[2] != 1:
         raise NotImplementedError("cached attention takes one token of each row, without masks and dropout")
     visible_B_1_1_T = cached.visible(sliding_window)[:, None, None]

@@ -170,7 +170,9 @@ def packed_attention(
     if attention_mask is not None or dropout != 0.0 or not getattr(module, "is_causal", True):
         raise NotImplementedError("packed attention is causal, without masks and dropout")
     if segments is None:
-        raise ValueError("the model did not pass `segments` on to its attention: its family cannot be packed")
+        raise ValueError(
+            "the model did not pass the argument `segments` on to its attention: remove its family from PACKED_FAMILIES"
+        )
     assert query.shape[::2] == (1, sum(segments.lengths)), f"{query.shape} is not one row of {segments.lengths}"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query_N, key_N, value_N = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
