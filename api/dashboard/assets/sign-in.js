@@ -12,7 +12,8 @@ export function askForKey(main) {
     const form = h("form.sign-in", {},
       h("h1", {}, "Sign in to Attune"),
       h("label", { for: "key" }, "API key"), input, problem, submit,
-      h("p.muted", {}, "On the server's machine, this command creates a key:"), command("attune keys create"));
+      h("p.muted", {}, "On the server's machine, ", h("code", {}, "attune up"), " writes a key to ", h("code", {}, "credentials.json"), " in its data folder. This command creates another key, in the same folder:"),
+      command("attune keys create --data-dir attune-data"));
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       submit.disabled = true;
