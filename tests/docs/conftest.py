@@ -16,9 +16,10 @@ from openai import OpenAI
 from api.services import base_models
 from api.settings import Settings
 from tests.conftest import opened
+from tests.docs.blocks import ROOT, blocks
 from tests.services import AttuneUp
 
-ROOT = Path(__file__).parents[2]
+EVALS = ROOT / "docs" / "evals.md"
 MODEL = "smollm2-135m-instruct"
 ROWS = 12
 """Rows of the shortened examples/rows.jsonl."""
@@ -84,6 +85,9 @@ def user(live_server: AttuneUp, tmp_path_factory: pytest.TempPathFactory) -> Ite
         path.write_text("".join(rows))
     pair = {"prompt": "Is the shop open?", "chosen": "Yes, until six.", "rejected": "I do not know."}
     (folder / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * ROWS)
+    (folder / "capitals.json").write_text(next(block.text for block in blocks(EVALS) if block.language == "json"))
+    item = {"question": "What is the capital of France?", "answer": "Paris"}
+    (folder / "items.jsonl").write_text(json.dumps({"item": item}))
     key = live_server.run("keys", "create", "--project", "research", "--data-dir", str(live_server.data)).split()[-1]
     credentials = {"base_url": live_server.base_url, "api_key": key}
     (folder / "attune-data").mkdir()

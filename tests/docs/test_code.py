@@ -1,5 +1,5 @@
-"""Every code block of the README and of docs/ runs against the `live_server`, in the order of its page. So do the
-examples."""
+"""Every command and program of the README and of docs/ runs against the `live_server`, in the order of its page; so do
+the examples. NOT_RUN names the exceptions. Blocks of data are validated."""
 
 import json
 import re
@@ -39,6 +39,8 @@ NOT_RUN = {
     r"(\.venv/bin/)?attune up": "the server of these tests is this command",
     r"(\.venv/bin/)?attune models add \S+ \S+/": "downloads from a hub",
     r"attune demo": "minutes, and it replaces the process; `make demo` is the same program",
+    r"set -a;": "reads a file of an operator's machine",
+    r"attune (api|worker) ": "servers: tests/end_to_end/test_production.py starts each",
     r"docker ": "needs an engine and an image registry",
     r"pg_dump |aws ": "programs of others",
     r"attune login ": "asks for a key, and would write into the tester's home folder",
@@ -57,7 +59,7 @@ EXIT_CODES = {"attune files check broken.jsonl": 2}
 """The exit codes of commands that fail on purpose, the first time that a page has them."""
 REFUSED = {"integrations=": "integration_not_configured"}
 """Parts of programs that this server refuses, with the code."""
-OPERATOR = ("projects", "storage")
+OPERATOR = ("keys", "migrate", "projects", "storage")
 """Commands that open the database of the live server. (`backup` names its data folder.)"""
 SHELL = re.compile(r"[|<>&$`]")
 """Characters in commands that only a shell understands."""
@@ -116,7 +118,10 @@ class Follower:
         job = self.staged(stage[1]) if (stage := STAGE.match(line)) else self.job.id
         line = line.replace("/backups", str(self.user.folder / "backups")).replace("attune-data ", f"{self.user.data} ")
         values = {"JOB": job, "MODEL": str(self.job.fine_tuned_model), "FILE": self.job.training_file}
-        return re.sub(r"(?<![\w$])(JOB|MODEL|FILE)\b", lambda word: values[word[0]], line)
+        if "grading" in self.names:
+            values["EVAL"] = self.names["grading"].id
+        words = "|".join(values)
+        return re.sub(rf"(?<![\w$])({words})\b", lambda word: values[word[0]], line)
 
     def staged(self, action: str) -> str:
         """Return a job in the status that the action needs."""
