@@ -16,6 +16,7 @@
 #   make bench    benchmarks of this machine's speed, and the same trainings by other libraries (hours; ARGS selects)
 #   make docs     generate docs/settings.md from api/settings.py
 #   make site     build the documentation as a site: build/site/index.html
+#   make screenshots  pictures of every view, in both themes, on a desktop and a phone, by Chromium: build/screenshots
 #   make relations  measure each paper's main claim on a small scale (an hour)
 #   make constraints  update every pinned dependency: constraints.txt, and requirements/ with hashes
 #   make clean    remove .venv and every cache
@@ -24,7 +25,7 @@
 #            PIP_ARGS passed to pip. PyPI's torch for Linux includes CUDA, about 3 GB. A machine without a GPU does not
 #                     need it: PIP_ARGS="--extra-index-url URL" with the URL of PyTorch's own CPU index.
 #            JOBS     number of test processes
-#            ARGS     passed to pytest, to the demo, to the relations, or to benchmarks.training
+#            ARGS     passed to pytest, to the demo, to the relations, to benchmarks.training, or to the screenshots
 
 PYTHON ?=
 PIP_ARGS ?=
@@ -38,7 +39,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test run-tests quick lint fix coverage pairs clients check-cuda images-check soak bench docs site relations clean install constraints lock
+.PHONY: help demo test run-tests quick lint fix coverage pairs clients check-cuda images-check soak bench docs site screenshots relations clean install constraints lock
 .DEFAULT_GOAL := help
 
 help:
@@ -113,6 +114,9 @@ site: $(INSTALLED)
 	$(BIN)/python -m docs.site
 	$(SITE)/bin/zensical build --strict
 	@echo "Open build/site/index.html"
+
+screenshots: $(INSTALLED)
+	$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 relations: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.relations $(ARGS)

@@ -1,6 +1,6 @@
 """Pictures of every view, in both themes and two sizes, in build/screenshots.
 
-    python -m tests.browser.screenshots [NAME …]
+    make screenshots ARGS="NAME …"
 
 A new Attune trains small jobs first, so that each view has something to show. NAME selects pictures, such as `jobs`.
 """
@@ -19,8 +19,9 @@ from playwright.sync_api import Browser
 from api.dashboard import VIEWS
 from tests.browser.chromium import Visitor, chromium
 from tests.end_to_end.jobs import client_of, create, ended, step_of, upload, wait_until
+from tests.receiver import receiving
 from tests.services import AttuneUp
-from tests.tiny_models import make_model
+from tests.tiny_models import make_encoder, make_model
 
 FOLDER = Path("build/screenshots")
 SIZES = {"desktop": {"width": 1440, "height": 900}, "phone": {"width": 390, "height": 844}}
@@ -30,12 +31,13 @@ BROKEN = b'{"messages": [{"role": "user", "content": "Where is Rome?"}]}\n{"mess
 
 
 def main(names: list[str], folder: Path = FOLDER) -> None:
-    with tempfile.TemporaryDirectory(prefix="attune-") as scratch:
-        server = AttuneUp(Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="attune-") as scratch, receiving() as receiver:
+        server = AttuneUp(Path(scratch), env={"ATTUNE_WEBHOOK_PRIVATE_HOSTS": "127.0.0.1"})
         server.add_model("tiny", make_model(Path(scratch) / "tiny", family="llama"))
+        server.add_model("encoder", make_encoder(Path(scratch) / "encoder"))
         server.start()
         try:
-            all_addresses = prepare(client_of(server))
+            all_addresses = prepare(client_of(server), receiver.url)
             addresses = {name: path for name, path in all_addresses.items() if name in names or not names}
             with chromium() as browser:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -44,8 +46,10 @@ def main(names: list[str], folder: Path = FOLDER) -> None:
             server.stop()
 
 
-def prepare(client: OpenAI) -> dict[str, str]:
+def prepare(client: OpenAI, hook_url: str) -> dict[str, str]:
     """Give each view something to show. Return the addresses by the name of their picture."""
+    hook = {"name": "deployment", "url": hook_url, "event_types": ["fine_tuning.job.succeeded"]}
+    webhook: Any = client.post("/webhook_endpoints", body=hook, cast_to=object)
     train, held_out = upload(client, chats(60)), upload(client, chats(12, seed=1))
     broken, pairs = upload(client, BROKEN), upload(client, preferences(24))
     good = create(client, train, steps=200, validation_file=held_out, suffix="atlas", metadata={"team": "maps"})
@@ -60,7 +64,8 @@ def prepare(client: OpenAI) -> dict[str, str]:
     pipeline: Any = client.post(
         "/fine_tuning/pipelines", body={"model": "tiny", "suffix": "assist", "stages": stages}, cast_to=object
     )
-    for job_id in (good, other, failed):
+    classifier = classified(client)
+    for job_id in (good, other, failed, classifier):
         ended(client, job_id)
     batch, (eval_id, *runs) = a_batch(client), graded(client)
     running = create(client, upload(client, chats(800, seed=2)), steps=100_000, validation_file=held_out, suffix="long")
@@ -71,17 +76,31 @@ def prepare(client: OpenAI) -> dict[str, str]:
         "job-running": f"/jobs/{running}",
         "job-waiting": f"/jobs/{waiting}",
         "job-failed": f"/jobs/{failed}",
+        "job-classifier": f"/jobs/{classifier}",
         "compare": f"/compare?jobs={good},{other},{running}",
         "pipeline": f"/pipelines/{pipeline['id']}",
         "file": f"/files/{train}",
         "file-broken": f"/files/{broken}",
         "new-filled": f"/new?file={pairs}",
         "batch": f"/batches/{batch}",
+        "webhook": f"/webhooks/{webhook['id']}",
         "eval": f"/evals/{eval_id}?run={runs[0]}",
         "eval-compared": f"/evals/{eval_id}?run={runs[0]}&with={runs[1]}",
         "model": f"/models/{client.fine_tuning.jobs.retrieve(good).fine_tuned_model}",
     }
     return {view.name: f"/{view.name}" for view in VIEWS} | paths
+
+
+def classified(client: OpenAI) -> str:
+    """Train a classifier of sentences about cities."""
+    rng = random.Random(0)
+    sides = {city: ("north", "south", "east")[n % 3] for n, city in enumerate(CITIES)}
+    named = ({"text": f"I live in {city}.", "label": sides[city]} for city in rng.choices(CITIES, k=120))
+    method = {"type": "classification", "classification": {"hyperparameters": {"n_epochs": 8, "batch_size": 8}}}
+    options = {"technique": {"type": "full"}, "training": {"learning_rate": 0.002, "validation_split": 0.25}}
+    body: Any = {"method": method} | options
+    file = upload(client, _lines(named))
+    return client.fine_tuning.jobs.create(model="encoder", training_file=file, suffix="sides", extra_body=body).id
 
 
 def a_batch(client: OpenAI) -> str:

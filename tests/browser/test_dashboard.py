@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from openai import OpenAI
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from api.dashboard import VIEWS
 from tests.browser.chromium import Visitor
@@ -22,6 +22,18 @@ RULES = {
     "dark": VIOLATIONS | {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}},
 }
 """axe-core's rules for each theme. Both have the same elements, in other colors."""
+
+
+PHONE: ViewportSize = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1440, "height": 900}
+
+
+def width_on_a_phone(page: Page) -> int:
+    """Return the width of the page on a phone, whose reader scrolls sideways if it is wider than the screen."""
+    page.set_viewport_size(PHONE)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    page.set_viewport_size(DESKTOP)
+    return int(width)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +150,7 @@ def test_what_is_wrong_is_said_in_the_words_of_the_api(visitor: Visitor, live_se
 
 
 @pytest.mark.parametrize("theme", RULES)
-def test_no_view_has_a_serious_fault_of_accessibility(
+def test_every_view_is_accessible_and_fits_on_a_phone(
     browser: Browser, live_server: AttuneUp, trained: str, theme: str
 ) -> None:
     visitor = Visitor(browser, live_server.base_url, color_scheme=theme)
@@ -148,6 +160,8 @@ def test_no_view_has_a_serious_fault_of_accessibility(
         visitor.page.goto(address)
         expect(visitor.page.locator("h1")).to_be_visible()
         visitor.page.locator("details.account").wait_for()
+        if (width := width_on_a_phone(visitor.page)) > PHONE["width"]:
+            found[f"{address} on a phone"] = width
         report = Axe().run(visitor.page, options=RULES[theme]).response["violations"]
         if serious := [fault for fault in report if fault["impact"] in SERIOUS]:
             found[address] = [(fault["id"], [node["html"] for node in fault["nodes"]][:3]) for fault in serious]
