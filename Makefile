@@ -108,9 +108,13 @@ docs: $(INSTALLED)
 
 # In an environment of its own: the generator takes 90 MB, and nothing else needs it.
 SITE := .cache/site
-site: $(INSTALLED)
-	test -x $(SITE)/bin/zensical || $(BIN)/python -m venv $(SITE)
-	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check zensical==0.0.73
+ZENSICAL := 0.0.73
+$(SITE)/.zensical-$(ZENSICAL): | $(INSTALLED)
+	$(BIN)/python -m venv --clear $(SITE)
+	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check zensical==$(ZENSICAL)
+	@touch $@
+
+site: $(INSTALLED) $(SITE)/.zensical-$(ZENSICAL)
 	$(BIN)/python -m docs.site
 	$(SITE)/bin/zensical build --strict
 	@echo "Open build/site/index.html"
