@@ -108,10 +108,9 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def postgres_url(postgres: Postgres, postgres_template: str) -> Iterator[str]:
-    """A new PostgreSQL database with the current schema."""
-    name = postgres.database(postgres_template)
-    yield postgres.url(name)
-    postgres.drop(name)
+    """A PostgreSQL database with the current schema and no rows."""
+    with postgres.lent(postgres_template) as url:
+        yield url
 
 
 @pytest.fixture

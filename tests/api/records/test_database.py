@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from api.records import Database
 from tests.factories import a_job, a_project, the_job
+from tests.services.postgres import EMPTIES
 
 
 def test_connections_that_the_server_closed_are_replaced_before_they_are_used(postgres_url: str) -> None:
@@ -15,8 +16,9 @@ def test_connections_that_the_server_closed_are_replaced_before_they_are_used(po
         for session in (first, second):
             session.execute(text("SELECT 1"))
     with other.write() as session:
-        here = "datname = current_database() AND pid <> pg_backend_pid()"
-        ended = session.scalars(text(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {here}"))
+        here = "datname = current_database() AND pid <> pg_backend_pid() AND application_name <> :tests"
+        end = text(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {here}")
+        ended = session.scalars(end, {"tests": EMPTIES})
         assert ended.all() == [True, True]
     with database.read() as first, database.write() as second:
         assert [session.scalar(text("SELECT 1")) for session in (first, second)] == [1, 1]

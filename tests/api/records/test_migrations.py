@@ -1,5 +1,5 @@
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,15 @@ from sqlalchemy import select, text
 from api.records import Base, Database
 from api.records.migrate import WrongSchema, alembic_config, is_new, migrate, require_current
 from api.records.models import Checkpoint, Model
+from tests.services import Postgres
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres, postgres_template: str) -> Iterator[str]:
+    """A database that no other test gets: these change its schema."""
+    name = postgres.database(postgres_template)
+    yield postgres.url(name)
+    postgres.drop(name)
 
 
 def test_migrations_make_exactly_the_schema_of_the_records(database: Database) -> None:
