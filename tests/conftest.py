@@ -27,6 +27,7 @@ from api.records.migrate import migrate
 from api.services import base_models
 from api.settings import Settings
 from tests import smollm2 as smollm2_model
+from tests import statements
 from tests.services import AttuneUp, Postgres, SeaweedS3, Valkey
 from tests.services.s3 import BUCKET
 
@@ -37,6 +38,7 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("attune")
+statements.share()
 
 
 os.environ["ATTUNE_FRESH_PROOF"] = "0"
