@@ -16,6 +16,7 @@ class Valkey(Server):
         super().__init__(folder)
         self.port = free_ports(1)[0]
         self.password = secrets.token_urlsafe(16)
+        self._client = redis.Redis.from_url(self.url)
 
     @property
     def url(self) -> str:
@@ -34,8 +35,7 @@ class Valkey(Server):
         self.spawn([str(get_binary_path()), "-"], stdin=lines.encode(), ready=self.answers)
 
     def flush(self) -> None:
-        with redis.Redis.from_url(self.url) as client:
-            client.flushall()
+        self._client.flushall()
 
     def answers(self) -> bool:
         with redis.Redis.from_url(self.url, socket_timeout=1) as client:
