@@ -9,6 +9,7 @@ import sys
 from functools import partial
 
 os.environ.setdefault("NOSETPS", "1")  # otherwise Celery would change the name that ps shows for this process
+gc.disable()  # garbage collection would take a sixth of the import time and free little
 
 # isort: split
 from api.infra.logs import configure_logging
@@ -18,7 +19,6 @@ from api.spec.lifecycle import DELIVER, SAMPLE, Stage
 settings = load_settings()
 configure_logging(settings.log_level)
 stage = sys.argv[1]
-gc.disable()  # garbage collection would take a sixth of the import time and free little
 # Each process imports the code of its own stage only.
 if stage == SAMPLE:
     from worker.supervisor import sample

@@ -1,8 +1,12 @@
 """`python -m api.eval_worker`: one evaluation worker. `attune worker` starts it, with its settings as environment
 variables."""
 
+import gc
 from dataclasses import replace
 
+gc.disable()  # garbage collection would take a sixth of the import time and free little
+
+# isort: split
 from api.background.worker import serve
 from api.context import Context
 from api.eval_worker.worker import EvalWorker
@@ -17,6 +21,8 @@ def worker(context: Context) -> EvalWorker:
     return EvalWorker(replace(context, previews=PreviewProcesses(context.settings, ("worker.evaluate",))))
 
 
+gc.freeze()
+gc.enable()
 settings = load_settings()
 configure_logging(settings.log_level)
 with removing_leftover_previews(settings):
