@@ -57,7 +57,7 @@ test: $(INSTALLED)
 	@$(MAKE) --no-print-directory -j 2 lint run-tests
 
 run-tests:
-	$(PYTEST) -m "not clients and not soak and not pairs and not cuda" $(ARGS)
+	$(PYTEST) -p tests.preloaded -m "not clients and not soak and not pairs and not cuda" $(ARGS)
 
 quick: $(INSTALLED)
 	$(PYTEST) -p tests.quick $(ARGS)
