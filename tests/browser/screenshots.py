@@ -82,6 +82,7 @@ def prepare(client: OpenAI, hook_url: str) -> dict[str, str]:
         "file": f"/files/{train}",
         "file-broken": f"/files/{broken}",
         "new-filled": f"/new?file={pairs}",
+        "new-clone": f"/new?from={good}",
         "batch": f"/batches/{batch}",
         "webhook": f"/webhooks/{webhook['id']}",
         "eval": f"/evals/{eval_id}?run={runs[0]}",
