@@ -99,7 +99,7 @@ export function copyable(text, shown = text) {
 export const modelAddress = (id) => `/models/${encodeURIComponent(id)}`;
 
 /** A model's id as a link to it, and a button that copies it. */
-export const modelLink = (id) => [h("a.anywhere", { href: modelAddress(id) }, h("code", {}, id)), " ", copyable(id, "Copy")];
+export const modelLink = (id) => [h("a.anywhere", { href: modelAddress(id) }, h("code", {}, id)), " ", h("span.muted", {}, copyable(id, "Copy"))];
 
 /** Copy a text, and say so for a moment at the element. */
 export async function copy(text, element) {

@@ -69,8 +69,12 @@ export function jobForm({ catalog, files, models, signal, onChange }) {
   };
 }
 
-/** Whether a given value changes anything where the field's default would apply. */
-const differs = (value, fallback) => value !== undefined && value !== null && value !== "auto" && JSON.stringify(value) !== JSON.stringify(fallback);
+/** Whether a given value changes anything where the field's default would apply. Without a default, an empty list or object does not. */
+function differs(value, fallback) {
+  if (value === undefined || value === null || value === "auto") return false;
+  if (fallback === undefined && typeof value === "object") return Object.keys(value).length > 0;
+  return JSON.stringify(value) !== JSON.stringify(fallback);
+}
 
 /** The options of an entry of the catalogue. They are made anew only when another entry is chosen, to keep what was typed. */
 function optionsOf(entries, path) {

@@ -8,7 +8,7 @@ import { validated } from "../training-curves.js";
 const MOST = 64;
 
 /**
- * A row for each class: how many of its rows are labelled right, and what the others were taken for. Null for too many classes.
+ * A row for each class: its F1, which says nothing if it has no rows, how many of its rows are labelled right, and what the others were taken for. Null for too many classes.
  * @param {import("../training-curves.js").Point} point with `f1_by_class`; with `confusion` if each row has one label
  * @param {string[]|null} names of the classes
  */
@@ -20,7 +20,7 @@ export function classes(point, names) {
     caption: "Classes", key: (row) => String(row.index),
     columns: [
       { title: "Class", cell: ({ index }) => nameOf(index) },
-      { title: "F1", cell: ({ score }) => metric(score), figures: true },
+      { title: "F1", cell: ({ score, counts }) => metric(counts && !sum(counts) ? null : score), figures: true },
       ...(confusion ? [
         { title: "Rows", cell: ({ counts }) => exact(sum(counts)), figures: true },
         { title: "Right", cell: ({ counts, index }) => exact(counts[index]), figures: true },
