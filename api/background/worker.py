@@ -22,6 +22,7 @@ from api.background.attempts import MAX_FAULTS, Postponed
 from api.context import Context
 from api.errors import InsufficientStorage
 from api.infra.beats import ProcessReport, process_name, reporting
+from api.infra.preview_process import PreviewFailed
 from api.infra.storage import StorageUnavailable
 from api.records.database import is_outage
 from api.records.work_queue import I, ItemClaim, StaleWork, W, WorkClaim, WorkQueue
@@ -211,7 +212,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
                 await self.advance(claim)
         except StaleWork:  # its status changed meanwhile, for example to cancelled: it may be due again
             return True
-        except (SQLAlchemyError, *OUTAGES) as error:  # the work is due again when its lease expires
+        except (SQLAlchemyError, PreviewFailed, *OUTAGES) as error:  # the work is due again when its lease expires
             log.warning(f"{self.name}_not_advanced", error=type(error).__name__)
         except Exception:
             log.exception(f"{self.name}_not_advanced")

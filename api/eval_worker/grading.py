@@ -67,7 +67,9 @@ async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[C
     """Return an outcome for each criterion, in their order. Raise NoJudgement if a judge is to be asked again later."""
     slow = [criterion for criterion in criteria if isinstance(criterion, Python | TextSimilarity)]
     judged = [_judged(context, claim, criterion, case) for criterion in criteria if isinstance(criterion, ModelGrader)]
-    by_child, by_judges = await asyncio.gather(_graded_by_child(context, slow, case), asyncio.gather(*judged))
+    by_child, by_judges = await asyncio.gather(_graded_by_child(context, claim, slow, case), asyncio.gather(*judged))
+    if isinstance(by_child, Postponed):
+        raise by_child
     outcomes = {outcome.name: outcome for outcome in by_child}
     if missing := [outcome for outcome in by_judges if isinstance(outcome, NoJudgement)]:
         end = min(missing, key=lambda each: each.fault)  # the item is not blamed while another judge is away
@@ -113,7 +115,13 @@ def _asks_again(context: Context, claim: EvalItemClaim, failure: Unanswered) -> 
     return failure.away and (waits_since is None or time.time() - waits_since < context.settings.judge_wait_s)
 
 
-async def _graded_by_child(context: Context, criteria: Sequence[Criterion], case: Case) -> list[Outcome]:
+async def _graded_by_child(
+    context: Context, claim: EvalItemClaim, criteria: Sequence[Criterion], case: Case
+) -> list[Outcome] | Postponed:
+    """Return the outcomes, or Postponed if the child process ended without them and another one may give them.
+
+    Postponed is returned, not raised, as by `_judged`.
+    """
     if not criteria:
         return []
     request = {
@@ -127,11 +135,13 @@ async def _graded_by_child(context: Context, criteria: Sequence[Criterion], case
     try:
         run = partial(context.previews.run, "worker.evaluate", "request.json", request)
         report = json.loads(await context.previews.run_in_thread(run))
-        fault = report["fault"]
-    except PreviewFailed:
-        fault = "The graders exceeded their limits"
+        code, fault = "grader_too_slow", report["fault"]
+    except PreviewFailed:  # killed, or too slow on a busy machine: the child reports limits of its own itself
+        if claim.item.faults + 1 < MAX_FAULTS:
+            return Postponed(attempts.FAULT_WAIT_S, fault=True)
+        code, fault = "grader_failed", "The process that grades was killed, or took too long, in every attempt"
     if fault is not None:
-        return [_outcome(criterion, 0.0, "grader_too_slow", [fault]) for criterion in criteria]
+        return [_outcome(criterion, 0.0, code, [fault]) for criterion in criteria]
     return [
         _outcome(criterion, given["reward"], given["code"], given["details"])
         for criterion, given in zip(criteria, report["grades"], strict=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from api.background.attempts import MAX_FAULTS
 from api.background.lines import LineTooLong, numbered_lines
 from api.context import Context
 from api.infra.preview_process import PreviewFailed
@@ -96,7 +97,8 @@ def _renew_for_check(context: Context, session: Session, claim: WorkClaim[EvalRu
 def _check(context: Context, claim: WorkClaim[EvalRun], of_run: Eval, source: RowSource) -> int:
     """Return the number of rows, which a child process has checked against the eval's schema.
 
-    Raise RowsInvalid, or StaleWork if the claim is lost.
+    Raise RowsInvalid, or StaleWork if the claim is lost. Raise PreviewFailed if the child process ended without a
+    result and another one may give it, once the lease of this claim has expired.
     """
 
     def fill(folder: Path) -> None:
@@ -111,6 +113,8 @@ def _check(context: Context, claim: WorkClaim[EvalRun], of_run: Eval, source: Ro
     try:
         report = json.loads(context.previews.run("worker.evaluate", "request.json", request, fill))
     except PreviewFailed:
+        if claim.work.fence < MAX_FAULTS:  # the number of claims of a run whose rows are not read yet
+            raise
         raise RowsInvalid("rows_not_checked", "The rows could not be checked within this server's limits") from None
     if report["fault"] is not None:
         where = f"row {report['line']}: " if report["line"] is not None else ""

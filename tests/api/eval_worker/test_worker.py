@@ -14,6 +14,7 @@ from sqlalchemy import select, update
 from api.background import attempts
 from api.context import Context
 from api.eval_worker.worker import EvalWorker
+from api.infra.preview_process import PreviewFailed
 from api.infra.sample_queue import SampleJob
 from api.records import evals
 from api.records.eval_items import QUEUE, EvalItem, Graded, finish
@@ -359,6 +360,44 @@ def test_a_script_that_never_ends_is_an_error(client: TestClient, served: Contex
     (item,) = items_of(client, run)
     assert item["status"] == "error"
     assert "took longer than" in item["results"][0]["error"]["message"]
+
+
+def dying(monkeypatch: pytest.MonkeyPatch, served: Context, task: str, times: int) -> None:
+    """The child process of the task dies so many times."""
+    run_child, deaths = served.previews.run, [PreviewFailed()] * times
+
+    def run(module: str, name: str, request: Any, *rest: Any) -> str:
+        if request["task"] == task and deaths:
+            raise deaths.pop()
+        return run_child(module, name, request, *rest)
+
+    monkeypatch.setattr(served.previews, "run", run)
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(2, "pass"), (3, "error")])
+def test_a_process_that_dies_while_it_grades_is_started_again(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch, deaths: int, status: str
+) -> None:
+    monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
+    dying(monkeypatch, served, "grade", deaths)
+    run = a_run(client, an_eval(client, SIMILAR), row("x", "x"))
+    work(served)
+    (item,) = items_of(client, run)
+    assert item["status"] == status
+    assert (item["results"][0]["error"] or {}).get("code") == (None if status == "pass" else "grader_failed")
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(2, "completed"), (3, "failed")])
+def test_a_process_that_dies_while_it_checks_the_rows_is_started_again(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch, deaths: int, status: str
+) -> None:
+    dying(monkeypatch, served, "check_rows", deaths)
+    run = a_run(client, an_eval(client), row("x", "x"))
+    for _ in range(3):
+        work(served)
+        with served.database.write() as session:  # the lease expires
+            session.execute(update(EvalRun).where(EvalRun.status == "queued").values(due_at=0))
+    assert client.get(run).json()["status"] == status
 
 
 SCORED = {
