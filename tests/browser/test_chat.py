@@ -1,0 +1,34 @@
+"""A chat with a model, in a real browser before scripted answers."""
+
+import json
+
+from playwright.sync_api import Route, expect
+
+from api.context import Context
+from tests.browser.chromium import Visitor
+from tests.factories import a_base_model
+
+
+def test_reasoning_is_folded_above_its_answer(visitor: Visitor, server: tuple[str, Context, str]) -> None:
+    model = a_base_model(server[1].database)
+    deltas = [{"reasoning_content": "Six and one."}, {"content": "Se"}, {"content": "ven"}]
+    chunks = [json.dumps({"choices": [{"delta": delta}]}) for delta in deltas]
+    events = "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"])
+    sent: list[str | None] = []
+
+    def answer(route: Route) -> None:
+        sent.append(route.request.post_data)
+        route.fulfill(content_type="text/event-stream", body=events)
+
+    page = visitor.page
+    page.route("**/v1/chat/completions", answer)
+    page.goto(f"/models/{model}")
+    for number in (1, 2):
+        page.get_by_label("Message", exact=True).fill("What is 6 + 1?")
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("Seven", exact=True)).to_have_count(number)
+    thoughts = page.get_by_text("Six and one.").first
+    expect(thoughts).to_be_hidden()
+    page.get_by_text("Reasoning", exact=True).first.click()
+    expect(thoughts).to_be_visible()
+    assert "Six and one." not in str(sent[1]), "earlier reasoning is not sent again"
