@@ -26,8 +26,8 @@ from api.records import Database
 from api.records.migrate import migrate
 from api.services import base_models
 from api.settings import Settings
+from tests import engines
 from tests import smollm2 as smollm2_model
-from tests import statements
 from tests.services import AttuneUp, Postgres, SeaweedS3, Valkey
 from tests.services.s3 import BUCKET
 
@@ -38,7 +38,7 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("attune")
-statements.share()
+engines.install()
 
 
 os.environ["ATTUNE_FRESH_PROOF"] = "0"
