@@ -28,21 +28,21 @@ class RangeNotSatisfiable(ServiceError):
     code = "range_not_satisfiable"
     param = "range"
 
-    def __init__(self, size: int) -> None:
-        super().__init__(
-            f"The range begins after the last byte: the content has {size:,} bytes",
-            headers={"content-range": f"bytes */{size}"},
-        )
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message, headers={"content-range": f"bytes */{size}"})
 
 
 def requested_bytes(range_header: str | None, if_range: str | None, size: int) -> range:
     """Return the positions of the bytes to send: the range in the `Range` header, or all `size` bytes.
 
-    A header with several ranges, another unit or a malformed range is ignored, as RFC 9110 allows. A range with a
-    condition (`If-Range`) is ignored, too: the condition compares an ETag or a date, and downloads have neither. Raises
-    RangeNotSatisfiable if the content has no byte in the range.
+    A header with another unit or a malformed range is ignored, as RFC 9110 allows. A range with a condition
+    (`If-Range`) is ignored, too: the condition compares an ETag or a date, and downloads have neither. Raises
+    RangeNotSatisfiable if the header has several ranges, or if the content has no byte in the range.
     """
-    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", range_header or "")
+    header = range_header or ""
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header)
+    if if_range is None and header.startswith("bytes=") and "," in header:
+        raise RangeNotSatisfiable("The header has several ranges: send one request for each", size)
     if match is None or if_range is not None or match[0] == "bytes=-":
         return range(size)
     first, last = match.groups()
@@ -53,7 +53,8 @@ def requested_bytes(range_header: str | None, if_range: str | None, size: int) -
     else:
         part = range(int(first), min(size, int(last) + 1) if last else size)
     if not part:
-        raise RangeNotSatisfiable(size)
+        message = f"The range begins after the last byte: the content has {size:,} bytes"
+        raise RangeNotSatisfiable(message, size)
     return part
 
 

@@ -79,7 +79,7 @@ def retrieve_file_content(
     file_id: str, context: Ctx, caller: Who, wanted: RangeHeader = None, condition: IfRangeHeader = None
 ) -> Download:
     """Download a file, or only the bytes in a `Range` header, for example to resume a download. A header with several
-    ranges is ignored."""
+    ranges is refused."""
     file = files.get(context, caller, file_id)
     part = requested_bytes(wanted, condition, file.bytes)
     return Download(files.content(context, caller, file, part), filename=file.filename, size=file.bytes, part=part)

@@ -118,7 +118,7 @@ def download_adapter(
 ) -> Download:
     """Download the published weights as an uncompressed tar, or only the bytes in a `Range` header, for example to
     resume a download. By default it has the trained weights only. With `format=merged` it has the whole model, and with
-    `format=gguf` the whole model as a GGUF file. A header with several ranges is ignored."""
+    `format=gguf` the whole model as a GGUF file. A header with several ranges is refused."""
     found = models.artifacts(context, caller, jobs.published_model(context, caller, job_id), format)
     artifacts = with_relative_names(found)
     size = tar_size(artifacts)

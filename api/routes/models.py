@@ -55,7 +55,7 @@ def download_artifact(
     condition: IfRangeHeader = None,
 ) -> Download:
     """Download a file, or only the bytes in a `Range` header, for example to resume a download. A header with several
-    ranges is ignored."""
+    ranges is refused."""
     artifact = models.artifact(context, caller, model, name)
     part = requested_bytes(wanted, condition, artifact["bytes"])
     return Download(

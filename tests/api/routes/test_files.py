@@ -37,8 +37,8 @@ def test_a_range_is_one_part_of_the_content(client: TestClient, header: str, fir
     )
 
 
-@pytest.mark.parametrize("header", ["bytes=0-1,4-5", "bytes=9-5", "bytes=-", "bytes=a-b", "lines=1-2", "0-5"])
-def test_several_and_malformed_ranges_are_ignored(client: TestClient, header: str) -> None:
+@pytest.mark.parametrize("header", ["bytes=9-5", "bytes=-", "bytes=a-b", "lines=1-2", "0-5"])
+def test_malformed_ranges_are_ignored(client: TestClient, header: str) -> None:
     file = upload(client).json()["id"]
     answer = client.get(f"/v1/files/{file}/content", headers={"range": header})
     assert (answer.status_code, answer.content) == (200, b'{"text": "a"}\n')
@@ -47,8 +47,8 @@ def test_several_and_malformed_ranges_are_ignored(client: TestClient, header: st
     assert client.get(f"/v1/files/{file}/content", headers=conditional).status_code == 200
 
 
-@pytest.mark.parametrize("header", ["bytes=14-", "bytes=99-100", "bytes=-0"])
-def test_a_range_after_the_last_byte_is_a_416(client: TestClient, header: str) -> None:
+@pytest.mark.parametrize("header", ["bytes=14-", "bytes=99-100", "bytes=-0", "bytes=0-1,4-5"])
+def test_a_range_after_the_last_byte_and_several_ranges_are_a_416(client: TestClient, header: str) -> None:
     file = upload(client).json()["id"]
     answer = client.get(f"/v1/files/{file}/content", headers={"range": header})
     assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */14")

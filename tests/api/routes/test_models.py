@@ -135,7 +135,7 @@ def test_the_archive_of_a_model_cannot_be_deleted_from_under_it(client: TestClie
 
 @pytest.mark.parametrize(
     ("asked", "status", "sent"),
-    [("bytes=1500-", 206, 500), ("bytes=1500-9999", 206, 500), ("bytes=0-9,20-", 200, 2000), ("lines=5-", 200, 2000)],
+    [("bytes=1500-", 206, 500), ("bytes=1500-9999", 206, 500), ("lines=5-", 200, 2000)],
 )
 def test_a_download_resumes_from_a_byte_and_else_begins_again(
     client: TestClient, published: str, asked: str, status: int, sent: int
