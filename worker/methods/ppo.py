@@ -79,6 +79,8 @@ class Ppo(RolloutObjective):
         self._scoring = Scoring(
             temperature=options.temperature, entropies=True, learns_entropies=options.entropy_coefficient > 0
         )
+        # For the old policy and the reference, whose entropies nothing needs.
+        self._fixed_scoring = Scoring(temperature=options.temperature)
 
     def updates(self, rows: Rows, step: int) -> Iterator[Rows]:
         experience = self._experience(rows, step)
@@ -131,12 +133,12 @@ class Ppo(RolloutObjective):
         return replace(rows, per_token=per_token)
 
     def _policy_and_values(self, batch: MicroBatch) -> list[torch.Tensor]:
-        scores, values_S = self.model.scores_and_values(batch, self._scoring)
+        scores, values_S = self.model.scores_and_values(batch, self._fixed_scoring)
         assert values_S is not None
         return [scores.smoothed_logprobs, values_S]
 
     def _logprobs(self, batch: MicroBatch) -> list[torch.Tensor]:
-        return [self.model.token_scores(batch, self._scoring).smoothed_logprobs]
+        return [self.model.token_scores(batch, self._fixed_scoring).smoothed_logprobs]
 
     def _adapt_kl_coefficient(self, kl: float, answers: int) -> None:
         """Set β ← β (1 + clip(KL / target - 1, ± 0.2) n / horizon) (arXiv:1909.08593, section 2.2)."""

@@ -49,6 +49,19 @@ def divergences(logprobs_S: torch.Tensor, reference_S: torch.Tensor) -> torch.Te
     return log_ratios_S.exp() - log_ratios_S - 1
 
 
+def without_silent(rows: Rows, silent_R: npt.NDArray[np.bool_]) -> Rows:
+    """Return the rows without those of silent groups, whose answers all have the same reward: their advantage, and so
+    their gradient, is 0. The other advantages are scaled so that the loss, a mean over the rows, stays the same.
+
+    If all groups are silent, the shortest row is left, because the optimizer makes a step nevertheless.
+    """
+    kept = np.flatnonzero(~silent_R)
+    if not len(kept):
+        kept = np.array([rows.lengths.argmin()])
+    advantages_R = rows.per_row["advantages"] * np.float32(len(kept) / len(rows))
+    return replace(rows, per_row={"advantages": advantages_R}).take(kept)
+
+
 class Reinforcement(RolloutObjective):
     """One step: sample a group of answers to each prompt, score them, and make `num_iterations` updates.
 
@@ -62,6 +75,8 @@ class Reinforcement(RolloutObjective):
         assert isinstance(options, ReinforcementOptions), options
         super().__init__(context, reward_model=None, grader=options.grader)
         self._scoring = Scoring(temperature=options.temperature, entropies=True)
+        # For the old policy and the reference, whose entropies nothing needs.
+        self._fixed_scoring = Scoring(temperature=options.temperature)
         if self.recipe.method.keeps_reference:
             self.model.snapshot_reference()
         samples = options.hyperparameters.eval_samples
@@ -73,23 +88,26 @@ class Reinforcement(RolloutObjective):
         prompts = rows.take(np.repeat(np.arange(len(rows)), group))
         answers = self.sample(prompts, step)
         rewards_R = self.rewards(answers, prompts)
-        advantages_R = group_advantages(rewards_R.reshape(-1, group).astype(np.float64), options.advantage).reshape(-1)
+        rewards_P_G = rewards_R.reshape(-1, group).astype(np.float64)
+        silent_P = (rewards_P_G == rewards_P_G[:, :1]).all(1)
+        advantages_R = group_advantages(rewards_P_G, options.advantage).reshape(-1)
+        experience = replace(answers.rows, per_row={"advantages": advantages_R.astype(np.float32)})
+        if not options.kl_coefficient:
+            experience = without_silent(experience, np.repeat(silent_P, group))
         per_token = {}
         if options.num_iterations > 1:
             # With a single update π_old is π itself, and `loss` takes it from its own forward pass.
-            (per_token["old"],) = token_values(answers.rows, self.batches, self._logprobs, 1)
+            (per_token["old"],) = token_values(experience, self.batches, self._logprobs, 1)
         if options.kl_coefficient:
             with self.model.reference_weights():
-                (per_token["reference"],) = token_values(answers.rows, self.batches, self._logprobs, 1)
-        # A group whose answers all have the same reward has no advantage, and teaches nothing.
-        self.extra_metrics["silent_groups"] = float((rewards_R.reshape(-1, group).std(1) == 0).mean())
+                (per_token["reference"],) = token_values(experience, self.batches, self._logprobs, 1)
+        self.extra_metrics["silent_groups"] = float(silent_P.mean())
         self.report_samples(step, answers, rewards_R)
-        per_row = {"advantages": advantages_R.astype(np.float32)}
         for _ in range(options.num_iterations):
-            yield replace(answers.rows, per_token=per_token, per_row=per_row)
+            yield replace(experience, per_token=per_token)
 
     def _logprobs(self, batch: MicroBatch) -> list[torch.Tensor]:
-        return [self.model.token_scores(batch, self._scoring).smoothed_logprobs]
+        return [self.model.token_scores(batch, self._fixed_scoring).smoothed_logprobs]
 
     def normalizer(self, rows: Rows) -> float:
         """Return the number of answers, multiplied by `max_tokens` for dr_grpo. Dividing by each answer's own length

@@ -8,11 +8,13 @@ gradient differs. The papers of these three methods do not, and neither do we: i
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from tests.worker.parity import by_hand, ours, rollouts, trl
+from worker.engine.generation.rollout_sampler import Answers
 from worker.methods import Objective
 from worker.shared.arrays import Rows
 
@@ -152,3 +154,47 @@ def test_rloo_is_the_formula(tiny_llama: Path, tmp_path: Path, seed: int) -> Non
 
     expected = by_hand.loss_and_gradients(by_hand.in_float64(objective), loss)
     ours.assert_equal(ours.loss_and_gradients(objective, update), expected)
+
+
+def _with_silent_groups(silent: int, base: Path, folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An objective, its update, all sampled answers, and their rewards: equal ones in the first `silent` groups."""
+    objective = _begin(base, folder, seed, advantage="rloo")
+    rewards = np.random.default_rng(seed).random((PROMPTS, GROUP)).astype(np.float32)
+    rewards[:silent] = 0.3
+    sampled: list[Rows] = []
+
+    def given(answers: Answers, prompts: Rows) -> Any:
+        sampled.append(answers.rows)
+        return rewards.reshape(-1)
+
+    monkeypatch.setattr(objective, "rewards", given)
+    (update,) = objective.updates(rollouts.prompts(seed, PROMPTS), 1)
+    assert objective.extra_metrics["silent_groups"] == pytest.approx(silent / PROMPTS)
+    return objective, update, sampled[0], rewards.reshape(-1).astype(np.float64)
+
+
+def test_without_the_silent_groups_the_loss_is_that_of_all_answers(
+    tiny_llama: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective, update, every, rewards = _with_silent_groups(1, tiny_llama, tmp_path, seed, monkeypatch)
+    assert len(update) == (PROMPTS - 1) * GROUP
+
+    def loss(model: Any) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for row, now in enumerate(by_hand.answer_logprobs(model, every)):
+            group = slice(row - row % GROUP, row - row % GROUP + GROUP)
+            advantage = rewards[row] - (rewards[group].sum() - rewards[row]) / (GROUP - 1)
+            total = total - (advantage * (now - now.detach()).exp()).sum()
+        return total / len(rewards)
+
+    expected = by_hand.loss_and_gradients(by_hand.in_float64(objective), loss)
+    ours.assert_equal(ours.loss_and_gradients(objective, update), expected)
+
+
+def test_if_all_groups_are_silent_an_update_of_zeros_is_left(
+    tiny_llama: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective, update, *_ = _with_silent_groups(PROMPTS, tiny_llama, tmp_path, seed, monkeypatch)
+    loss, gradients = ours.loss_and_gradients(objective, update)
+    assert (len(update), loss) == (1, 0.0)
+    assert not any(gradient.any() for gradient in gradients.values())
