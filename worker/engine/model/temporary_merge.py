@@ -26,7 +26,9 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
     saved: dict[nn.Parameter, torch.Tensor] = {}
     merged: list[Any] = []
     shared = _shared_parameters(model)
-    generator = torch.Generator().manual_seed(0)  # the same weights are merged to the same bytes
+    # The same weights are merged to the same bytes. The noise is drawn on the weights' device: on the host, it would
+    # take a minute for an 8B model.
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
     try:
         for base, adapters in _adapters_by_base(model).items():
             weights = list(base.parameters())
@@ -71,6 +73,6 @@ def _rounded(weight: torch.Tensor, dtype: torch.dtype, generator: torch.Generato
     keeps its expectation."""
     if dtype != torch.bfloat16:
         return weight.to(dtype)
-    noise = torch.empty(weight.shape, dtype=torch.int32).random_(1 << ROUNDED_BITS, generator=generator)
-    bits = weight.view(torch.int32) + noise.to(weight.device)
+    noise = torch.empty(weight.shape, dtype=torch.int32, device=weight.device)
+    bits = noise.random_(1 << ROUNDED_BITS, generator=generator) + weight.view(torch.int32)
     return (bits >> ROUNDED_BITS << ROUNDED_BITS).view(torch.float32).to(dtype)
