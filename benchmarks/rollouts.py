@@ -127,6 +127,9 @@ def _rates(calls: list[Sampled]) -> tuple[float, float]:
 
 def serve(options: argparse.Namespace) -> None:
     """Sample once for each line of standard input, which is a seed. This also runs with earlier commits' packages."""
+    if not torch.cuda.is_available():  # as worker.engine.determinism, which earlier commits lack
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     (method,) = options.methods
     prompts = _prompts(options.base, method, options.answers)
     with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,7 @@ import torch
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
 from tests import smollm2
+from worker.engine.determinism import use_deterministic_algorithms
 from worker.engine.loop import Loop
 from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, nargs="+", default=[2048])
     parser.add_argument("--recompute", action="store_true")
     options = parser.parse_args()
+    use_deterministic_algorithms()
     options.base = options.base or smollm2.folder()
     print(f"{options.rows} rows of {options.tokens} tokens ± {options.spread:.0%}, {torch.get_num_threads()} threads")
     for technique in options.technique:

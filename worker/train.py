@@ -21,6 +21,7 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.callbacks import Callbacks
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
+from worker.engine.determinism import use_deterministic_algorithms
 from worker.engine.errors import Stopped, TrainingError, as_training_error, print_traceback
 from worker.engine.loop import Loop, count_failed_steps, has_diverged
 from worker.engine.memory.heap import trim_heap
@@ -161,8 +162,7 @@ def main(*arguments: str) -> int:
     fork_scorer()  # first, while this process has a single thread and unchanged libraries
     pipe = Pipe()
     pipe.listen()
-    torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed training repeats the interrupted one
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
+    use_deterministic_algorithms()
     try:
         train(Path(arguments[0]), pipe)
     except Stopped as stopped:

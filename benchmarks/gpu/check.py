@@ -15,6 +15,7 @@ from benchmarks.gpu.packed import check_packed
 from benchmarks.gpu.pairs import check_pairs
 from benchmarks.gpu.resume import check_resume
 from benchmarks.gpu.speed import measure_speed
+from worker.engine.determinism import use_deterministic_algorithms
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     device = torch.device(options.device)
+    use_deterministic_algorithms()
     print(f"torch {torch.__version__} on {torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'}")
     with tempfile.TemporaryDirectory() as folder:
         check_packed(Path(folder), device)

@@ -21,6 +21,7 @@ from api.spec.scoring import (
     Tolerance,
 )
 from api.spec.techniques import Full
+from worker.engine.determinism import use_deterministic_algorithms
 from worker.engine.errors import as_training_error, print_traceback
 from worker.engine.memory.heap import trim_heap
 from worker.engine.memory.peak_memory import PeakSampler
@@ -101,7 +102,7 @@ def scoring_device(request: ScoringRequest) -> torch.device:
 
 def reply_to(request: ScoringRequest) -> ScoringResult | ScoringFailure:
     """Score the models of the request in this process, which should be a fresh one."""
-    torch.use_deterministic_algorithms(True, warn_only=True)  # as the trainer does
+    use_deterministic_algorithms()  # as the trainer does
     device = scoring_device(request)
     try:
         with PeakSampler(device) as highest:
