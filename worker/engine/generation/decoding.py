@@ -12,6 +12,7 @@ from api.estimate.memory import CHUNK_LOGITS
 from worker.engine.generation.cached_passes import prompts_pass, token_pass
 from worker.engine.generation.key_value_cache import CACHED, Indices, KeyValueCache, PackedPrompts
 from worker.engine.generation.token_draws import TokenDraws
+from worker.engine.model.attention import sent
 from worker.engine.model.batches import micro_batches
 from worker.engine.model.families import head_of
 from worker.engine.model.trainable import TrainableModel
@@ -41,16 +42,18 @@ def decode(
     cache = KeyValueCache(lengths_R, int(lengths_R.max()) + max_tokens, model.device)
     hidden_B_D = _prompts_pass(model, prompts, cache, budget_tokens)
     answer_B = np.arange(len(prompts))  # the answer that each row of the batch continues
+    row_B = sent(torch.from_numpy(rows_R), model.device)
     with _cached_attention(model):
         for position in range(max_tokens):
-            token_B = _next_tokens(model, hidden_B_D, draws, rows_R[answer_B], position)
+            token_B = _next_tokens(model, hidden_B_D, draws, row_B, position)
             drawn_B = token_B.cpu().numpy()
             answers_R_T[answer_B, position] = drawn_B
             ended_B = np.isin(drawn_B, list(end_tokens))
             if ended_B.any():
                 counts_R[answer_B[ended_B]] = position + 1
                 order_B = cache.keep(~ended_B)
-                answer_B, token_B = answer_B[order_B], token_B[torch.from_numpy(order_B).to(token_B.device)]
+                kept_B = sent(torch.from_numpy(order_B), model.device)
+                answer_B, row_B, token_B = answer_B[order_B], row_B[kept_B], token_B[kept_B]
             if position + 1 == max_tokens or not len(answer_B):
                 break
             model.keep_alive()
@@ -66,7 +69,8 @@ def _prompts_pass(
     number_R = np.array([numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts])
     distinct = rows_of([np.frombuffer(prompt, np.int32) for prompt in numbers])
     numbered = replace(distinct, per_row={"number": np.arange(len(distinct), dtype=np.float32)})
-    found: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
+    found: list[torch.Tensor] = []
+    found_rows: list[int] = []
     for batch in micro_batches(numbered, budget_tokens, model.layout, model.device):
         model.keep_alive()
         assert batch.segments is not None, "the prompts are packed"
@@ -75,18 +79,20 @@ def _prompts_pass(
         owners = [place[number_R[row]] for row in rows]
         filled = PackedPrompts(cache, batch.segments.lengths, owners, rows)
         hidden_N_D = prompts_pass(model.network, batch.tokens, batch.positions, batch.segments, filled)
-        for row, owner in zip(rows, owners, strict=True):
-            found[row] = hidden_N_D[batch.last[owner]]
-    return torch.stack(found)
+        last = batch.last.index_select(0, sent(torch.tensor(owners), model.device))
+        found.append(hidden_N_D.index_select(0, last))
+        found_rows += rows
+    order_R = sent(torch.from_numpy(np.argsort(found_rows)), model.device)
+    return torch.cat(found).index_select(0, order_R)
 
 
 def _next_tokens(
-    model: TrainableModel, hidden_B_D: torch.Tensor, draws: TokenDraws, rows_B: Indices, position: int
+    model: TrainableModel, hidden_B_D: torch.Tensor, draws: TokenDraws, row_B: torch.Tensor, position: int
 ) -> torch.Tensor:
     """Return the next token of each row, [B]. To save memory, logits are computed for a chunk of rows at a time."""
     head, chunk = head_of(model.network), max(1, CHUNK_LOGITS // model.vocabulary)
     starts = range(0, len(hidden_B_D), chunk)
-    return torch.cat([draws(head(hidden_B_D[at : at + chunk]), rows_B[at : at + chunk], position) for at in starts])
+    return torch.cat([draws(head(hidden_B_D[at : at + chunk]), row_B[at : at + chunk], position) for at in starts])
 
 
 @contextmanager

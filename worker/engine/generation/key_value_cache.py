@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from worker.engine.model.attention import HARMLESS
+from worker.engine.model.attention import HARMLESS, sent
 from worker.engine.model.blockwise_attention import Rule, attend
 
 CACHED = "attune_cached"
@@ -36,12 +36,15 @@ class KeyValueCache:
         self._rows, self._positions = len(lengths_B), positions
         self._blocks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         """Keys and values by layer."""
-        self._place()
+        self._place(self._on_device(lengths_B.copy()))
 
-    def _place(self) -> None:
+    def _on_device(self, array: Indices) -> torch.Tensor:
+        return sent(torch.from_numpy(array), self._device)
+
+    def _place(self, position_B: torch.Tensor) -> None:
         self._reach = int(self._lengths_B.max(initial=0)) + 1
         self._fit(len(self._lengths_B), self._reach)
-        self.position_B = torch.from_numpy(self._lengths_B.copy()).to(self._device)
+        self.position_B = position_B
         """[B]: the position of each row's next token."""
         self._row_B = torch.arange(len(self._lengths_B), device=self._device)
         self._visible: dict[int | None, torch.Tensor] = {}
@@ -77,7 +80,7 @@ class KeyValueCache:
         """Add rows with prompts of these lengths. Return their indices."""
         first = len(self._lengths_B)
         self._lengths_B = np.concatenate([self._lengths_B, lengths_N])
-        self._place()
+        self._place(self._on_device(self._lengths_B.copy()))
         return np.arange(first, len(self._lengths_B))
 
     def _fit(self, rows: int, positions: int) -> None:
@@ -96,7 +99,7 @@ class KeyValueCache:
     def advance(self) -> None:
         """Move each row's next position forward by one, after all layers have stored the row's token."""
         self._lengths_B += 1
-        self._place()
+        self._place(self.position_B + 1)
 
     def keep(self, kept_B: npt.NDArray[np.bool_]) -> Indices:
         """Keep only the rows where `kept_B` is true. Return the former index of each kept row: the last rows move to
@@ -105,11 +108,13 @@ class KeyValueCache:
         order_B = np.arange(count)
         free, moved = np.flatnonzero(~kept_B[:count]), count + np.flatnonzero(kept_B[count:])
         order_B[free] = moved
-        for blocks in self._blocks.values():
-            for block in blocks:
-                block[free, :, : self._reach] = block[moved, :, : self._reach]
+        if len(free):
+            free_F, moved_F = self._on_device(free), self._on_device(moved)
+            for blocks in self._blocks.values():
+                for block in blocks:
+                    block[free_F, :, : self._reach] = block[moved_F, :, : self._reach]
         self._lengths_B = self._lengths_B[order_B]
-        self._place()
+        self._place(self.position_B[self._on_device(order_B)])
         return order_B
 
 
@@ -134,7 +139,7 @@ class PackedPrompts:
         )
         self._cache = cache
         self._token_N, self._row_N, self._position_N = (
-            torch.from_numpy(np.concatenate(column)).to(cache.position_B.device) for column in columns
+            sent(torch.from_numpy(np.concatenate(column)), cache.position_B.device) for column in columns
         )
 
     def update(

@@ -44,9 +44,10 @@ def generate_padded(
     def force_drawn(tokens_B_T: torch.Tensor, logits_B_V: torch.Tensor) -> torch.Tensor:
         """Return logits from which greedy decoding chooses the drawn tokens."""
         model.keep_alive()  # at each token: long answers take minutes
-        drawn_B = draws(logits_B_V, rows_B, tokens_B_T.shape[1] - longest)
+        drawn_B = draws(logits_B_V, row_B, tokens_B_T.shape[1] - longest)
         return torch.full_like(logits_B_V, -torch.inf).scatter(1, drawn_B[:, None], 0.0)
 
+    row_B = torch.from_numpy(rows_B).to(model.device)
     with _neutral(model.network):
         tokens_B_T = model.model.generate(
             input_ids=tokens.to(model.device),

@@ -4,10 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
-
-RowIndices = npt.NDArray[np.int64]
 
 
 class TokenDraws:
@@ -25,19 +22,20 @@ class TokenDraws:
         logits.
         """
         self._temperature = temperature
-        self._uniforms_R_T = np.zeros((len(prompts), max_tokens))
+        uniforms_R_T = np.zeros((len(prompts), max_tokens))
         answers: Counter[int] = Counter()
         for row, prompt in enumerate(prompts if temperature else ()):
             generator = np.random.Generator(np.random.PCG64([*seed, prompt, answers[prompt]]))
-            self._uniforms_R_T[row] = generator.random(max_tokens)
+            uniforms_R_T[row] = generator.random(max_tokens)
             answers[prompt] += 1
+        self._uniforms_R_T = torch.from_numpy(uniforms_R_T)
 
-    def __call__(self, logits_B_V: torch.Tensor, rows_B: RowIndices, position: int) -> torch.Tensor:
-        """Return the tokens [B] of the answers `rows_B` at `position`, counted from 0."""
+    def __call__(self, logits_B_V: torch.Tensor, row_B: torch.Tensor, position: int) -> torch.Tensor:
+        """Return the tokens [B] of the answers `row_B` at `position`, counted from 0."""
         if not self._temperature:
             return logits_B_V.argmax(-1)
-        uniforms_B = torch.from_numpy(self._uniforms_R_T[rows_B, position]).to(logits_B_V.device)
-        return draw(logits_B_V, uniforms_B, self._temperature)
+        self._uniforms_R_T = self._uniforms_R_T.to(logits_B_V.device)  # copied at the first token only
+        return draw(logits_B_V, self._uniforms_R_T[row_B, position], self._temperature)
 
 
 def draw(logits_B_V: torch.Tensor, uniforms_B: torch.Tensor, temperature: float) -> torch.Tensor:
