@@ -157,14 +157,13 @@ class Rows:
     def _supervised_before(self, ends_S: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return [sequences]: whether a token before `ends_S` is supervised. The first token of a sequence does not
         count, because it is never predicted."""
-        return np.fromiter(
-            (
-                bool((self.loss_weights[start + 1 : end] > 0).any())
-                for start, end in zip(self.starts, ends_S, strict=True)
-            ),
-            dtype=np.bool_,
-            count=len(self.starts),
-        )
+        firsts_S = np.minimum(self.starts + 1, ends_S)
+        supervised_N = np.append(self.loss_weights > 0, False)  # for the last sequence, whose end is no index
+        # The result alternates between the sequences and the gaps after them.
+        found_S: npt.NDArray[np.bool_] = np.logical_or.reduceat(
+            supervised_N, np.stack([firsts_S, ends_S], axis=1).reshape(-1)
+        )[::2]
+        return found_S & (firsts_S < ends_S)  # `reduceat` returns a token for an empty range
 
 
 def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:

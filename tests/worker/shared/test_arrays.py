@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from worker.shared import arrays
-from worker.shared.arrays import ArraysError, load_rows, save_rows, split
+from worker.shared.arrays import ArraysError, Rows, load_rows, save_rows, split
 
 
 @pytest.fixture
@@ -96,3 +96,15 @@ def test_rows_from_one_row_of_the_file_stay_on_one_side(tmp_path: Path) -> None:
     train, validation = split(rows, 0.3, seed=1)
     sides = [{int(number) // 2 for number in part.numbers} for part in (train, validation)]
     assert (len(sides[0]), len(sides[1]), sides[0] & sides[1]) == (7, 3, set())
+
+
+def test_the_rows_that_keep_a_supervised_token_are_those_of_a_loop(seed: int) -> None:
+    """Also with sequences of no token and of one, at both ends of the file."""
+    rng = np.random.default_rng(seed)
+    lengths = np.array([0, 1, *rng.integers(0, 6, 200), 1, 0])
+    ends = np.cumsum(lengths)
+    weights = (rng.random(ends[-1]) < 0.3).astype(np.float32)
+    rows = Rows(np.zeros(ends[-1], np.int32), weights, ends - lengths, ends)
+    kept, _, _ = rows.truncate(3)
+    cuts = [weights[start : min(end, start + 3)] for start, end in zip(rows.starts, ends, strict=True)]
+    assert kept.numbers.tolist() == [row for row, cut in enumerate(cuts) if cut[1:].any()]
