@@ -16,6 +16,7 @@ import torch
 
 from api.estimate.machine import resolve_hardware_auto
 from api.spec.evaluation import Evaluation
+from api.spec.fields import AUTO
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.callbacks import Callbacks
@@ -61,8 +62,7 @@ def train(run: Path, pipe: Pipe) -> None:
     if recipe.gguf is not None:
         require_exportable(run / "base")  # otherwise the job would fail only after the training
     data = load_data(run / "data", recipe)
-    machine = machine_for(next(iter(visible_gpus()), "0") if device.type == "cuda" else None)
-    recipe = resolve_hardware_auto(recipe, facts_of_base(run / "base"), machine, workload(data.train))
+    recipe = resolve_on_this_machine(recipe, run / "base", data, device)
     attempt_recipe = memory_overrides.read(run, recipe)
 
     # Model: the base with the technique's weights on top. `start` holds the adapter that the job continues.
@@ -106,6 +106,15 @@ def train(run: Path, pipe: Pipe) -> None:
     if child_bytes:
         peaks.add_child("publishing", child_bytes)
     pipe.report(done_report(progress, evaluation, peaks, device))
+
+
+def resolve_on_this_machine(recipe: ResolvedRecipe, base: Path, data: Data, device: torch.device) -> ResolvedRecipe:
+    """Return the recipe without "auto". The supervisor has resolved every "auto", so only a trainer that is run by hand
+    asks which resources this machine has."""
+    if AUTO not in (recipe.precision, recipe.micro_batch_tokens, recipe.gradient_checkpointing):
+        return recipe
+    machine = machine_for(next(iter(visible_gpus()), "0") if device.type == "cuda" else None)
+    return resolve_hardware_auto(recipe, facts_of_base(base), machine, workload(data.train))
 
 
 def done_report(
