@@ -190,7 +190,8 @@ def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, 
         # The model's own logits of every token and their gradient, and the loss's copies of the supervised ones.
         return int(tokens * base.vocabulary * (2 * plan.value_bytes + (copies - 2) * 4 * share))
     if (rollout := recipe.method.rollout_options) is not None:
-        share = rollout.max_tokens / max(1.0, train.mean + rollout.max_tokens)
+        # The answers to a prompt share it (worker.engine.model.batches).
+        share = rollout.max_tokens / (train.mean / rollout.num_generations + rollout.max_tokens)
     return int(copies * 4 * min(float(CHUNK_LOGITS), share * tokens * base.vocabulary))
 
 

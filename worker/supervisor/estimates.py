@@ -99,11 +99,13 @@ def machine_of(node: Node, slot: Slot) -> Machine:
 def record_observation(attempt: AttemptContext, estimate: StoredEstimate, measured: Measured) -> None:
     """Store how fast this worker trained the job, for the estimates of later jobs on this worker.
 
-    Pairs whose prompts are computed once are left out: the predicted operations count each prompt twice, so the worker
-    would appear to be faster than it is.
+    Pairs and groups of answers whose prompts are computed once are left out: the predicted operations count the prompt
+    for each sequence, so the worker would appear to be faster than it is.
     """
     node, predicted = attempt.node, estimate["predicted"]
-    if Workloads.of(estimate).train.width > 1 and attempt.base.facts.get("model_type") in PACKED_FAMILIES:
+    rollout = attempt.recipe.method.rollout_options
+    several = Workloads.of(estimate).train.width > 1 or (rollout is not None and rollout.num_generations > 1)
+    if several and attempt.base.facts.get("model_type") in PACKED_FAMILIES:
         return
     job = Observation(
         precision=predicted["precision"],

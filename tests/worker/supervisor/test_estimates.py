@@ -57,13 +57,14 @@ def test_predicted_stands_beside_actual_and_teaches_the_next_prediction(
 
 
 @pytest.mark.parametrize("settings", ["embedded"], indirect=True)
-def test_pairs_that_share_prompts_do_not_make_the_worker_appear_faster(workshop: Workshop) -> None:
+def test_sequences_that_share_prompts_do_not_make_the_worker_appear_faster(workshop: Workshop) -> None:
     register(workshop)
     base = SimpleNamespace(facts={"parameters": 1, "model_type": "llama"})
-    attempt: Any = SimpleNamespace(node=workshop.train, base=base)
-    for width in (1, 2):
+    for width, answers in ((1, 1), (2, 1), (1, 8)):
+        method = SimpleNamespace(rollout_options=SimpleNamespace(num_generations=answers))
+        attempt: Any = SimpleNamespace(node=workshop.train, base=base, recipe=SimpleNamespace(method=method))
         rows = Workload(rows=10, width=width, tokens=1_000, supervised=100, lengths=(100,))
-        predicted = {"precision": "float32", "flops": 1e12 * width, "passes": 1.0}
+        predicted = {"precision": "float32", "flops": 1e12 * width * answers, "passes": 1.0}
         estimate: Any = {"rows": {"train": rows.stored()}, "predicted": predicted}
         record_observation(attempt, estimate, Measured(seconds=3.0, training_s=2.0))
     with workshop.context.database.read() as session:

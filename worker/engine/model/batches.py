@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,9 @@ Array = npt.NDArray[np.generic]
 
 FEWEST_SHARED = 16
 """Fewer tokens are not shared: sharing divides a batch into more blocks, which costs more than these tokens."""
+COPIED_SHARE = 1 / 8
+"""Share of a token's activations that a copy of its keys and values takes at most. Attention keeps a copy of the shared
+tokens' keys and values for each sequence."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,8 @@ class Layout:
     single_row: bool = False
     """Whether a micro-batch has a single row."""
     shares_prompts: bool = True
-    """Whether the sequences of a packed row that begin with the same tokens share them, so that they are computed
-    once."""
+    """Whether the sequences of a packed pair, and answers to the same prompt, share the tokens that they begin with, so
+    that these are computed once."""
     pad_token: int | None = None
     """The padding token of a sequence classifier, whose score is read at the last token that is not padding."""
 
@@ -36,7 +41,8 @@ class Layout:
 class MicroBatch:
     """R rows of `width` sequences each on the device, laid out as B rows of T positions; S tokens are supervised.
 
-    A packed pair may share the tokens that both of its sequences begin with. These positions belong to both.
+    The sequences of a packed pair, and answers to the same prompt, may share the tokens that they all begin with. These
+    positions belong to each of them.
     """
 
     tokens: torch.Tensor
@@ -107,28 +113,73 @@ def total_weight(rows: Rows) -> float:
     return float(sum(float(weights_T[1:].sum(dtype=np.float64)) for _, weights_T in rows))
 
 
+class Unit(NamedTuple):
+    """Rows that are computed together: a single row, or answers to the same prompt."""
+
+    rows: list[int]
+    shared: int
+    """Number of first tokens that all sequences of the rows share, and that are computed once."""
+    size: int
+    """Number of tokens that the rows count in the budget of a micro-batch."""
+
+
 def micro_batches(rows: Rows, budget_tokens: int, layout: Layout, device: torch.device) -> Iterator[MicroBatch]:
     """Yield the rows in micro-batches of at most `budget_tokens`. A longer row is a micro-batch of its own."""
-    lengths_R_W = (rows.ends - rows.starts).reshape(-1, rows.width)
-    shared_R = shared_tokens(rows, layout)
-    # A packed row takes the sum of its sequences' lengths; a padded row takes its longest length for each sequence.
-    sizes_R = lengths_R_W.sum(1) - (rows.width - 1) * shared_R if layout.packed else rows.width * lengths_R_W.max(1)
-    for members in plan(sizes_R.tolist(), budget_tokens, layout):
-        yield _lay_out(rows.take(np.array(members)), shared_R[members], layout, device)
+    units = _units(rows, budget_tokens, layout)
+    for members in plan([unit.size for unit in units], budget_tokens, layout):
+        chosen = [units[member] for member in members]
+        yield _lay_out(rows.take(np.array([row for unit in chosen for row in unit.rows])), chosen, layout, device)
 
 
-def shared_tokens(rows: Rows, layout: Layout) -> npt.NDArray[np.int64]:
-    """Return the number of first tokens that the sequences of each row share, [rows]. At least one token of each
-    sequence is not shared. 0 for fewer than FEWEST_SHARED tokens."""
-    shared_R = np.zeros(len(rows), np.int64)
-    if rows.width == 1 or not (layout.packed and layout.shares_prompts) or layout.single_row:
-        return shared_R
-    for row in range(len(rows)):
-        sequences = [rows.sequence(row * rows.width + index)[0] for index in range(rows.width)]
-        shortest = min(map(len, sequences)) - 1
-        differs_T = np.any([each[:shortest] != sequences[0][:shortest] for each in sequences[1:]], axis=0)
-        shared_R[row] = int(differs_T.argmax()) if differs_T.any() else shortest
-    return np.where(shared_R < FEWEST_SHARED, 0, shared_R)
+def _units(rows: Rows, budget_tokens: int, layout: Layout) -> list[Unit]:
+    if not layout.packed:  # a padded row takes its longest length for each sequence
+        lengths_R = rows.width * (rows.ends - rows.starts).reshape(-1, rows.width).max(1)
+        return [Unit([row], 0, size) for row, size in enumerate(lengths_R.tolist())]
+    lengths = rows.lengths.tolist()
+    units: list[Unit] = []
+    for run in _runs(rows):
+        shared = shared_tokens(rows, run) if layout.shares_prompts and not layout.single_row else 0
+        if rows.width > 1:
+            units.append(Unit(run, shared, lengths[run[0]] - (rows.width - 1) * shared))
+        else:
+            units += _parts(run, lengths, shared, budget_tokens)
+    return units
+
+
+def _runs(rows: Rows) -> list[list[int]]:
+    """Return the rows one by one; neighbors that are the same row of the file, to which several answers were sampled,
+    together."""
+    if rows.width > 1:
+        return [[row] for row in range(len(rows))]
+    borders = [0, *(np.flatnonzero(np.diff(rows.numbers)) + 1).tolist(), len(rows)]
+    return [list(range(start, end)) for start, end in pairwise(borders)]
+
+
+def shared_tokens(rows: Rows, run: list[int]) -> int:
+    """Return the number of first tokens that the sequences of these rows share. At least one token of each sequence is
+    not shared. 0 for fewer than FEWEST_SHARED tokens."""
+    if len(run) * rows.width < 2:
+        return 0
+    sequences = [rows.sequence(row * rows.width + index)[0] for row in run for index in range(rows.width)]
+    shortest = min(map(len, sequences)) - 1
+    differs_T = np.any([each[:shortest] != sequences[0][:shortest] for each in sequences[1:]], axis=0)
+    shared = int(differs_T.argmax()) if differs_T.any() else shortest
+    return 0 if shared < FEWEST_SHARED else shared
+
+
+def _parts(run: list[int], lengths: list[int], shared: int, budget_tokens: int) -> list[Unit]:
+    """Return the answers to a prompt in units that fit in the budget, each with the prompt's tokens once. Answers of
+    similar length become neighbors, which attention computes as a block."""
+    copied = math.ceil(COPIED_SHARE * shared)
+    units: list[Unit] = []
+    for row in sorted(run, key=lambda row: lengths[row]):
+        own = lengths[row] - shared
+        if shared and units and units[-1].size + copied + own <= budget_tokens:
+            first = units[-1]
+            units[-1] = Unit([*first.rows, row], shared, first.size + copied + own)
+        else:
+            units.append(Unit([row], 0, lengths[row]))
+    return units
 
 
 def plan(sizes: Sequence[int], budget_tokens: int, layout: Layout) -> list[list[int]]:
@@ -148,10 +199,10 @@ def plan(sizes: Sequence[int], budget_tokens: int, layout: Layout) -> list[list[
     return groups
 
 
-def _lay_out(rows: Rows, shared_R: npt.NDArray[np.int64], layout: Layout, device: torch.device) -> MicroBatch:
+def _lay_out(rows: Rows, units: list[Unit], layout: Layout, device: torch.device) -> MicroBatch:
     lengths = (rows.ends - rows.starts).tolist()
     sequences, longest = len(lengths), max(lengths)
-    placed = _pack(lengths, shared_R, rows.width) if layout.packed else None
+    placed = _pack(lengths, units, rows.width) if layout.packed else None
     shape = (1, sum(placed.lengths)) if placed else (sequences, longest)
     # The index in B * T of each token of the concatenated sequences.
     places = placed.places if placed else [index * longest + np.arange(length) for index, length in enumerate(lengths)]
@@ -199,12 +250,12 @@ class _Packed:
     places: list[npt.NDArray[np.int64]]
 
 
-def _pack(lengths: list[int], shared_R: npt.NDArray[np.int64], width: int) -> _Packed:
-    """Place the shared tokens of all rows first, then the other tokens of each sequence."""
-    shared = shared_R.tolist()
+def _pack(lengths: list[int], units: list[Unit], width: int) -> _Packed:
+    """Place the shared tokens of all units first, then the other tokens of each sequence."""
+    shared = [unit.shared for unit in units]
     ends = np.cumsum(shared).tolist()
     prompts = [range(end - count, end) for end, count in zip(ends, shared, strict=True)]
-    of_sequences = [prompt for prompt in prompts for _ in range(width)]
+    of_sequences = [prompt for prompt, unit in zip(prompts, units, strict=True) for _ in range(width * len(unit.rows))]
     own = [length - len(prompt) for length, prompt in zip(lengths, of_sequences, strict=True)]
     starts = ends[-1] + np.cumsum([0, *own])
     places = [

@@ -59,6 +59,48 @@ def pairs(folder: Path, seed: int) -> Rows:
     return replace(as_rows(folder, sequences), width=2)
 
 
+@pytest.mark.parametrize(
+    ("family", "budget_tokens"), [*((family, 10_000) for family in sorted(PACKED_FAMILIES)), ("llama", 40)]
+)
+def test_answers_that_share_their_prompt_have_the_same_loss_and_gradients(
+    family: str, budget_tokens: int, bases: dict[str, Path], tmp_path: Path, seed: int
+) -> None:
+    rows = answers(tmp_path, seed)
+    loss, gradients, model = trainer_loss(bases[family], rows, budget_tokens=budget_tokens)
+    batches = list(micro_batches(rows, budget_tokens, model.layout, model.device))
+    assert (sum(batch.tokens.numel() for batch in batches) < rows.lengths.sum()) == (not model.layout.single_row)
+    assert all(batch.tokens.numel() <= budget_tokens or batch.sequences == 1 for batch in batches)
+    expected_loss, expected = plain_loss(bases[family], rows)
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert worst_difference(gradients, expected) < 1e-5
+
+
+@pytest.mark.parametrize("budget_tokens", [10_000, 40, 1])
+def test_answers_that_share_their_prompt_keep_the_values_of_their_row(
+    budget_tokens: int, tmp_path: Path, seed: int
+) -> None:
+    rows = answers(tmp_path, seed)
+    numbered = replace(rows, per_row={"index": np.arange(len(rows), dtype=np.float32)})
+    found: dict[int, tuple[float, list[int]]] = {}
+    for batch in micro_batches(numbered, budget_tokens, Layout(packed=True), torch.device("cpu")):
+        for sequence, (index, count) in enumerate(zip(batch.per_row["index"].tolist(), batch.counts(), strict=True)):
+            found[int(index)] = (float(count), batch.targets[batch.owners == sequence].tolist())
+    supervised = [tokens_T[weights_T > 0].tolist() for tokens_T, weights_T in rows]
+    assert [found[row] for row in range(len(rows))] == [(len(tokens), tokens) for tokens in supervised]
+
+
+def answers(folder: Path, seed: int) -> Rows:
+    """Four answers to each of three prompts, the first of which is too short to be shared."""
+    rng = np.random.default_rng(seed)
+    sequences = []
+    for prompt in (5, 17, 3 * WINDOW):
+        shared = rng.integers(10, 60, prompt).tolist()
+        for length in (9, 1, 6, 9):
+            weight = float(rng.uniform(0.5, 2.0))
+            sequences.append((shared + rng.integers(10, 60, length).tolist(), [0.0] * prompt + [weight] * length))
+    return replace(as_rows(folder, sequences), numbers=np.repeat(np.arange(3), 4))
+
+
 def test_every_packed_family_is_among_those_tested() -> None:
     assert FAMILIES.keys() >= PACKED_FAMILIES
 
