@@ -54,7 +54,9 @@ class Progress:
         self._begun: set[str] = set()
         """Phases that were already announced by an event."""
         self._waiting: list[MetricsReport | SamplesReport | WarningReport | PhaseReport] = []
-        self._flushed_at = 0.0
+        self._flushed_at: float | None = None
+        """When the last write was. None if the next write is due at once: before the first, and for the first step."""
+        self._stepped = False
         self._changed = False
         self._lock = threading.Lock()
 
@@ -72,20 +74,24 @@ class Progress:
                 self._begun.add(report.phase)
             if isinstance(report, MetricsReport):
                 self._last_step = report.step
+                if not self._stepped:
+                    self._stepped, self._flushed_at = True, None
                 self._progress |= {"step": report.step, "total_steps": report.total_steps}
                 self._progress["learning_rate"] = report.metrics.get("learning_rate")
                 self._remaining.end_step(report)
             self._waiting.append(report)
 
     def flush(self, *, force: bool = False) -> None:
-        """Write the collected reports, if the last write was FLUSH_S ago or `force` is set. During an outage of the
-        database, the reports are kept for a later call; with `force`, the error is raised.
+        """Write the collected reports, if the last write was FLUSH_S ago, the attempt's first step was reported, or
+        `force` is set. During an outage of the database, the reports are kept for a later call; with `force`, the error
+        is raised.
 
         Raises StaleFence if the attempt no longer owns the job.
         """
         with self._lock:
             now = time.monotonic()
-            if self._changed and (force or now - self._flushed_at >= FLUSH_S):
+            due = self._flushed_at is None or now - self._flushed_at >= FLUSH_S
+            if self._changed and (force or due):
                 self._write(now, force=force)
 
     def _write(self, now: float, *, force: bool) -> None:

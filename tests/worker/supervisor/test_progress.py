@@ -149,3 +149,15 @@ def test_the_time_left_includes_the_phases_after_the_last_step() -> None:
     for phase, seconds in {"comparing": after, "exporting": 30.0, "verifying": 17.5, "storing": 5.0}.items():
         remaining.begin(phase)
         assert remaining.seconds == seconds
+
+
+def test_the_first_step_is_shown_at_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.supervisor.progress.FLUSH_S", 1e9)
+    attempt = attempt_of(context)
+    progress = Progress(attempt)
+    progress.add(PhaseReport(phase="loading"))
+    progress.flush()
+    for step in (1, 2):
+        progress.add(MetricsReport.of(METRICS | {"step": step}))
+        progress.flush()
+    assert the_job(context.database, attempt.job.id).progress["step"] == 1, "the second waits for its turn"
