@@ -54,7 +54,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 16,
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "granite": {
+        "model_type": "granite",
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+    },
     "mistral": {"model_type": "mistral", "sliding_window": WINDOW, "head_dim": 8},
+    "olmo2": {"model_type": "olmo2"},
+    "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0]},
     "phi": {"model_type": "phi", "partial_rotary_factor": 0.5, "attention_dropout": 0.1, "num_key_value_heads": 4},
     "phi3": {"model_type": "phi3", "sliding_window": WINDOW},
     "falcon_h1": {  # Mamba-2 beside attention in every layer
@@ -97,7 +106,8 @@ MIXTURES: dict[str, dict[str, Any]] = {
         "moe_layers": [0, 1],
     },
 }  # fmt: skip
-"""Mixtures of four experts, beside the families."""
+"""Mixtures of four experts."""
+FAMILIES["qwen3_moe"] = {"model_type": "qwen3_moe", **_FOUR_EXPERTS, **MIXTURES["qwen3_moe"]}
 
 _ENCODER: dict[str, Any] = {
     "vocab_size": VOCABULARY,

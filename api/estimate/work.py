@@ -17,7 +17,12 @@ evaluated."""
 EXPERT_FLOPS = 90
 """Operations for each weight of adapted experts in each pass. They stand for the time of writing the sum of a weight
 and its update, and reading it again."""
-PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
+PACKED_FAMILIES = frozenset(
+    {
+        *("gemma2", "gemma3_text", "gpt2", "granite", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3"),
+        *("qwen3_moe", "smollm3"),
+    }
+)
 """Families whose examples are packed in one row, with logits of supervised tokens only (worker.engine.model.families).
 """
 

@@ -134,9 +134,11 @@ def _rope_types(parameters: object) -> set[str]:
 def head_of(causal_lm: PreTrainedModel) -> Head:
     """Return the function hidden [S, D] → logits [S, V] that the packed families' own forward computes."""
     cap = getattr(causal_lm.config, "final_logit_softcapping", None)
+    divisor = getattr(causal_lm.config, "logits_scaling", 1.0)  # Granite's
 
     def head(hidden_S_D: torch.Tensor) -> torch.Tensor:
         logits_S_V: torch.Tensor = causal_lm.get_output_embeddings()(hidden_S_D)
+        logits_S_V = logits_S_V if divisor == 1.0 else logits_S_V / divisor
         return logits_S_V if cap is None else cap * torch.tanh(logits_S_V / cap)
 
     return head

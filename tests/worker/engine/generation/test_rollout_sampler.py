@@ -86,9 +86,9 @@ def test_every_answer_is_that_of_the_policy_that_learns_from_it(
     assert likeliest[answers.rows.loss_weights > 0].all()
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral"])
 def test_a_seed_gives_the_same_answers_however_they_are_batched(family: str, tmp_path: Path, seed: int) -> None:
-    """Some end early and leave their batch, and several have the same prompt. gemma3_text is padded."""
+    """Some end early and leave their batch, and several have the same prompt. mixtral is padded."""
     base = make_model(tmp_path / "base", family, seed)
     objective = ours.begin(base, tmp_path / "run", ours.settled("supervised", {}, TECHNIQUES[0]))
     ours.change_weights(objective, 0.2)
