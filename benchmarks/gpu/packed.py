@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from api.estimate.work import PACKED_FAMILIES
-from benchmarks.gpu.rows import random_rows, recipe_for
+from benchmarks.gpu.rows import random_pairs, random_rows, recipe_for
 from tests.tiny_models import make_model
 from worker.engine.model.batches import Layout, micro_batches, total_weight
 from worker.engine.model.load import load_trainable
@@ -15,20 +15,24 @@ from worker.shared.arrays import Rows
 
 
 def check_packed(folder: Path, device: torch.device) -> None:
-    """Print the differences between a packed batch and the same rows one by one, for each family and precision."""
-    print("\nfamily     precision  |loss difference|  worst ‖Δ‖/‖g‖   (packed against one by one)")
-    rows = random_rows([5, 31, 17, 8, 24, 3], 250)
+    """Print the differences between a packed batch and the same rows one by one, for each family, precision and kind of
+    rows. The sequences of a packed pair share their prompt; one by one, they do not."""
+    print("\nfamily     precision  rows   |loss difference|  worst ‖Δ‖/‖g‖   (packed against one by one)")
+    kinds = {"rows": random_rows([5, 31, 17, 8, 24, 3], 250), "pairs": random_pairs([20, 40, 5], 6, 250)}
     for family in sorted(PACKED_FAMILIES):
         base = make_model(folder / family, family=family, seed=0)
         for precision in ("float32", "bfloat16"):
-            model = load_trainable(base, recipe_for("full", rows, precision, 4096), device)
-            packed_loss, packed_gradients = gradients(model, rows, model.layout)
-            single_loss, single_gradients = gradients(model, rows, Layout(packed=model.layout.packed, single_row=True))
-            worst = max(
-                float((packed_gradient - single_gradient).norm() / single_gradient.norm().clamp_min(1e-12))
-                for packed_gradient, single_gradient in zip(packed_gradients, single_gradients, strict=True)
-            )
-            print(f"{family:10} {precision:9}  {abs(packed_loss - single_loss):17.2e}  {worst:14.2e}", flush=True)
+            for kind, rows in kinds.items():
+                model = load_trainable(base, recipe_for("full", rows, precision, 4096), device)
+                alone = Layout(packed=model.layout.packed, single_row=True)
+                packed_loss, packed_gradients = gradients(model, rows, model.layout)
+                single_loss, single_gradients = gradients(model, rows, alone)
+                worst = max(
+                    float((packed_gradient - single_gradient).norm() / single_gradient.norm().clamp_min(1e-12))
+                    for packed_gradient, single_gradient in zip(packed_gradients, single_gradients, strict=True)
+                )
+                difference = abs(packed_loss - single_loss)
+                print(f"{family:10} {precision:9}  {kind:5}  {difference:17.2e}  {worst:14.2e}", flush=True)
 
 
 def gradients(model: TrainableModel, rows: Rows, layout: Layout) -> tuple[float, list[torch.Tensor]]:

@@ -38,12 +38,12 @@ class Recorder(TorchDispatchMode):
         return [call for call in self.calls if part in call.operator]
 
     def blocking_copies(self) -> list[Call]:
-        """Copies from the host to the GPU for which the host waits."""
+        """Copies between the host and the GPU, in either direction, for which the host waits."""
+        copies = [call for call in self.of("_to_copy") if call.options.get("device") is not None]
         return [
             call
-            for call in self.of("_to_copy")
-            if call.options.get("device") == CUDA
-            and not call.arguments[0].is_cuda
+            for call in copies
+            if (call.options["device"].type == "cuda") != call.arguments[0].is_cuda
             and not call.options.get("non_blocking")
         ]
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -16,12 +17,14 @@ from torch.nn.attention import varlen
 from api.estimate.work import PACKED_FAMILIES
 from api.infra.child_environment import child_environment
 from api.infra.child_process import ForkServer
-from benchmarks.gpu.rows import random_rows, recipe_for
+from benchmarks.gpu.rows import random_pairs, random_rows, recipe_for
 from tests.cuda.fake_gpu import CUDA, HOPPER, TURING, Recorder, fake_gpu, on_gpu
 from tests.tiny_models import FAMILIES, make_encoder, make_model
 from tests.worker import pairs
 from worker.engine.data import load_data
 from worker.engine.errors import OUT_OF_MEMORY_MESSAGES
+from worker.engine.generation.cached_passes import prompts_pass, token_pass
+from worker.engine.generation.key_value_cache import CACHED, KeyValueCache, PackedPrompts
 from worker.engine.model.batches import micro_batches
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
@@ -36,6 +39,8 @@ pytestmark = [
 
 LENGTHS = [5, 31, 17, 8, 24, 3]
 ROWS = random_rows(LENGTHS, 250)
+PROMPTS = [20, 40, 16]
+PAIRS = random_pairs(PROMPTS, 6, 250)
 SOFT_CAPPED = {"gemma2"}
 WINDOWED = {family for family in PACKED_FAMILIES if FAMILIES[family].get("sliding_window")}
 
@@ -80,6 +85,42 @@ def test_packed_rows_take_flash_attention_and_nothing_waits(
     if family in WINDOWED:
         windows = [call.arguments[9] for call in calls]
         assert [7, 0] in windows, "a window of 8 tokens is a token and the seven before it"
+
+
+@pytest.mark.parametrize("family", sorted(PACKED_FAMILIES - SOFT_CAPPED))
+def test_pairs_that_share_their_prompts_take_flash_attention_and_nothing_waits(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tmp_path, family)
+    with fake_gpu(monkeypatch) as recorder:
+        score(on_gpu(model), PAIRS)
+    assert kernels(recorder) == {"torch_attn::_varlen_attn"}
+    assert recorder.blocking_copies() == []
+    answers = [6, 7] * len(PROMPTS)
+    queries, keys = sum(PROMPTS) + sum(answers), sum(PROMPTS) + 2 * sum(PROMPTS) + sum(answers)
+    for call in recorder.of("_varlen_attn"):
+        query, key, value, query_borders, key_borders = call.arguments[:5]
+        assert (query.shape[0], key.shape[0], value.shape[0]) == (queries, keys, keys)
+        assert query_borders.shape == key_borders.shape == (len(PROMPTS) + len(answers) + 1,)
+
+
+def test_sampling_waits_for_nothing_but_the_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passes over prompts and tokens, and the move of rows into the places of ended answers."""
+    model = load(tmp_path, "llama")
+    prompts = random_rows([5, 9], 250)
+    with fake_gpu(monkeypatch) as recorder:
+        placed = on_gpu(model)
+        cache = KeyValueCache(np.array([5, 5, 9]), 24, CUDA)
+        [batch] = micro_batches(prompts, 4096, placed.layout, CUDA)
+        assert batch.segments is not None
+        filled = PackedPrompts(cache, batch.segments.lengths, [0, 0, 1], [0, 1, 2])
+        prompts_pass(placed.network, batch.tokens, batch.positions, batch.segments, filled)
+        placed.network.set_attn_implementation(CACHED)
+        token_B = torch.empty(3, dtype=torch.int64, device=CUDA)
+        token_pass(placed.network, token_B, cache)
+        assert cache.keep(np.array([False, True, True])).tolist() == [2, 1]
+        assert token_pass(placed.network, token_B[:2], cache).shape[0] == 2
+    assert recorder.blocking_copies() == []
 
 
 @pytest.mark.parametrize("family", sorted(PACKED_FAMILIES - SOFT_CAPPED))
