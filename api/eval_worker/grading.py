@@ -135,11 +135,13 @@ async def _graded_by_child(
     try:
         run = partial(context.previews.run, "worker.evaluate", "request.json", request)
         report = json.loads(await context.previews.run_in_thread(run))
-        code, fault = "grader_too_slow", report["fault"]
+        code = "grader_too_slow"
+        fault = report["fault"]
     except PreviewFailed:  # killed, or too slow on a busy machine: the child reports limits of its own itself
         if claim.item.faults + 1 < MAX_FAULTS:
             return Postponed(attempts.FAULT_WAIT_S, fault=True)
-        code, fault = "grader_failed", "The process that grades was killed, or took too long, in every attempt"
+        code = "grader_failed"
+        fault = "The process that grades was killed, or took too long, in every attempt"
     if fault is not None:
         return [_outcome(criterion, 0.0, code, [fault]) for criterion in criteria]
     return [
