@@ -74,6 +74,13 @@ def test_a_classifier_shows_its_classes_and_leads_to_its_model(visitor: Visitor,
     page.go_back()
     page.get_by_role("link", name="Open model").click()
     expect(page.locator("h1")).to_have_text(str(job.fine_tuned_model))
+    child = a_job(server[1].database, job.project_id, parent_model=job.fine_tuned_model)
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_contain_text(f"These jobs began from it: {child}.")
+    page.get_by_role("button", name="Delete model").click()
+    error = page.get_by_role("alert").filter(has_text=f"is needed by {child}")
+    error.get_by_role("button", name="Close the message").click()
+    expect(error).to_be_hidden()
 
 
 def test_a_running_job_says_how_long_and_that_it_pauses(visitor: Visitor, server: Server) -> None:
@@ -129,3 +136,20 @@ def test_a_new_job_has_only_settings_that_are_shown(visitor: Visitor, server: Se
     expect(suffix).to_have_value("typed")
     page.get_by_role("button", name="Start over").click()
     expect(suffix).to_have_value("")
+
+
+def test_a_secret_is_copied_where_browsers_offer_no_clipboard(visitor: Visitor) -> None:
+    page = visitor.page
+    page.goto("/keys")
+    page.evaluate("window.real = navigator.clipboard")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.get_by_role("button", name="New key").click()
+    page.get_by_label("Name").fill("plain http")
+    page.get_by_role("button", name="Create key").click()
+    secret = page.get_by_role("textbox", name="Key plain http").input_value()
+    page.get_by_role("button", name="Copy", exact=True).click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    assert page.evaluate("real.readText()") == secret
+    page.evaluate("document.execCommand = () => false")
+    page.get_by_role("button", name="Copy", exact=True).click()
+    expect(page.get_by_text("Select the text and copy it.")).to_be_visible()

@@ -104,27 +104,35 @@ export const modelLink = (id) => [h("a.anywhere", { href: modelAddress(id) }, h(
 /** Copy a text, and say so for a moment at the element. */
 export async function copy(text, element) {
   // Browsers offer the clipboard to secure origins only: HTTPS and this machine.
-  if (navigator.clipboard) await navigator.clipboard.writeText(text);
-  else copySelected(text);
+  const copied = await navigator.clipboard?.writeText(text).then(() => true, () => false) || copySelected(text, element);
+  if (!copied) return toast("The browser refused to copy. Select the text and copy it.", "bad");
   element.dataset.copied = "";
   toast("Copied");
   setTimeout(() => delete element.dataset.copied, 1200);
 }
 
-function copySelected(text) {
+/** Copy without the clipboard's interface. Return whether the browser did. */
+function copySelected(text, element) {
   const area = h("textarea.unseen", {}, text);
-  document.body.append(area);
+  (element.closest("dialog") ?? document.body).append(area); // outside of an open dialog nothing can be selected
   area.select();
-  document.execCommand("copy");
+  const copied = document.execCommand("copy");
   area.remove();
+  return copied;
 }
 
-/** Show a message for some seconds at the edge of the page. */
+/** Show a message at the edge of the page: for some seconds, or until it is closed if it is `bad`. */
 export function toast(message, tone = "") {
-  const element = h("p.toast", { dataset: { tone } }, message);
-  document.getElementById("toasts").append(element);
-  setTimeout(() => element.remove(), tone === "bad" ? 8000 : 2500);
+  const holder = document.getElementById("toasts"), bad = tone === "bad";
+  for (const other of [...holder.children]) if (other.firstChild.textContent === message) other.remove();
+  const close = bad && h("button.quiet", { type: "button", "aria-label": "Close the message", onclick: () => element.remove() }, "✕");
+  const element = h("div.toast", { dataset: { tone }, role: bad ? "alert" : null }, h("p", {}, message), close);
+  holder.append(element);
+  if (!bad) setTimeout(() => element.remove(), 2500);
 }
+
+/** Show an error as a toast, unless its view was left. */
+export const complain = (signal) => (error) => signal.aborted || toast(error.message, "bad");
 
 /** A list of names and values. Pairs whose value is null are left out. */
 export function facts(pairs) {

@@ -1,7 +1,7 @@
 /** Evals: what answers are graded by. */
 
 import * as api from "../api.js";
-import { command, copyable, empty, fill, h, when } from "../elements.js";
+import { button, command, copyable, empty, fill, h, when } from "../elements.js";
 import { EVALS } from "../evals.js";
 import { table } from "../table.js";
 
@@ -20,7 +20,8 @@ export async function show({ root, signal }) {
   });
   const nothing = empty("No eval yet. An eval is a schema of items and the criteria that grade the answers to them.", command("attune evals create eval.json"));
   const body = h("div");
-  const more = h("button", { type: "button", hidden: true, onclick: () => { limit += STEP; refresh(); } }, "Show more");
+  const more = button("Show more", () => { limit += STEP; return refresh(); });
+  more.hidden = true;
 
   async function refresh() {
     const { data, hasMore } = await api.first(EVALS, { order: "desc" }, limit, signal);

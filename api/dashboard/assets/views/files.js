@@ -1,7 +1,7 @@
 /** Files: training rows and results, and what their check found. */
 
 import * as api from "../api.js";
-import { command, copyable, empty, fill, h, quantity, when } from "../elements.js";
+import { button, command, complain, copyable, empty, fill, h, quantity, when } from "../elements.js";
 import { check } from "../findings.js";
 import { bytes } from "../format.js";
 import { table } from "../table.js";
@@ -17,7 +17,8 @@ export async function show({ root, query, signal, setQuery, open }) {
   const upload = picker({ signal, onFile: (file) => open(`/files/${file.id}`) });
   const tabs = PURPOSES.map(([name, label]) => h("button", { type: "button", "aria-pressed": String(name === purpose), onclick: () => choose(name) }, label));
   const body = h("div");
-  const more = h("button", { type: "button", hidden: true, onclick: () => { limit += STEP; refresh(); } }, "Show more");
+  const more = button("Show more", () => { limit += STEP; return refresh(); });
+  more.hidden = true;
   const list = table({
     caption: "Files, newest first",
     href: (file) => `/files/${file.id}`,
@@ -36,7 +37,7 @@ export async function show({ root, query, signal, setQuery, open }) {
     limit = STEP;
     tabs.forEach((tab, index) => tab.setAttribute("aria-pressed", String(PURPOSES[index][0] === name)));
     setQuery({ purpose: name === PURPOSES[0][0] ? null : name });
-    refresh();
+    refresh().catch(complain(signal));
   }
 
   async function refresh() {

@@ -49,15 +49,14 @@ export async function show(page) {
   const last = await api.get(`${path}/events`, { limit: 100 }, signal);
   curves.add(last.data.filter(({ type }) => type === "metrics").map(({ data }) => data));
   if (FINAL.includes(first.status)) return;
-  const follow = api.follow(`${path}/events`, { after: last.data[0]?.id, signal, onEvent(event) {
+  const followed = api.follow(`${path}/events`, { after: last.data[0]?.id, signal, onEvent(event) {
     if (event.type === "metrics") curves.add([event.data]);
     else {
       shown.addEvent(event);
-      refresh();
+      refresh().catch(() => {}); // the next poll shows what is wrong
     }
   } });
-  api.poll(POLL_S, signal, refresh);
-  await follow;
+  await Promise.all([followed, api.poll(POLL_S, signal, refresh)]);
 }
 
 const headline = (job) => [

@@ -1,7 +1,7 @@
 /** Jobs: the live list. Its filters are in the address. */
 
 import * as api from "../api.js";
-import { command, empty, h, quantity, refill, status, toast, when } from "../elements.js";
+import { button, command, complain, empty, h, quantity, refill, status, when } from "../elements.js";
 import * as format from "../format.js";
 import { table } from "../table.js";
 
@@ -20,7 +20,8 @@ export async function show({ root, query, signal, setQuery }) {
     caption: "Fine-tuning jobs, newest first", href: (job) => `/jobs/${job.id}`, columns: columns(choice),
   });
   const nothing = h("div");
-  const next = h("button", { type: "button", hidden: true, onclick: () => load([...known.keys()].at(-1)) }, `Show ${PAGE} more`);
+  const next = button(`Show ${PAGE} more`, () => load([...known.keys()].at(-1)));
+  next.hidden = true;
   const compare = h("a.button", { hidden: true });
   const search = h("input", { type: "search", placeholder: "Search ids and models", "aria-label": "Search jobs", value: filter.search });
   const statuses = h("select", { "aria-label": "Status" }, h("option", { value: "" }, "All statuses"),
@@ -38,7 +39,7 @@ export async function show({ root, query, signal, setQuery }) {
     Object.assign(filter, changes);
     setQuery(changes);
     known = new Map();
-    load().catch((error) => signal.aborted || toast(error.message, "bad"));
+    load().catch(complain(signal));
   }
 
   /** Load the newest jobs, or those after one. Jobs that are missing between those that came do not match any more. */

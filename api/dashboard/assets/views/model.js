@@ -9,6 +9,7 @@ import { table } from "../table.js";
 import { isTuned } from "./models.js";
 
 const CARD = "README.md";
+const LONGEST_SEARCH = 128;
 
 /** @param {import("../app.js").Page} page */
 export async function show({ root, id, signal, setTitle, open, offerKeys }) {
@@ -30,10 +31,10 @@ export async function show({ root, id, signal, setTitle, open, offerKeys }) {
 
 function head(model, path, open) {
   const removal = button("Delete", async () => {
-    const { data } = await api.get("/v1/models");
-    const children = data.filter((other) => other.facts.base_model === model.id).map(({ id }) => id);
-    const depends = children.length ? `These models were trained on it: ${children.join(", ")}.` : "Its checkpoints are deleted with it. Its job, metrics and training file stay.";
-    if (!await confirm(`Delete model ${model.id}?`, depends, "Delete model")) return;
+    const users = await startedFrom(model.id);
+    const depends = users.length > 0 && ` These jobs began from it: ${users.join(", ")}. It is only deleted if none of them needs it any more.`;
+    const consequence = h("span", {}, "Its checkpoints are deleted with it. Its job, metrics and training file stay.", depends);
+    if (!await confirm(`Delete model ${model.id}?`, consequence, "Delete model")) return;
     await api.remove(path);
     await open("/models");
   }, { kind: "danger" });
@@ -41,6 +42,12 @@ function head(model, path, open) {
     copyAs(() => ({ method: "GET", path, python: `client.models.retrieve("${model.id}")` })),
     isTuned(model) && removal,
     h("a.button.primary", { href: `/new?model=${encodeURIComponent(model.id)}` }, isTuned(model) ? "Train further" : "New job")));
+}
+
+/** The jobs that began from a model or from one of its checkpoints, as names or ids. */
+async function startedFrom(id) {
+  const { data } = await api.get("/v1/fine_tuning/jobs", { search: id.slice(-LONGEST_SEARCH), limit: 100 });
+  return data.filter(({ parent }) => parent === id || parent?.startsWith(`${id}:ckpt-step-`)).map((job) => job.fine_tuned_model ?? job.id);
 }
 
 function about(model) {

@@ -107,11 +107,13 @@ async function besides(aside, body, form, signal) {
     }),
   ]);
   if (signal.aborted) return;
-  const [failed] = results.filter(({ status }) => status === "rejected").map(({ reason }) => reason);
-  if (results[0].status === "rejected") {
-    form.complain(failed);
-    fill(cost, h("p.notice", { dataset: { tone: "bad" } }, failed.message));
+  const wrong = ({ message }) => h("p.notice", { dataset: { tone: "bad" } }, message);
+  const [estimated, previewed] = results.map(({ reason }) => reason);
+  if (estimated) {
+    form.complain(estimated);
+    fill(cost, wrong(estimated));
   }
+  if (previewed && previewed.message !== estimated?.message) fill(rows, wrong(previewed));
   fill(aside, cost, rows);
 }
 

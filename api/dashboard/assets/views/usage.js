@@ -1,7 +1,7 @@
 /** Usage: what was used this month or before, by day, key or model, and how much of each budget is left. */
 
 import * as api from "../api.js";
-import { empty, fill, h, quantity, section, when } from "../elements.js";
+import { complain, empty, fill, h, quantity, section, when } from "../elements.js";
 import { bytes, count, duration, percent } from "../format.js";
 import { table } from "../table.js";
 
@@ -22,7 +22,7 @@ export async function show({ root, query, signal, setQuery }) {
     ({ group, month } = { group, month, ...change });
     buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(GROUPS[index][0] === group)));
     setQuery({ by: group === "day" ? null : group, month: month === monthsUntilNow()[0] ? null : month });
-    refresh();
+    refresh().catch(complain(signal));
   }
 
   async function refresh() {
