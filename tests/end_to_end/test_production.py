@@ -24,7 +24,7 @@ from tests.services import AttunePart, Postgres, SeaweedS3, Valkey
 from tests.services.process import free_ports
 from tests.test_deployment import OURS
 
-JOBS = {"many": 4, "few": 2, "some": 2}
+JOBS = {"many": 3, "few": 2, "some": 2}
 
 
 @pytest.fixture
