@@ -35,7 +35,7 @@ import_app = typer.Typer(
 From = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="URL", help="The source. Default: OpenAI's API. Its key is read from OPENAI_API_KEY."
+        "--from", metavar="URL", help="The source. Default: OpenAI's API. The source's key is read from OPENAI_API_KEY."
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for what is fetched.")]

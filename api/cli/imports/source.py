@@ -54,7 +54,10 @@ def open_source(url: str | None) -> "Source":
     if not key:
         raise CommandError(ExitCode.NOT_AUTHORIZED, f"no key for the source: set {KEY} in the environment.")
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise CommandError(ExitCode.NOT_AUTHORIZED, f"{KEY} does not hold an API key: it has unprintable characters.")
+        raise CommandError(
+            ExitCode.NOT_AUTHORIZED,
+            f"{KEY} does not hold an API key: it has a space, or a character that is not ASCII.",
+        )
     return Source(with_version(url or OPENAI), key)
 
 

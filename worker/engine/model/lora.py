@@ -125,5 +125,5 @@ class _Updated(torch.autograd.Function):
 def _factors(
     ctx: Any, x_N: torch.Tensor, down_N: torch.Tensor, grad_N: torch.Tensor, grad_down_N: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of A and B, in the type in which they are kept."""
+    """Return the gradients of A and B, in the type of A and B."""
     return (grad_down_N.T @ x_N).to(ctx.stored), (grad_N.T @ down_N).to(ctx.stored) * ctx.scale
