@@ -137,6 +137,7 @@ class SamplingParams(StrictModel):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """Maximum length of an answer, in tokens. Null: up to the end of the model's context."""
     reasoning_effort: ReasoningEffort | None = None
+    """`none` turns reasoning off, if the chat template can. Null: the template's default."""
     response_format: Annotated[FreeJson, _valid(ResponseFormat)] | None = None
     """The form of the answers, as in /v1/chat/completions."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = DEFAULT_SEED
