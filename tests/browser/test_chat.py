@@ -23,6 +23,13 @@ def test_reasoning_is_folded_above_its_answer(visitor: Visitor, server: tuple[st
     page = visitor.page
     page.route("**/v1/chat/completions", answer)
     page.goto(f"/models/{model}")
+    page.get_by_text("Settings", exact=True).click()
+    page.get_by_label("System message").fill("Count.")
+    page.get_by_text("Copy as").last.click()
+    page.get_by_role("button", name="CLI").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert command == f"attune chat {model} 'Hello' --temperature 0 --max-tokens 128 --system 'Count.'"
     for number in (1, 2):
         page.get_by_label("Message", exact=True).fill("What is 6 + 1?")
         page.keyboard.press("Enter")

@@ -37,7 +37,7 @@ EVALUATION = {
 def a_classifier(context: Context) -> Job:
     """A job that trained a classifier, with the metrics of two steps."""
     project = a_project(context.database)
-    model = a_model(context, project, method={"type": "classification"})
+    model = a_model(context, project, method={"type": "classification"}, suffix="mail")
     shared: dict[str, Any] = {"created_at": 1.0, "level": "info", "message": "Step", "type": "metrics"}
     with context.database.write() as session:
         job = session.scalars(select(Job).where(Job.fine_tuned_model == model)).one()
@@ -69,8 +69,11 @@ def test_a_classifier_shows_its_classes_and_leads_to_its_model(visitor: Visitor,
     expect(changes.get_by_role("row", name="Mean absolute error")).to_contain_text("\N{MINUS SIGN}1 better")
     expect(changes.get_by_role("row", name="Rewards rejected")).not_to_contain_text("worse")
     expect(page.locator(".verdict")).to_have_text("Open model")  # a loss that is not finite proves nothing
-    page.goto(f"/compare?jobs={job.id}")
+    twin = a_classifier(server[1])
+    page.goto(f"/compare?jobs={job.id},{twin.id}")
     expect(page.locator("figure.chart")).to_have_count(4)
+    for one in (job, twin):
+        expect(page.get_by_role("link", name=f"mail {one.id[-6:]}")).to_be_visible()
     page.go_back()
     page.get_by_role("link", name="Open model").click()
     expect(page.locator("h1")).to_have_text(str(job.fine_tuned_model))
@@ -130,7 +133,8 @@ def test_a_new_job_has_only_settings_that_are_shown(visitor: Visitor, server: Se
     expect(suffix).to_have_value("")
     page.goto(f"/new?from={job.id}")
     expect(page.get_by_text("With the settings of")).to_be_visible()
-    expect(page.get_by_label("Seed")).to_be_visible()
+    expect(suffix).to_have_value("mail")
+    expect(page.get_by_label("Seed")).to_have_value("")
     page.goto("/new")
     expect(suffix).to_be_visible()
     expect(suffix).to_have_value("typed")

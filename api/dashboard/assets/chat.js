@@ -42,17 +42,23 @@ export function chat({ models, signal }) {
   });
   const call = () => {
     const body = columns.at(-1).body(input.value.trim() || "Hello", settings());
-    return {
-      method: "POST", path: PATH, body,
-      python: `answer = client.chat.completions.create(\n    model=${literal(body.model)},\n    messages=${literal(body.messages, "    ")},\n)\nprint(answer.choices[0].message.content)`,
-      cli: `attune chat ${body.model} ${quoted(body.messages.at(-1).content)}`,
-    };
+    const given = Object.entries(body).map(([name, value]) => `    ${name}=${literal(value, "    ")},\n`).join("");
+    const python = `answer = client.chat.completions.create(\n${given})\nprint(answer.choices[0].message.content)`;
+    return { method: "POST", path: PATH, body, python, cli: command(body) };
   };
   return h("div.chat", {},
     h("div.columns", {}, columns.map(({ element }) => element)),
     h("form.ask", { onsubmit: submit }, input, h("div.actions", {}, send, stop, clear, copyAs(call))),
     h("details.fold", {}, h("summary", {}, "Settings"), h("div.filters", {},
       h("label.inline", {}, "System message", system), h("label.inline", {}, "Temperature", temperature), h("label.inline", {}, "Most tokens", longest))));
+}
+
+/** The same as a command, which sends one message; undefined if there are earlier ones. */
+function command({ model, temperature, max_tokens: longest, messages: sent }) {
+  const system = sent[0].role === "system" ? sent[0].content : null;
+  if (sent.length > (system === null ? 1 : 2)) return undefined;
+  const options = `--temperature ${temperature} --max-tokens ${longest}${system === null ? "" : ` --system ${quoted(system)}`}`;
+  return `attune chat ${model} ${quoted(sent.at(-1).content)} ${options}`;
 }
 
 function column(label, model) {

@@ -20,7 +20,7 @@ export async function show(page) {
     root.append(empty("Choose jobs in the list, then Compare.", h("a.button", { href: "/jobs" }, "Jobs"), command("attune jobs compare JOB_ID JOB_ID")));
     return;
   }
-  const loaded = await Promise.all(ids.map((id) => load(id, signal)));
+  const loaded = distinct(await Promise.all(ids.map((id) => load(id, signal))));
   const curves = overlaid(page, loaded);
   const results = h("div"), settings = h("div");
   const everything = h("input", { type: "checkbox", onchange: () => drawTables() });
@@ -29,7 +29,7 @@ export async function show(page) {
   curves.draw();
   if (loaded.every(({ job }) => job.finished_at)) return;
   await api.poll(POLL_S, signal, async () => {
-    for (const [index, { job }] of loaded.entries()) if (!job.finished_at) loaded[index] = await load(job.id, signal);
+    for (const [index, { job, name }] of loaded.entries()) if (!job.finished_at) loaded[index] = { ...await load(job.id, signal), name };
     drawTables();
     curves.draw();
   });
@@ -46,6 +46,12 @@ async function load(id, signal) {
   const series = new Series();
   series.add(metrics.data);
   return { job, series, name: job.user_provided_suffix ?? job.pipeline?.stage ?? job.id.slice(-6) };
+}
+
+/** The same jobs; those that share a name have the end of their id in it. */
+function distinct(loaded) {
+  const shared = ({ name }) => loaded.filter((other) => other.name === name).length > 1;
+  return loaded.map((entry) => (shared(entry) ? { ...entry, name: `${entry.name} ${entry.job.id.slice(-6)}` } : entry));
 }
 
 const swatch = (index) => h("span.swatch", { "aria-hidden": "true", dataset: { series: index + 1 } });

@@ -78,10 +78,10 @@ export async function show({ root, query, signal, open }) {
   await refresh();
 }
 
-/** What the form begins with: another job's settings, what the address names, or what was typed here before. */
+/** What the form begins with: another job's settings with a new seed, what the address names, or what was typed here before. */
 async function beginning(query, keeps, signal) {
   const from = query.get("from");
-  if (from) return api.get(`/v1/fine_tuning/jobs/${encodeURIComponent(from)}/recipe`, {}, signal);
+  if (from) return { ...await api.get(`/v1/fine_tuning/jobs/${encodeURIComponent(from)}/recipe`, {}, signal), seed: undefined };
   return keeps ? JSON.parse(sessionStorage.getItem(DRAFT) ?? "{}") : { training_file: query.get("file"), model: query.get("model") };
 }
 
