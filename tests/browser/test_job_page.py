@@ -10,6 +10,7 @@ from api.records.base import db_now
 from api.records.batches import Batch
 from api.records.events import Event
 from api.records.jobs import Job
+from api.services import keys
 from api.spec.batch import BatchStatus
 from api.spec.lifecycle import JobStatus
 from tests.browser.chromium import Visitor
@@ -115,6 +116,11 @@ def test_a_button_of_a_batch_keeps_the_focus_while_answers_come(visitor: Visitor
     batch = a_batch(context, a_project(context.database), BatchStatus.IN_PROGRESS, total=2, model="tiny")
     page.goto(f"/batches/{batch}")
     cancel = page.get_by_role("button", name="Cancel …")
+    page.goto("/jobs/")
+    page.get_by_role("button", name="Keyboard").wait_for()
+    page.keyboard.press("Control+k")
+    page.keyboard.type(batch)
+    page.keyboard.press("Enter")
     cancel.focus()
     change(context, Batch, batch, completed=1)
     expect(page.get_by_text("1 of 2 requests answered")).to_be_visible()
@@ -157,3 +163,15 @@ def test_a_secret_is_copied_where_browsers_offer_no_clipboard(visitor: Visitor) 
     page.evaluate("document.execCommand = () => false")
     page.get_by_role("button", name="Copy", exact=True).click()
     expect(page.get_by_text("Select the text and copy it.")).to_be_visible()
+
+
+def test_a_key_that_only_reads_sees_no_buttons_that_write(visitor: Visitor, server: Server) -> None:
+    job, page = a_classifier(server[1]), visitor.page
+    visitor.sign_in(keys.create(server[1], project="default", name="reader", scope="read")[1])
+    page.goto(f"/jobs/{job.id}")
+    expect(page.get_by_role("link", name="Open model")).to_be_visible()
+    for name in ("Rerun …", "Clone"):
+        expect(page.get_by_text(name, exact=True)).to_be_hidden()
+    page.get_by_role("link", name="Open model").click()
+    expect(page.locator("h1")).to_have_text(str(job.fine_tuned_model))
+    expect(page.get_by_role("button", name="Delete")).to_be_hidden()

@@ -25,8 +25,8 @@ let left = new AbortController();
 function resolve(pathname) {
   const [, name, ...rest] = pathname.split("/");
   const link = links.find((link) => link.dataset.view === (name || links[0].dataset.view));
-  if (!link) return null;
-  const id = rest.length ? decodeURIComponent(rest.join("/")) : null;
+  if (!link || (rest.join("/") && !link.dataset.item)) return null;
+  const id = rest.join("/") ? decodeURIComponent(rest.join("/")) : null; // `/jobs/` is the list
   return { link, id, module: id === null ? link.dataset.view : link.dataset.item };
 }
 

@@ -182,6 +182,12 @@ export function button(label, action, { kind = "", title = null } = {}) {
   return element;
 }
 
+/** Mark an element that changes something. Sessions that may only read do not see it. */
+export function writes(element) {
+  element.classList.add("writes");
+  return element;
+}
+
 /**
  * A button with a menu, which is built each time it is opened.
  * @param {string} label

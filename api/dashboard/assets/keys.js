@@ -84,7 +84,7 @@ export function help() {
     h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, label)))));
 }
 
-const PREFIXES = { "ftjob-": "/jobs/", "ftpipe-": "/pipelines/", "file-": "/files/", "ft:": "/models/" };
+const PREFIXES = { "ftjob-": "/jobs/", "ftpipe-": "/pipelines/", "file-": "/files/", "batch_": "/batches/", "eval_": "/evals/", "webhook_": "/webhooks/", "ft:": "/models/" };
 
 /** The list of views and of this view's actions, filtered as one types; an id opens its object. */
 function palette() {

@@ -7,6 +7,7 @@ import { help } from "./keys.js";
 /** Show the tools. Without a session there is no project to name. */
 export async function tools(element) {
   const session = await get("/session").catch(() => null);
+  document.documentElement.dataset.scope = session?.scope ?? "";
   fill(element, session && account(session),
     h("button.quiet", { type: "button", title: "Keyboard (?)", "aria-label": "Keyboard", onclick: help }, "?"),
     h("button.quiet", { type: "button", title: "Light or dark", "aria-label": "Light or dark", onclick: switchTheme }, "◐"));

@@ -1,7 +1,7 @@
 /** Uploads of files with their progress, and places to drop them. */
 
 import { ApiError } from "./api.js";
-import { h, toast } from "./elements.js";
+import { h, toast, writes } from "./elements.js";
 import { bytes, percent } from "./format.js";
 
 /**
@@ -41,7 +41,7 @@ export function picker({ label = "Upload a file", kind = "", purpose = "fine-tun
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Upload" });
   const text = h("span.muted.small");
   const progress = h("div.uploading", { hidden: true, role: "status" }, text, bar);
-  const pick = h("button", { type: "button", class: kind, onclick: () => input.click() }, label);
+  const pick = writes(h("button", { type: "button", class: kind, onclick: () => input.click() }, label));
 
   async function send(file) {
     pick.disabled = true;

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs, literal } from "../calls.js";
-import { button, confirm, copyable, facts, fill, h, quantity, refill, section, status, when } from "../elements.js";
+import { button, confirm, copyable, facts, fill, h, quantity, refill, section, status, when, writes } from "../elements.js";
 import { exact, plural, sentence } from "../format.js";
 import { BATCHES, batchOf, firstPart, getBatch, objects } from "../requests.js";
 import { table } from "../table.js";
@@ -40,11 +40,11 @@ function actionsOf(batch, refresh) {
   return [
     copyAs(() => callOf(batch)),
     file(output, "Download answers", "output"), file(failed, "Download errors", "errors"),
-    !ENDED.includes(state) && state !== "cancelling" && button("Cancel …", async () => {
+    !ENDED.includes(state) && state !== "cancelling" && writes(button("Cancel …", async () => {
       if (!await confirm(`Cancel ${id}?`, "What is answered until now is kept in its files. The other requests are not answered.", "Cancel batch")) return;
       await api.post(`${BATCHES}/${id}/cancel`);
       await refresh();
-    }, { kind: "danger" }),
+    }, { kind: "danger" })),
   ];
 }
 

@@ -3,7 +3,7 @@
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
 import { marked } from "../diff.js";
-import { arrange, button, confirm, facts, fill, h, quantity, refill, section, toast } from "../elements.js";
+import { arrange, button, confirm, facts, fill, h, quantity, refill, section, toast, writes } from "../elements.js";
 import { answerOf, ENDED, graded, questionOf, referenceOf, runPath, runTitle, share } from "../evals.js";
 import { count, exact, metric, plural } from "../format.js";
 import { table } from "../table.js";
@@ -54,9 +54,9 @@ function headOf() {
 
 const actionsOf = (run, other) => [
   copyAs(() => ({ method: "POST", path: runPath(run).replace(/\/[^/]*$/, ""), body: { name: run.name, data_source: run.data_source }, cli: other ? `attune evals compare ${run.eval_id} ${run.id} ${other.id}` : `attune evals show ${run.eval_id} ${run.id}` })),
-  !ENDED.includes(run.status) && button("Cancel …", async () => {
+  !ENDED.includes(run.status) && writes(button("Cancel …", async () => {
     if (await confirm(`Cancel ${runTitle(run)}?`, "Its results until now are kept.", "Cancel run")) await api.post(`${runPath(run)}/cancel`);
-  }, { kind: "danger" }),
+  }, { kind: "danger" })),
 ];
 
 function rowsOf({ data_source: { type, source } }) {

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
-import { button, confirm, copyable, empty, fill, h, section, toast, when } from "../elements.js";
+import { button, confirm, copyable, empty, fill, h, section, toast, when, writes } from "../elements.js";
 import { EVALS, rule, runState, runTitle, share } from "../evals.js";
 import { exact, plural } from "../format.js";
 import { table } from "../table.js";
@@ -64,7 +64,7 @@ export async function show({ root, id, query, signal, setTitle, setQuery, open }
 
   fill(root, h("div.head", {}, h("div", {}, h("h1", {}, found.name || "Eval"), h("p.muted", {}, copyable(id))), h("div.actions", {},
     copyAs(() => ({ method: "GET", path, python: `client.evals.retrieve("${id}")`, cli: `attune evals show ${id}` })),
-    button("Delete", remove, { kind: "danger" }), newRun())),
+    writes(button("Delete", remove, { kind: "danger" })), writes(newRun()))),
   criteriaOf(found), section("Runs", null, list, more), result);
   if (chosen.run) showResult().catch((error) => signal.aborted || toast(error.message, "bad"));
   await api.poll(3, signal, refresh);

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
-import { button, confirm, copyable, empty, facts, fill, h, quantity, section, when } from "../elements.js";
+import { button, confirm, copyable, empty, facts, fill, h, quantity, section, when, writes } from "../elements.js";
 import { check, findings } from "../findings.js";
 import { bytes, plural } from "../format.js";
 import { createBatch, firstPart } from "../requests.js";
@@ -42,13 +42,13 @@ function head(file, path, open) {
   return h("div.head", {}, h("h1", {}, file.filename), check(file), h("div.actions", {},
     copyAs(() => ({ method: "GET", path, python: `client.files.retrieve("${file.id}")`, cli: `attune files get ${file.id}` })),
     h("a.button", { href: `${path}/content`, download: file.filename }, "Download"),
-    button("Delete", async () => {
+    writes(button("Delete", async () => {
       if (!await confirm(`Delete ${file.filename}?`, "Jobs that have ended keep their models and results. A file that a job still needs is not deleted.", "Delete file")) return;
       await api.remove(path);
       await open("/files");
-    }, { kind: "danger" }),
-    file.purpose === "batch" && button("Create batch", async () => open(`/batches/${(await createBatch(file.id, await firstPart(file.id))).id}`), { kind: "primary" }),
-    isRows && file.scan?.status !== "failed" && h("a.button.primary", { href: `/new?file=${file.id}` }, "New job")));
+    }, { kind: "danger" })),
+    file.purpose === "batch" && writes(button("Create batch", async () => open(`/batches/${(await createBatch(file.id, await firstPart(file.id))).id}`), { kind: "primary" })),
+    isRows && file.scan?.status !== "failed" && writes(h("a.button.primary", { href: `/new?file=${file.id}` }, "New job"))));
 }
 
 const about = (file) => facts([

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
-import { button, confirm, fill, h, modelAddress } from "../elements.js";
+import { button, confirm, fill, h, modelAddress, writes } from "../elements.js";
 import * as format from "../format.js";
 import { classes } from "./job-classes.js";
 import { FINAL, attemptList, checkpointList, eventList, logText } from "./job-history.js";
@@ -37,8 +37,9 @@ export function actions(page, path, refresh) {
   const askedPause = async () => {
     if (await confirm(`Pause ${page.id}?`, "It stops after the current step and keeps its state.", "Pause job", { loses: false })) pause.click();
   };
+  [pause, resume, cancel, rerun].forEach(writes);
   const form = document.querySelector("nav a[data-view=new]");
-  const clone = form && h("a.button", { href: `${form.href}?from=${page.id}`, title: "Change this job's settings in a new one" }, "Clone");
+  const clone = form && writes(h("a.button", { href: `${form.href}?from=${page.id}`, title: "Change this job's settings in a new one" }, "Clone"));
   const call = copyAs(() => ({
     method: "GET", path, python: `job = client.fine_tuning.jobs.retrieve("${page.id}")`, cli: `attune jobs get ${page.id}`,
   }));

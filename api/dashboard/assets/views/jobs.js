@@ -1,7 +1,7 @@
 /** Jobs: the live list. Its filters are in the address. */
 
 import * as api from "../api.js";
-import { button, command, complain, empty, h, quantity, refill, status, when } from "../elements.js";
+import { button, command, complain, empty, h, quantity, refill, status, when, writes } from "../elements.js";
 import * as format from "../format.js";
 import { table } from "../table.js";
 
@@ -109,7 +109,7 @@ function time({ status: state, started_at: started, finished_at: finished, expec
 /** The button to the form, if this server has the form. */
 function newJob() {
   const link = document.querySelector("nav a[data-view=new]");
-  return link && h("a.button.primary", { href: link.href }, "New job");
+  return link && writes(h("a.button.primary", { href: link.href }, "New job"));
 }
 
 function without({ status, search }, clear) {

@@ -3,7 +3,7 @@
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
 import { chat } from "../chat.js";
-import { button, confirm, copyable, empty, facts, fill, h, modelAddress, quantity, section, when } from "../elements.js";
+import { button, confirm, copyable, empty, facts, fill, h, modelAddress, quantity, section, when, writes } from "../elements.js";
 import { bytes, plural } from "../format.js";
 import { table } from "../table.js";
 import { isTuned } from "./models.js";
@@ -19,7 +19,7 @@ export async function show({ root, id, signal, setTitle, open, offerKeys }) {
   const answers = model.facts.output === undefined ? model.facts.kind !== "encoder" : model.facts.output === "tokens";
   const parts = { lineage: h("div"), files: h("div"), card: h("div") };
   fill(root, head(model, path, open), about(model), parts.lineage,
-    answers && section("Chat", null, chat({ models: isTuned(model) ? [["Base", model.facts.base_model], ["Tuned", id]] : [["Base", id]], signal })),
+    answers && writes(section("Chat", null, chat({ models: isTuned(model) ? [["Base", model.facts.base_model], ["Tuned", id]] : [["Base", id]], signal }))),
     parts.files, parts.card);
   offerKeys({ n: ["New job with this model", () => open(`/new?model=${encodeURIComponent(id)}`)] });
   const job = model.facts.fine_tuning_job_id ? await api.get(`/v1/fine_tuning/jobs/${model.facts.fine_tuning_job_id}`, {}, signal).catch(() => null) : null;
@@ -40,8 +40,8 @@ function head(model, path, open) {
   }, { kind: "danger" });
   return h("div.head", {}, h("h1.model-id", {}, copyable(model.id)), h("div.actions", {},
     copyAs(() => ({ method: "GET", path, python: `client.models.retrieve("${model.id}")` })),
-    isTuned(model) && removal,
-    h("a.button.primary", { href: `/new?model=${encodeURIComponent(model.id)}` }, isTuned(model) ? "Train further" : "New job")));
+    isTuned(model) && writes(removal),
+    writes(h("a.button.primary", { href: `/new?model=${encodeURIComponent(model.id)}` }, isTuned(model) ? "Train further" : "New job"))));
 }
 
 /** The jobs that began from a model or from one of its checkpoints, as names or ids. */

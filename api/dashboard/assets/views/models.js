@@ -1,7 +1,7 @@
 /** Models: this project's fine-tuned models, then the base models. */
 
 import * as api from "../api.js";
-import { arrange, command, empty, fill, h, modelAddress, quantity, refill, when } from "../elements.js";
+import { arrange, command, empty, fill, h, modelAddress, quantity, refill, when, writes } from "../elements.js";
 import { table } from "../table.js";
 
 export const isTuned = ({ id }) => id.startsWith("ft:");
@@ -40,7 +40,7 @@ export async function show({ root, query, signal, setQuery }) {
     const found = models.filter((model) => [model.id, model.facts.base_model, model.facts.method, model.facts.technique].join(" ").toLowerCase().includes(words));
     place(own, tuned, found.filter(isTuned), words
       ? empty(`No fine-tuned model matches “${words}”.`)
-      : empty("No fine-tuned model yet. A job that succeeds publishes one.", h("a.button.primary", { href: "/new" }, "New job")));
+      : empty("No fine-tuned model yet. A job that succeeds publishes one.", writes(h("a.button.primary", { href: "/new" }, "New job"))));
     place(operators, bases, found.filter((model) => !isTuned(model)), words
       ? empty(`No base model matches “${words}”.`)
       : empty("No base model yet. The operator adds them on the server's machine:", command("attune models add smollm2-135m-instruct HuggingFaceTB/SmolLM2-135M-Instruct")));

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs, literal } from "../calls.js";
-import { button, facts, fill, h, quantity, section } from "../elements.js";
+import { button, facts, fill, h, quantity, section, writes } from "../elements.js";
 import { bytes, count, duration } from "../format.js";
 import { jobForm } from "../job-form.js";
 import { legend, renderedRows } from "../rows.js";
@@ -62,7 +62,7 @@ export async function show({ root, query, signal, open }) {
     }
   }
 
-  const submit = button("Create job", create, { kind: "primary" });
+  const submit = writes(button("Create job", create, { kind: "primary" }));
   const again = button("Start over", () => { sessionStorage.removeItem(DRAFT); return open("/new"); }, { kind: "quiet" });
   const origin = h("p.muted");
   const element = h("form.job", { novalidate: true }, form.elements, h("div.submit", {}, submit, copyAs(() => call(form.body({ lenient: true }))), again, problem));

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
-import { arrange, button, confirm, copyable, fill, h, modelLink, refill, status, when } from "../elements.js";
+import { arrange, button, confirm, copyable, fill, h, modelLink, refill, status, when, writes } from "../elements.js";
 import * as format from "../format.js";
 
 const POLL_S = 4;
@@ -13,12 +13,12 @@ export async function show({ root, id, signal, setTitle }) {
   const path = `/v1/fine_tuning/pipelines/${id}`;
   const headline = h("div"), actions = h("div.actions"), graph = stageGraph(signal);
   const call = copyAs(() => ({ method: "GET", path, cli: `attune pipelines get ${id}` }));
-  const cancel = button("Cancel …", async () => {
+  const cancel = writes(button("Cancel …", async () => {
     if (await confirm(`Cancel ${id}?`, "Each stage that has not ended is cancelled and cannot be resumed. Finished stages keep their models.", "Cancel pipeline")) {
       await api.post(`${path}/cancel`);
       await load();
     }
-  }, { kind: "danger" });
+  }, { kind: "danger" }));
   let first = true;
   await api.poll(POLL_S, signal, load).catch((error) => { if (first) throw error; });
 

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
-import { button, confirm, copyable, empty, facts, fill, h, section, status, toast, when } from "../elements.js";
+import { button, confirm, copyable, empty, facts, fill, h, section, status, toast, when, writes } from "../elements.js";
 import { ask, showSecret } from "../dialogs.js";
 import { table } from "../table.js";
 import { endpointFields, PATH, SECRET_ADVICE, shortEvent } from "./webhooks.js";
@@ -19,7 +19,7 @@ export async function show({ root, id, signal, setTitle, open }) {
     setTitle(hook.name);
     fill(root, h("div.head", {}, h("h1", {}, hook.name), h("div.actions", {},
       copyAs(() => ({ method: "GET", path })),
-      button("Send a test", test), button("Edit", edit), button("New secret", rotate), button("Delete", remove, { kind: "danger" }))),
+      [button("Send a test", test), button("Edit", edit), button("New secret", rotate), button("Delete", remove, { kind: "danger" })].map(writes))),
     facts([
       ["Id", copyable(hook.id)], ["Address", hook.url], ["Events", hook.event_types.map(shortEvent).join(", ")],
       ["Signing secret", h("code", {}, hook.signing_secret_hint)], ["Created", when(hook.created_at)], ["Changed", when(hook.updated_at)],
@@ -61,7 +61,7 @@ function deliveries(path, signal) {
       { title: "Attempts", cell: (delivery) => delivery.attempts, figures: true, wide: true },
       { title: "Answer", cell: (delivery) => delivery.last_status ?? h("span.muted", {}, "–"), figures: true, wide: true },
       { title: "Time", cell: (delivery) => (delivery.next_attempt_at ? ["next ", when(delivery.next_attempt_at)] : when(delivery.ended_at ?? delivery.created_at)), figures: true, wide: true },
-      { title: "", cell: (delivery) => button("Send again", async () => { await api.post(`${path}/deliveries/${delivery.id}/replay`); await refresh(); }), figures: true },
+      { title: "", cell: (delivery) => writes(button("Send again", async () => { await api.post(`${path}/deliveries/${delivery.id}/replay`); await refresh(); })), figures: true },
     ],
   });
   const body = h("div");

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { quoted } from "../calls.js";
-import { button, copyable, empty, fill, h, when } from "../elements.js";
+import { button, copyable, empty, fill, h, when, writes } from "../elements.js";
 import { ask, showSecret } from "../dialogs.js";
 import { table } from "../table.js";
 
@@ -33,7 +33,7 @@ export async function show({ root, signal, open }) {
     await open(`/webhooks/${hook.id}`);
   }
 
-  const add = () => button("New webhook", create, { kind: "primary" });
+  const add = () => writes(button("New webhook", create, { kind: "primary" }));
   fill(root, h("div.head", {}, h("h1", {}, "Webhooks"), h("div.actions", {}, add())), body);
   await api.poll(15, signal, async () => {
     const { data } = await api.get(PATH, { limit: 100 }, signal);
