@@ -19,7 +19,7 @@ from worker.rows.errors import FileRequest, JobRejected, validate_method
 from worker.rows.limits import CpuTimeUsedUp
 from worker.rows.prepare_file import FileReport, Preparation, prepare_file
 from worker.rows.row_builder import LabelSpec, load_builder
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 from worker.shared.pipe import Progress
 
 

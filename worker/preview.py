@@ -23,7 +23,7 @@ from worker.rows.preview_rows import PreviewRow, preview_rows
 from worker.rows.readers import ReadLimits
 from worker.rows.row_builder import RowBuilder, load_builder
 from worker.rows.token_counts import SAMPLED_ROWS, RowSample
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 from worker.shared.counts import Counts, count_arrays
 
 

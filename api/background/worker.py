@@ -1,4 +1,4 @@
-"""The loop of a worker that claims items and answers a few at a time (api.records.work_queue). It also does the steps
+"""The loop of a worker that claims items and answers a few at a time (api.records.item_queue). It also does the steps
 of the work that the items belong to, such as the validation of a batch.
 
 Every result is stored before another item takes its place. If a worker dies, only its unfinished answers are lost: the
@@ -25,7 +25,7 @@ from api.infra.beats import ProcessReport, process_name, reporting
 from api.infra.preview_process import PreviewFailed
 from api.infra.storage import StorageUnavailable
 from api.records.database import is_outage
-from api.records.work_queue import I, ItemClaim, StaleWork, W, WorkClaim, WorkQueue
+from api.records.item_queue import I, ItemClaim, StaleWork, W, WorkClaim, WorkQueue
 from api.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from api.infra.storage import StoredObject
 from api.records import batch_items, batches
 from api.records.batch_items import QUEUE, BatchItem, item_id
 from api.records.batches import Batch
-from api.records.work_queue import StaleWork, WorkClaim
+from api.records.item_queue import StaleWork, WorkClaim
 from api.services import files
 from api.spec.batch import BatchStatus
 from api.spec.fields import JsonObject

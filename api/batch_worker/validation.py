@@ -13,7 +13,7 @@ from api.records import batch_items, batches, files
 from api.records.base import current_time
 from api.records.batch_items import QUEUE, NewItem
 from api.records.batches import Batch
-from api.records.work_queue import WorkClaim
+from api.records.item_queue import WorkClaim
 from api.services import sampling
 from api.services.models import NoSuchModel
 from api.services.sampling import CannotAnswer

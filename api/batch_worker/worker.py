@@ -10,7 +10,7 @@ from api.context import Context
 from api.records import batch_items
 from api.records.batch_items import BatchItem, BatchItemClaim, ItemResult
 from api.records.batches import Batch
-from api.records.work_queue import WorkClaim
+from api.records.item_queue import WorkClaim
 from api.spec.batch import BatchStatus
 
 

@@ -17,7 +17,7 @@ from api.records import eval_items, eval_runs, files
 from api.records.eval_items import QUEUE
 from api.records.eval_runs import EvalRun
 from api.records.evals import Eval
-from api.records.work_queue import WorkClaim
+from api.records.item_queue import WorkClaim
 from api.spec.evals.status import RunStatus
 
 CHUNK = 500

@@ -11,7 +11,7 @@ from api.eval_worker.grading import NoJudgement
 from api.records import eval_items
 from api.records.eval_items import EvalItem, EvalItemClaim, Graded
 from api.records.eval_runs import EvalRun
-from api.records.work_queue import WorkClaim
+from api.records.item_queue import WorkClaim
 from api.spec.evals.status import RunStatus
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records import batches
 from api.records.base import Base, current_time
 from api.records.batches import Batch
-from api.records.work_queue import Item, ItemClaim, WorkQueue
+from api.records.item_queue import Item, ItemClaim, WorkQueue
 from api.spec.batch import BatchStatus
 
 

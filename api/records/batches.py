@@ -1,6 +1,6 @@
 """Batches: many completion requests in one file, answered in the background.
 
-A worker takes a batch at its `due_at` (api.records.work_queue): to validate it, to end it when its completion window is
+A worker takes a batch at its `due_at` (api.records.item_queue): to validate it, to end it when its completion window is
 over, or to write the files with its results. The requests of a batch are in api.records.batch_items.
 """
 
@@ -11,8 +11,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records import webhook_deliveries
 from api.records.base import Base, UnixTime, db_now
+from api.records.item_queue import Work
 from api.records.pages import Listing, Page, paginate
-from api.records.work_queue import Work
 from api.spec.batch import BATCH_FINAL, TRANSITIONS, BatchStatus
 from api.spec.fields import JsonObject
 

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records import eval_runs
 from api.records.base import Base, UnixTime, current_time
 from api.records.eval_runs import EvalRun
+from api.records.item_queue import Item, ItemClaim, WorkQueue
 from api.records.pages import Listing, Page, UnknownCursor, paginate
-from api.records.work_queue import Item, ItemClaim, WorkQueue
 from api.spec.evals.status import ItemStatus, RunStatus
 from api.spec.fields import JsonObject
 

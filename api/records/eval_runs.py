@@ -1,6 +1,6 @@
 """Runs of evals. The items of a run are in api.records.eval_items.
 
-A worker takes a run at its `due_at` (api.records.work_queue): to read its rows, or to remove a deleted run.
+A worker takes a run at its `due_at` (api.records.item_queue): to read its rows, or to remove a deleted run.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records import evals, webhook_deliveries
 from api.records.base import Base, current_time, db_now
 from api.records.evals import Eval
+from api.records.item_queue import Work
 from api.records.pages import Listing, Page, paginate
-from api.records.work_queue import Work
 from api.spec.evals.status import EVENTS, TRANSITIONS, UNFINISHED, RunStatus
 from api.spec.fields import JsonObject
 from api.spec.ids import new_id

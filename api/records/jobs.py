@@ -65,7 +65,7 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(Integer, default=0)
     gpus: Mapped[int] = mapped_column(Integer, default=0)
     work: Mapped[float | None] = mapped_column(Double)
-    """Estimated floating-point operations of the training. They count as the project's usage (api.records.queue)."""
+    """Estimated floating-point operations of the training. They are the project's usage (api.records.job_queue)."""
 
     expected_s: Mapped[float | None] = mapped_column(Double)
     """Predicted seconds of the training on the fastest known worker; set by the preparation."""

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.records import queue, scans, stored_bytes, workers
+from api.records import job_queue, scans, stored_bytes, workers
 from api.records.arrays import Arrays
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
@@ -28,7 +28,8 @@ def backlog(session: Session) -> Mapping[str, tuple[int, float]]:
     for a scan."""
     age = func.coalesce(db_now() - func.min(Job.created_at), 0.0)
     found = {
-        stage.value: session.execute(select(func.count(), age).where(queue.is_waiting(stage))).one() for stage in Stage
+        stage.value: session.execute(select(func.count(), age).where(job_queue.is_waiting(stage))).one()
+        for stage in Stage
     }
     file_age = func.coalesce(db_now() - func.min(File.created_at), 0.0)
     found["scan"] = session.execute(select(func.count(), file_age).where(scans.is_waiting())).one()

@@ -10,9 +10,9 @@ from api.records.arrays import Arrays
 from api.records.base_models import BaseModelRow
 from api.records.files import File
 from api.records.installation import MARKER
+from api.records.job_queue import Attempt, log_key
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
-from api.records.queue import Attempt, log_key
 from api.records.uploads import PENDING, Upload, UploadPart
 from api.spec.artifacts import Artifact
 from api.spec.lifecycle import FINAL

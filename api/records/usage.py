@@ -1,8 +1,8 @@
 """The usage ledger: what each key of a project used on each day, by model.
 
-The amounts of an attempt are added in the transaction that ends it (`api.records.queue`); those of a model's answer, in
-a transaction of their own. An attempt ends once, and a step counts for the attempt that reported it first, so that
-retries are never counted twice.
+The amounts of an attempt are added in the transaction that ends it (`api.records.job_queue`); those of a model's
+answer, in a transaction of their own. An attempt ends once, and a step counts for the attempt that reported it first,
+so that retries are never counted twice.
 """
 
 from collections.abc import Sequence

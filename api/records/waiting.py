@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from api.records import jobs, queue, turns, workers
+from api.records import job_queue, jobs, turns, workers
 from api.records.base import current_time
 from api.records.dependencies import Dependency
 from api.records.files import File
+from api.records.job_queue import USAGE_WINDOW_S, Lease
 from api.records.jobs import Job
-from api.records.queue import USAGE_WINDOW_S, Lease
 from api.records.workers import Worker
 from api.spec.lifecycle import JobStatus, Stage
 
@@ -63,7 +63,7 @@ def read(session: Session) -> QueueReading:
     return QueueReading(
         at=current_time(session),
         waiting={job.id: job for job in _waiting(session)},
-        leases=queue.leases(session),
+        leases=job_queue.leases(session),
         workers=_live(session),
         usage=jobs.usage(session, USAGE_WINDOW_S),
         turns=turns.last(session, "prepare"),

@@ -7,11 +7,11 @@ from typing import Annotated, Literal, Self
 import msgspec
 from pydantic import BaseModel
 
-from api.estimate.schedule import Span
+from api.estimate.queue_forecast import Span
 from api.records.events import Event
+from api.records.job_queue import Attempt
 from api.records.jobs import Job
 from api.records.models import Checkpoint
-from api.records.queue import Attempt
 from api.schemas.common import ends, seconds
 from api.schemas.stored import StoredJson, stored
 from api.services.waiting import QueueView, TimedJob

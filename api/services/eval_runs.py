@@ -7,8 +7,8 @@ from api.errors import InvalidRequest, NotFound, TooManyRequests
 from api.records import eval_items, eval_runs, evals, files, projects
 from api.records.eval_items import QUEUE, EvalItem
 from api.records.eval_runs import EvalRun
+from api.records.item_queue import StaleWork
 from api.records.pages import Page
-from api.records.work_queue import StaleWork
 from api.services import sampling
 from api.services.budgets import DO_NOT_RETRY
 from api.services.evals import NoSuchEval

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 from api.context import Caller, Context
 from api.infra.storage import ObjectMissing
-from api.records import queue
+from api.records import job_queue
+from api.records.job_queue import Attempt
 from api.records.jobs import Job
-from api.records.queue import Attempt
 from api.services import jobs
 
 ACTIVITY = {"prepare": "preparing", "train": "training"}
@@ -21,7 +21,7 @@ def read(context: Context, caller: Caller, job_id: str) -> AsyncIterator[bytes]:
     """
     job = jobs.get(context, caller, job_id)
     with context.database.read() as session:
-        attempts = queue.attempts_of(session, job_id)
+        attempts = job_queue.attempts_of(session, job_id)
     return _joined(context, job, attempts)
 
 
@@ -32,7 +32,7 @@ async def _joined(context: Context, job: Job, attempts: Sequence[Attempt]) -> As
             continue
         end = b"\n"
         try:
-            async for chunk in context.storage.stream(queue.log_key(attempt.job_id, attempt.fence)):
+            async for chunk in context.storage.stream(job_queue.log_key(attempt.job_id, attempt.fence)):
                 yield chunk
                 end = chunk or end
         except ObjectMissing:

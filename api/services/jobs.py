@@ -6,13 +6,13 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
-from api.records import events, jobs, models, projects, queue
+from api.records import events, job_queue, jobs, models, projects
 from api.records.base import db_now
 from api.records.events import Event
+from api.records.job_queue import Attempt
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
-from api.records.queue import Attempt
 from api.services import budgets, layers, lineage
 from api.services.admission import insert_job
 from api.services.models import NoSuchModel
@@ -100,7 +100,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> Job:
         job = _require(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status in FINAL:
             raise WrongState(f"{job_id} has already {_outcome(job)}: it cannot be cancelled")
-        queue.end_attempts(session, job_id, JobStatus.CANCELLED)
+        job_queue.end_attempts(session, job_id, JobStatus.CANCELLED)
         jobs.transition(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled")
         session.refresh(job)
     return job
@@ -148,7 +148,7 @@ def attempts(context: Context, caller: Caller, job_id: str) -> Sequence[Attempt]
     """Return the job's attempts, oldest first. Raise NoSuchJob."""
     with context.database.read() as session:
         _require_exists(session, caller, job_id)
-        return queue.attempts_of(session, job_id)
+        return job_queue.attempts_of(session, job_id)
 
 
 def checkpoint_page(

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from api.context import Context
 from api.infra import beats
 from api.infra.beats import SeenProcess
-from api.records import monitoring, queue
+from api.records import job_queue, monitoring
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 
 CACHE_S = 10.0
@@ -103,7 +103,7 @@ def workers(session: Session, processes: Sequence[SeenProcess]) -> Iterator[Metr
         live[stage] += alive
         slots[stage] += count * alive
     busy = Counter(none)
-    busy.update(lease.stage.value for lease in queue.leases(session) if not lease.expired)
+    busy.update(lease.stage.value for lease in job_queue.leases(session) if not lease.expired)
     for process in running:
         busy[process.stage] += (process.answering or 0) * process.alive
     paused = Counter(worker.stage for worker, alive, _ in known if alive and worker.held is not None)
@@ -126,7 +126,7 @@ def workers(session: Session, processes: Sequence[SeenProcess]) -> Iterator[Metr
 
 def _training(session: Session) -> Iterator[Metric]:
     step_seconds, speeds = defaultdict[str, list[float]](list), defaultdict[str, float](float)
-    for lease in queue.leases(session):
+    for lease in job_queue.leases(session):
         step = monitoring.newest_step(session, lease.job_id) if lease.stage is Stage.TRAIN else None
         if step is None or not step.get("tokens_per_second"):
             continue

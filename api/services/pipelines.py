@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError
-from api.records import dependencies, jobs, pipelines, queue
+from api.records import dependencies, job_queue, jobs, pipelines
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
 from api.records.dependencies import Dependency
@@ -211,7 +211,7 @@ def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
         if not unfinished:
             raise WrongState(f"{pipeline_id} has already ended: it cannot be cancelled")
         for job in reversed(unfinished):
-            queue.end_attempts(session, job.id, JobStatus.CANCELLED)
+            job_queue.end_attempts(session, job.id, JobStatus.CANCELLED)
             jobs.transition(session, job.id, JobStatus.CANCELLED, message="Fine-tuning job cancelled with its pipeline")
         session.expire_all()
         return _view(session, pipeline)

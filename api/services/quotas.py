@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.errors import NotFound, TooManyRequests
-from api.records import projects, queue, stored_bytes, usage
+from api.records import job_queue, projects, stored_bytes, usage
 from api.records.base import current_time
 from api.records.projects import Project
 
@@ -46,7 +46,7 @@ def budgets_of(session: Session, project_id: str) -> list[Budget]:
     project = session.get_one(Project, project_id)
     month, next_month = month_of(current_time(session))
     tokens, device_s = usage.used_since(session, project_id, month)
-    running_tokens, running_s = queue.unfinished_usage(session, project_id)
+    running_tokens, running_s = job_queue.unfinished_usage(session, project_id)
     return [
         Budget("trained_tokens", tokens + running_tokens, project.monthly_trained_tokens, next_month),
         Budget("device_seconds", int(device_s + running_s), project.monthly_device_seconds, next_month),

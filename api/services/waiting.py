@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from api.context import Context
-from api.estimate.schedule import GUESSED, SAFE, Planned, Span, Task, plan
+from api.estimate.queue_forecast import GUESSED, SAFE, Planned, Span, Task, plan
 from api.records import waiting
 from api.records.jobs import Job
 from api.records.waiting import LiveWorker, QueueReading, WaitingJob

@@ -5,8 +5,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from api.context import Caller, Context
-from api.records import queue, workers
-from api.records.queue import Lease
+from api.records import job_queue, workers
+from api.records.job_queue import Lease
 from api.records.workers import Worker
 
 SHOWN_S = 24 * 3600
@@ -26,7 +26,7 @@ class WorkerView:
 def listed(context: Context, caller: Caller) -> list[WorkerView]:
     """Return the workers that swept in the last SHOWN_S seconds."""
     with context.database.read() as session:
-        known, held = workers.seen(session, SHOWN_S), queue.leases(session)
+        known, held = workers.seen(session, SHOWN_S), job_queue.leases(session)
     by_owner: dict[str, list[Lease]] = defaultdict(list)
     for lease in held:
         if not lease.expired:

@@ -12,9 +12,9 @@ from openai import OpenAI
 from sqlalchemy import select
 
 from api.context import Context
+from api.records.job_queue import Attempt
 from api.records.jobs import Job
 from api.records.models import Model
-from api.records.queue import Attempt
 from api.services import base_models, keys
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus, Stage

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from worker.bases.files import Refused, read_object, require_no_code
 from worker.rows.special_tokens import special_tokens
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 
 SETTINGS_NOISE = ("is_local", "local_files_only", "name_or_path", "_commit_hash", "processor_class")
 """Settings that describe the machine that wrote them, not the tokenizer."""

@@ -25,7 +25,7 @@ from worker.engine.objective import EvaluationMetrics, Objective
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.markdown import extend
 from worker.engine.publish.provenance import origin_of
-from worker.engine.saved_state import (
+from worker.engine.training_state import (
     Progress,
     begin_state,
     load_state,

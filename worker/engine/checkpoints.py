@@ -11,7 +11,7 @@ from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
 from worker.engine.publish.provenance import provenance
-from worker.engine.saved_state import Progress
+from worker.engine.training_state import Progress
 from worker.shared.kept_checkpoints import KEPT_CHECKPOINTS
 from worker.shared.pipe import Pipe
 from worker.shared.reports import CheckpointReport, Metrics, PhaseReport

@@ -15,7 +15,7 @@ from worker.engine.model.batches import rows_of_step
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import Metrics, Objective, accumulate, as_floats
 from worker.engine.optimizer import clipped_step, learning_rate
-from worker.engine.saved_state import Progress
+from worker.engine.training_state import Progress
 from worker.shared.arrays import Rows
 
 T = TypeVar("T")

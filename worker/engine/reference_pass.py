@@ -9,7 +9,7 @@ from worker.engine.data import Data
 from worker.engine.identity import recipe_digest
 from worker.engine.interruptible import interruptible
 from worker.engine.objective import Objective
-from worker.engine.saved_state import Progress, begin_state, save_references, saved_step
+from worker.engine.training_state import Progress, begin_state, save_references, saved_step
 from worker.shared.judgements import Interrupted
 from worker.shared.pipe import Pipe
 from worker.shared.reports import StateReport

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from worker.rows.tokenizer import TokenRow
+from worker.rows.tokenize_rows import TokenRow
 from worker.shared.arrays import Array, save_rows
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from api.spec.formats import Conversation, RowWarning
 from worker.rows.reasoning import CLOSING, OPENING, reasoning_of
 from worker.rows.render import Renderer
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 
 
 @dataclass

@@ -12,7 +12,7 @@ from worker.rows.chat_template import TEMPLATE_SECONDS, ChatTemplate
 from worker.rows.limits import TooSlow, time_limit
 from worker.rows.render import PROBE, Renderer
 from worker.rows.special_tokens import end_ids, special_tokens
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 
 _QUESTION = {"role": "user", "content": "a"}
 _THOUGHT = {"role": "assistant", "reasoning_content": f"c{PROBE}", "content": f"b{PROBE}"}

@@ -19,7 +19,7 @@ from worker.rows.limits import exit_if_stuck, require_memory
 from worker.rows.readers import ReadLimits
 from worker.rows.render import Rendered
 from worker.rows.row_builder import LabelSpec, RowBuilder, TokenizableRow
-from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper, tokenize_on_all_cores
+from worker.rows.tokenize_rows import PromptCompletionText, TokenizerWrapper, tokenize_on_all_cores
 from worker.shared.arrays import Array
 
 BATCH_BYTES = 250_000

@@ -12,7 +12,7 @@ from worker.rows.file_rows import CheckedRow
 from worker.rows.findings import Finding
 from worker.rows.render import Rendered
 from worker.rows.row_builder import TokenizableRow
-from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper, TokenRow
+from worker.rows.tokenize_rows import PromptCompletionText, TokenizerWrapper, TokenRow
 
 MAX_TOKENS = 4096
 """Maximum number of tokens of a sequence that are listed."""

@@ -51,8 +51,8 @@ class Renderer:
         reasoning: Reasoning = "auto",
     ) -> None:
         """`end_texts`: texts of tokens that end a generation; `added_texts`: texts that the tokenizer never splits
-        (worker.rows.tokenizer); `reasoning`: which reasoning is rendered and supervised, "auto" for what the template
-        shows."""
+        (worker.rows.tokenize_rows); `reasoning`: which reasoning is rendered and supervised, "auto" for what the
+        template shows."""
         self.template = template
         self.skeletons = Skeletons(template)
         self.reasoning = reasoning

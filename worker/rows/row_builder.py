@@ -33,7 +33,7 @@ from worker.rows.labels import ClassColumn, DesirableColumn, LabelColumn, Margin
 from worker.rows.limits import TooSlow, time_limit
 from worker.rows.reasoning import find_inline_reasoning
 from worker.rows.render import Rendered, Renderer
-from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper
+from worker.rows.tokenize_rows import PromptCompletionText, TokenizerWrapper
 
 ONCE = frozenset({"no_end_token", "no_end_of_turn", "no_reasoning", "unused_margin"})
 """Codes of warnings that hold for all rows of a file alike; only the first row gets them."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from worker.rows.row_builder import TokenizableRow
-from worker.rows.tokenizer import TokenRow
+from worker.rows.tokenize_rows import TokenRow
 from worker.shared.arrays import Rows
 from worker.shared.counts import Counts, count
 

@@ -18,7 +18,7 @@ from worker.engine.model.load import checked_config, plain_attention, quantizati
 from worker.engine.model.modes import keep_four_bits, pack_where_possible
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.end_tokens import EndTokens
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 from worker.sampling.batch_attention import BATCHED
 from worker.sampling.call_form import CallForm
 from worker.sampling.constraint import GrammarConstraint, Grammars

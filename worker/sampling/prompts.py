@@ -4,7 +4,7 @@ from api.spec.formats import Messages
 from api.spec.sampling import SamplerJob
 from worker.rows.chat_template import TemplateFailure
 from worker.rows.limits import TooSlow, time_limit
-from worker.rows.tokenizer import PromptCompletionText
+from worker.rows.tokenize_rows import PromptCompletionText
 from worker.sampling.bases import LoadedBase
 from worker.sampling.call_form import knows_tools
 from worker.sampling.refused import RequestRefused

@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 
 from api.records.base_models import BaseModelRow
+from api.records.job_queue import Claim
 from api.records.jobs import Job
-from api.records.queue import Claim
 from api.spec.recipe import Recipe
 from worker.supervisor.inputs import get_base_model
 from worker.supervisor.lease import Heartbeat

@@ -9,9 +9,9 @@ import time
 import structlog
 
 from api.context import Context
-from api.records import jobs, queue
+from api.records import job_queue, jobs
+from api.records.job_queue import Claim
 from api.records.jobs import StaleFence
-from api.records.queue import Claim
 from worker.supervisor.background import BackgroundThread
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ class Heartbeat(BackgroundThread):
                 self._poll_pause()
                 if time.monotonic() >= renew_at:
                     with self._context.database.write() as session:
-                        queue.renew(session, self._claim, settings.lease_s)
+                        job_queue.renew(session, self._claim, settings.lease_s)
                     renew_at = time.monotonic() + settings.heartbeat_s
             except StaleFence:
                 self.lost.set()

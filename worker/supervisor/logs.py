@@ -13,8 +13,8 @@ from pathlib import Path
 
 import structlog
 
-from api.records import queue
-from api.records.queue import Claim
+from api.records import job_queue
+from api.records.job_queue import Claim
 from api.settings import Settings
 from worker.supervisor.background import BackgroundThread
 from worker.supervisor.node import Node
@@ -46,9 +46,9 @@ class LogUploader(BackgroundThread):
                 return
             folders = [self._path.parent, *known_folders(self._node.context.settings)]
             tail = relative_paths(read_tail(self._path, MAX_BYTES), folders).encode()
-            self._node.context.storage.write_bytes(queue.log_key(self._claim.job_id, self._claim.fence), tail)
+            self._node.context.storage.write_bytes(job_queue.log_key(self._claim.job_id, self._claim.fence), tail)
             with self._node.context.database.write() as session:
-                queue.record_log(session, self._claim, len(tail))
+                job_queue.record_log(session, self._claim, len(tail))
             self._stored_size = size
         except Exception as error:
             log.warning("log_not_stored", job_id=self._claim.job_id, error=type(error).__name__)

@@ -8,10 +8,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.infra.storage import ObjectCorrupt, ObjectMissing, StorageUnavailable
-from api.records import jobs, models, queue
+from api.records import job_queue, jobs, models
 from api.records.database import is_outage
+from api.records.job_queue import Claim
 from api.records.jobs import Job, StaleFence
-from api.records.queue import Claim
 from api.spec.lifecycle import FINAL, FailureReason, Stage
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.faults import AttemptFailed, requeue, retry_or_fail
@@ -65,9 +65,11 @@ def work_once(node: Node, slot: Slot) -> bool:
 
 
 def claim_next(node: Node, slot: Slot) -> Claim | None:
-    """Claim the job that `api.records.queue` chooses for this worker, if one waits."""
+    """Claim the job that `api.records.job_queue` chooses for this worker, if one waits."""
     with node.context.database.write() as session:
-        return queue.claim(session, node.stage, owner=node.owner, lease_s=node.context.settings.lease_s, gpus=slot.gpus)
+        return job_queue.claim(
+            session, node.stage, owner=node.owner, lease_s=node.context.settings.lease_s, gpus=slot.gpus
+        )
 
 
 def run_attempt(node: Node, claim: Claim, slot: Slot) -> None:
@@ -153,7 +155,7 @@ def _fail(node: Node, claim: Claim, fault: AttemptFailed) -> None:
 
     def end(session: Session) -> bool:
         job = jobs.lock_for_attempt(session, claim.job_id, claim.fence)
-        queue.end_attempt(session, claim, fault.reason)
+        job_queue.end_attempt(session, claim, fault.reason)
         return retry_or_fail(session, job, fault)
 
     if write_with_retry(node, end):
@@ -165,7 +167,7 @@ def _requeue(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> No
 
     def end(session: Session) -> bool:
         job = jobs.lock_for_attempt(session, claim.job_id, claim.fence)  # first, as a cancel does: no deadlock
-        queue.end_attempt(session, claim, "stopped")
+        job_queue.end_attempt(session, claim, "stopped")
         requeue(session, job, message, wait_s=wait_s)
         return True
 

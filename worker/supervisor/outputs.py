@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from api.infra import signatures
 from api.infra.artifacts import GGUF, MERGED, tar_size, trained_artifacts
 from api.infra.storage import ObjectCorrupt, Storage, StoredObject
-from api.records import eval_runs, evals, events, jobs, models, queue, signing_keys, trackings
+from api.records import eval_runs, evals, events, job_queue, jobs, models, signing_keys, trackings
 from api.records.base import db_now
 from api.records.files import RESULTS, File
 from api.records.jobs import Job
@@ -188,7 +188,7 @@ def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured:
             eval_runs=begin_evals(session, job),
             estimate=None if estimate is None else {**estimate, "actual": msgspec.to_builtins(measured)},
         )
-        queue.end_attempt(session, attempt.claim, "succeeded")
+        job_queue.end_attempt(session, attempt.claim, "succeeded")
 
 
 def begin_evals(session: Session, job: Job) -> list[JsonObject] | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import structlog
 
 from api.infra.storage import ObjectCorrupt, ObjectMissing
-from api.records import arrays, events, files, jobs, queue, workers
+from api.records import arrays, events, files, job_queue, jobs, workers
 from api.records.arrays import Arrays
 from api.records.workers import Worker
 from api.spec.fields import AUTO
@@ -265,7 +265,7 @@ def _queue_for_training(
             expected_s=expected_s,
             rung_at=None,
         )
-        queue.end_attempt(session, attempt.claim, "prepared")
+        job_queue.end_attempt(session, attempt.claim, "prepared")
     attempt.node.context.doorbell.ring(Stage.TRAIN, job.id)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.estimate.stored import StoredPrediction
-from api.records import events, jobs, queue
+from api.records import events, job_queue, jobs
 from api.records.base import db_now
 from api.records.database import is_outage
 from api.spec.formats.base import truncate
@@ -102,7 +102,7 @@ class Progress:
                 finish = {} if left_s is None else {"estimated_finish": db_now() + left_s}
                 jobs.update_fenced(session, claim.job_id, claim.fence, progress=self._progress, **finish)
                 if tokens := sum(report.tokens for report in self._waiting if isinstance(report, MetricsReport)):
-                    queue.add_tokens(session, claim, tokens)
+                    job_queue.add_tokens(session, claim, tokens)
                 for report in self._waiting:
                     _add_event(session, claim.job_id, report)
         except SQLAlchemyError as error:

@@ -17,12 +17,12 @@ from api.records import (
     events,
     files,
     idempotency,
+    job_queue,
     jobs,
     judgements,
     models,
     pages,
     permissions,
-    queue,
     uploads,
     webhook_deliveries,
     workers,
@@ -170,11 +170,11 @@ def _is_named(session: Session, checkpoint: Checkpoint) -> bool:
 def remove_old_logs(context: Context, keep_s: float) -> None:
     """Delete the logs of jobs that ended more than `keep_s` ago."""
     with context.database.read() as session:
-        old = queue.with_expired_logs(session, keep_s)
+        old = job_queue.with_expired_logs(session, keep_s)
     for job_id in old:
         context.storage.delete_prefix(f"logs/{job_id}")
         with context.database.write() as session:
-            queue.clear_logs(session, job_id)
+            job_queue.clear_logs(session, job_id)
 
 
 def remove_old_events(context: Context, keep_s: float) -> None:

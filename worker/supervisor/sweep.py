@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.infra.storage import StorageUnavailable
-from api.records import queue, scans, stored_bytes, usage, workers
+from api.records import job_queue, scans, stored_bytes, usage, workers
 from api.records.base import current_time
+from api.records.job_queue import Claim
 from api.records.jobs import Job
-from api.records.queue import Claim
 from api.records.usage import NO_MODEL, UNKNOWN_KEY, Account
 from api.spec.lifecycle import FailureReason, Stage
 from worker.shared.hardware import worker_resources
@@ -73,9 +73,9 @@ class Sweeper:
             )
         requeue_expired(node)
         with node.context.database.write() as session:
-            queue.end_orphaned_attempts(session)
-            due = queue.ring_due(session, node.context.settings.ring_again_s)
-            waiting = queue.has_waiting(session, node.stage) or (
+            job_queue.end_orphaned_attempts(session)
+            due = job_queue.ring_due(session, node.context.settings.ring_again_s)
+            waiting = job_queue.has_waiting(session, node.stage) or (
                 node.stage is Stage.PREPARE and scans.has_waiting(session)
             )
         for job_id, stage in due:
@@ -96,7 +96,7 @@ def requeue_expired(node: Node) -> None:
     """Requeue the jobs whose leases have expired, or fail those that were lost too often. Does nothing for the length
     of a lease after the database could not be reached (visibility.py)."""
     with node.context.database.write() as session:
-        expired = queue.expired(session)
+        expired = job_queue.expired(session)
         trusted = node.visibility.record_answer(current_time(session))
         if expired and not trusted:
             log.info("expired_leases_ignored", jobs=len(expired))
@@ -110,14 +110,14 @@ def requeue_own(node: Node) -> None:
     """Requeue the jobs that this worker held when it died. Call it at the worker's start, before the worker claims a
     job."""
     with node.context.database.write() as session:
-        for job in queue.leased_by(session, node.owner):
+        for job in job_queue.leased_by(session, node.owner):
             log.warning("job_left_behind", job_id=job.id, fence=job.fence)
             _requeue_lost(session, job)
 
 
 def _requeue_lost(session: Session, job: Job) -> None:
     stage = Stage.TRAIN if job.status == Stage.TRAIN.leased else Stage.PREPARE
-    queue.end_attempt(session, Claim(job.id, job.project_id, stage, job.fence), FailureReason.WORKER_LOST)
+    job_queue.end_attempt(session, Claim(job.id, job.project_id, stage, job.fence), FailureReason.WORKER_LOST)
     retry_or_fail(session, job, AttemptFailed(FailureReason.WORKER_LOST))
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.estimate.stored import StoredPrediction
 from api.infra.storage import StorageUnavailable
-from api.records import dependencies, jobs, queue
+from api.records import dependencies, job_queue, jobs
 from api.records.database import is_outage
 from api.records.dependencies import Dependency
 from api.records.jobs import StaleFence
@@ -243,7 +243,7 @@ class TrainerMonitor:
         claim = self._attempt.claim
         with self._node.context.database.write() as session:
             requeue(session, jobs.lock_for_attempt(session, self._job.id, claim.fence), message)
-            queue.end_attempt(session, claim, "stopped")
+            job_queue.end_attempt(session, claim, "stopped")
         self._node.context.doorbell.ring(Stage.TRAIN, self._job.id)
 
     def _died(self) -> AttemptFailed:

@@ -20,7 +20,7 @@ from api.records import batch_items
 from api.records.batch_items import QUEUE, BatchItem
 from api.records.batches import Batch
 from api.records.files import File
-from api.records.work_queue import StaleWork
+from api.records.item_queue import StaleWork
 from tests.api.conftest import client_of
 from tests.api.sampler import Script, ends, reasons, sampler, says
 from tests.factories import a_base_model

@@ -7,7 +7,7 @@ from api.records.base import current_time, db_now
 from api.records.batch_items import QUEUE, BatchItem, BatchItemClaim, ItemResult, NewItem
 from api.records.batches import Batch
 from api.records.files import File
-from api.records.work_queue import StaleWork
+from api.records.item_queue import StaleWork
 from api.spec.batch import WINDOW_S, BatchStatus
 from api.spec.ids import new_id
 from tests.factories import a_project

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from api.records import Database, jobs, queue
+from api.records import Database, job_queue, jobs
 from api.records.dependencies import Dependency
 from api.spec.lifecycle import JobStatus, Stage
-from tests.api.records.test_queue import claim
+from tests.api.records.test_job_queue import claim
 from tests.factories import a_job, a_project, error_of, the_job
 
 
@@ -37,12 +37,12 @@ def test_a_job_is_claimed_once_all_that_it_needs_has_succeeded(database: Databas
     assert taken is not None
     assert taken.job_id == first
     with database.write() as session:
-        assert not queue.has_waiting(session, Stage.TRAIN)
-        assert queue.ring_due(session, ring_again_s=0) == []
+        assert not job_queue.has_waiting(session, Stage.TRAIN)
+        assert job_queue.ring_due(session, ring_again_s=0) == []
     assert claim(database) is None
     end(database, first, JobStatus.SUCCEEDED)
     with database.write() as session:
-        assert queue.ring_due(session, ring_again_s=30) == [(second, Stage.TRAIN)]
+        assert job_queue.ring_due(session, ring_again_s=30) == [(second, Stage.TRAIN)]
     later = claim(database)
     assert later is not None
     assert later.job_id == second

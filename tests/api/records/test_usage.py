@@ -4,10 +4,10 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from api.records import Database, queue, usage
+from api.records import Database, job_queue, usage
 from api.records.base import db_now
+from api.records.job_queue import Attempt, Claim
 from api.records.jobs import Job
-from api.records.queue import Attempt, Claim
 from api.records.usage import Account, Usage
 from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from tests.factories import a_job, a_project, the_job
@@ -17,10 +17,10 @@ from worker.supervisor.faults import AttemptFailed, retry_or_fail
 def begun(database: Database, *, tokens: int, gpus: int = 0, seconds_ago: float = 100) -> Claim:
     """An attempt that began some time ago and has trained this many tokens."""
     with database.write() as session:
-        claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=gpus)
+        claim = job_queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=gpus)
         assert claim is not None
         session.execute(update(Attempt).where(Attempt.fence == claim.fence).values(started_at=db_now() - seconds_ago))
-        queue.add_tokens(session, claim, tokens)
+        job_queue.add_tokens(session, claim, tokens)
     return claim
 
 
@@ -30,7 +30,7 @@ def ledger(database: Database) -> list[Usage]:
 
 
 def lose(session: Session, claim: Claim) -> None:
-    queue.end_attempt(session, claim, FailureReason.WORKER_LOST)
+    job_queue.end_attempt(session, claim, FailureReason.WORKER_LOST)
     retry_or_fail(session, session.get_one(Job, claim.job_id), AttemptFailed(FailureReason.WORKER_LOST))
 
 
@@ -39,8 +39,8 @@ def test_an_attempt_is_entered_once_however_often_it_ends(database: Database) ->
     claim = begun(database, tokens=700)
     for _ in range(2):
         with database.write() as session:
-            queue.end_attempt(session, claim, "stopped")
-            queue.end_attempts(session, claim.job_id, "cancelled")
+            job_queue.end_attempt(session, claim, "stopped")
+            job_queue.end_attempts(session, claim.job_id, "cancelled")
     (entry,) = ledger(database)
     assert (entry.key_id, entry.model, entry.trained_tokens, entry.gpu_seconds) == ("key_a", "tiny", 700, 0)
     assert entry.cpu_seconds == pytest.approx(100, abs=20)
@@ -76,13 +76,13 @@ def test_running_attempts_count_before_they_end(database: Database) -> None:
     a_job(database, project)
     claim = begun(database, tokens=9, gpus=1)
     with database.read() as session:
-        tokens, seconds = queue.unfinished_usage(session, project)
+        tokens, seconds = job_queue.unfinished_usage(session, project)
     assert tokens == 9
     assert seconds == pytest.approx(100, abs=20)
     with database.write() as session:
-        queue.end_attempt(session, claim, "stopped")
+        job_queue.end_attempt(session, claim, "stopped")
     with database.read() as session:
-        assert queue.unfinished_usage(session, project) == (0, 0)
+        assert job_queue.unfinished_usage(session, project) == (0, 0)
 
 
 def test_a_day_keeps_its_largest_measurement_of_stored_bytes(database: Database) -> None:

@@ -3,8 +3,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from api.context import Context
+from api.records.job_queue import Attempt
 from api.records.jobs import Job
-from api.records.queue import Attempt
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from tests.api.routes.test_files import upload

@@ -16,7 +16,7 @@ from sqlalchemy import update
 from api.context import Context
 from api.infra.beats import SeenProcess
 from api.main import create_app
-from api.records import events, queue, usage, workers
+from api.records import events, job_queue, usage, workers
 from api.records.base import db_now
 from api.records.jobs import Job
 from api.records.usage import Account
@@ -72,7 +72,7 @@ def a_running_job(served: Context, project: str) -> str:
     job_id = a_job(served.database, project)
     with served.database.write() as session:
         workers.register(session, owner="one", stage=Stage.TRAIN, slots=3)
-        assert queue.claim(session, Stage.TRAIN, owner="one", lease_s=60, gpus=0) is not None
+        assert job_queue.claim(session, Stage.TRAIN, owner="one", lease_s=60, gpus=0) is not None
         for step in (1, 2):
             data = {"step": step, "total_steps": 4, "tokens": 50 * step, "tokens_per_second": 200.0}
             events.add_event(session, job_id, "Step", type="metrics", data=data)

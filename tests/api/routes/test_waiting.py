@@ -11,7 +11,7 @@ from sqlalchemy import event, update
 
 from api.context import Context
 from api.infra.latest import Latest
-from api.records import queue, workers
+from api.records import job_queue, workers
 from api.records.base import db_now
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
@@ -40,7 +40,7 @@ def queue_of(client: TestClient, job_id: str) -> dict[str, Any]:
 
 def claim(context: Context, owner: str = "w:train-0:1", **values: object) -> str:
     with context.database.write() as session:
-        claimed = queue.claim(session, Stage.TRAIN, owner=owner, lease_s=60, gpus=0)
+        claimed = job_queue.claim(session, Stage.TRAIN, owner=owner, lease_s=60, gpus=0)
         assert claimed is not None
         session.execute(update(Job).where(Job.id == claimed.job_id).values(estimated_finish=db_now() + 100, **values))
     return claimed.job_id
@@ -68,7 +68,7 @@ def test_positions_of_unprepared_jobs_are_the_turns_of_their_projects(client: Te
         a_job(served.database, a_project(served.database, name), JobStatus.VALIDATING_FILES)
     positions = {job["id"]: job["queue"]["position"] for job in client.get("/v1/fine_tuning/jobs").json()["data"]}
     with served.database.write() as session:
-        claims = [queue.claim(session, Stage.PREPARE, owner="w", lease_s=60, gpus=0) for _ in names]
+        claims = [job_queue.claim(session, Stage.PREPARE, owner="w", lease_s=60, gpus=0) for _ in names]
     order = {claim.job_id: number for number, claim in enumerate(claims, 1) if claim is not None}
     assert positions == {job_id: order[job_id] for job_id in positions}
     assert len(positions) == 2

@@ -7,7 +7,7 @@ from sqlalchemy import update
 from api.context import Context
 from api.infra import beats
 from api.infra.beats import ProcessReport, reporting
-from api.records import queue, workers
+from api.records import job_queue, workers
 from api.records.base import db_now
 from api.records.jobs import Job
 from api.records.workers import SEEN_S, Worker
@@ -33,7 +33,7 @@ def test_a_worker_shows_its_machine_and_its_own_projects_jobs(
     register(served, "forge:train-0:ab12", slots=2, gpus=1, device="NVIDIA H200", version="1.2", started_at=5.0)
     job_id = a_job(served.database, a_project(served.database))
     with served.database.write() as session:
-        assert queue.claim(session, Stage.TRAIN, owner="forge:train-0:ab12", lease_s=60, gpus=1)
+        assert job_queue.claim(session, Stage.TRAIN, owner="forge:train-0:ab12", lease_s=60, gpus=1)
     (worker,) = listed(client)
     assert worker["id"] == "forge:train-0:ab12"
     machine = ("host", "stages", "slots", "gpus", "device", "version", "started_at")
@@ -66,7 +66,7 @@ def test_a_job_whose_lease_expired_keeps_no_slot_busy(client: TestClient, served
     register(served, "a:train-0:1")
     job_id = a_job(served.database, a_project(served.database))
     with served.database.write() as session:
-        queue.claim(session, Stage.TRAIN, owner="a:train-0:1", lease_s=60, gpus=0)
+        job_queue.claim(session, Stage.TRAIN, owner="a:train-0:1", lease_s=60, gpus=0)
         session.execute(update(Job).where(Job.id == job_id).values(lease_until=db_now() - 1))
     assert (listed(client)[0]["busy"], listed(client)[0]["status"]) == ([], "idle")
 

@@ -21,7 +21,7 @@ from worker.engine.generation.rollout_sampler import Answers
 from worker.methods import Objective
 from worker.rows.end_tokens import EndTokens
 from worker.rows.row_builder import RowBuilder, load_renderer
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 from worker.shared.arrays import Items, Rows
 
 QUESTION = {"role": "user", "content": "Is the sky blue?"}

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from tests.worker import bases
-from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper, TokenRow
+from worker.rows.tokenize_rows import PromptCompletionText, TokenizerWrapper, TokenRow
 
 FRAMES = {"bare": "$A", "begun": "<s> $A", "framed": "<s> $A </s>", "two": "<s> <unk> $A"}
 """What tokenizers put around a text: GPT-2's and Qwen's nothing, Llama's a beginning, GLM's two tokens."""

@@ -14,7 +14,7 @@ from api.spec.formats import FORMATS, Conversation, RowError
 from tests.worker import bases, templates
 from worker.rows.chat_template import GENERATION_TAG, ChatTemplate
 from worker.rows.render import Renderer
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 
 TOKENIZERS = {"byte_level": bases.byte_level, "sentence_piece": bases.sentence_piece}
 USER = {"role": "user", "content": "2+2?"}

@@ -11,7 +11,7 @@ from api.spec.methods.supervised import Supervised
 from tests.worker import bases
 from worker.rows.check_row import ROW_SECONDS
 from worker.rows.row_builder import RowBuilder, load_renderer
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 
 QUESTION, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from worker.rows.preview_rows import _token_texts
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 
 
 def texts(tokenizer: Tokenizer, text: str) -> list[str]:

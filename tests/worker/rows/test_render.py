@@ -11,7 +11,7 @@ from api.spec.formats import FORMATS, Conversation, RowError
 from tests.worker import bases
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.render import Rendered, Renderer
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 
 USER, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}
 TEMPLATES = {"chatml": bases.CHATML, "stripping": bases.STRIPPING, "tools": bases.TOOLS, "thinking": bases.THINKING}

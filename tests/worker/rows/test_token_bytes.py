@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, normalizers
 from tests.worker import bases
 from worker.rows.spans import Span
 from worker.rows.token_bytes import TokenBytes
-from worker.rows.tokenizer import MIN_BATCH, TokenizerWrapper
+from worker.rows.tokenize_rows import MIN_BATCH, TokenizerWrapper
 
 PARTS = (
     "The work",

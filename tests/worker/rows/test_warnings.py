@@ -12,7 +12,7 @@ from tests.worker import bases, templates
 from worker.rows.base_warnings import BaseModelWarnings
 from worker.rows.findings import Findings
 from worker.rows.row_builder import RowBuilder, load_renderer
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 CALL = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}

@@ -7,8 +7,8 @@ import pytest
 
 from api.context import Caller, Context
 from api.records import events
+from api.records.job_queue import Claim
 from api.records.jobs import Job
-from api.records.queue import Claim
 from api.services import base_models, jobs
 from api.spec.lifecycle import Stage
 from api.spec.recipe import Recipe

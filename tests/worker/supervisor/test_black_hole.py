@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
-from api.records import faults, jobs, queue, workers
+from api.records import faults, job_queue, jobs, workers
 from api.records.base import db_now
 from api.records.database import Database
+from api.records.job_queue import Attempt
 from api.records.jobs import Job
-from api.records.queue import Attempt
 from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from tests.factories import a_job, a_project
 from tests.worker.supervisor.clock import Clock
@@ -95,7 +95,7 @@ def failed_by(database: Database, owner: str, reason: FailureReason, stage: Stag
     status = JobStatus.QUEUED if stage is Stage.TRAIN else JobStatus.VALIDATING_FILES
     job_id = a_job(database, a_project(database), status)
     with database.write() as session:
-        claim = queue.claim(session, stage, owner=owner, lease_s=60, gpus=0)
+        claim = job_queue.claim(session, stage, owner=owner, lease_s=60, gpus=0)
     assert claim is not None
     assert claim.job_id == job_id
     with database.write() as session:
@@ -106,7 +106,7 @@ def failed_by(database: Database, owner: str, reason: FailureReason, stage: Stag
 
 def claims(database: Database, owner: str, stage: Stage = Stage.TRAIN) -> bool:
     with database.write() as session:
-        claim = queue.claim(session, stage, owner=owner, lease_s=60, gpus=0)
+        claim = job_queue.claim(session, stage, owner=owner, lease_s=60, gpus=0)
         session.rollback()
     return claim is not None
 
@@ -136,7 +136,7 @@ def test_a_retry_waits_for_no_worker_that_could_not_take_it(database: Database, 
             session.execute(update(workers.Worker).values(seen_at=db_now() - 1000))
         if other == "with fewer GPUs":
             session.execute(update(Job).where(Job.id == job_id).values(gpus=1))
-        claim = queue.claim(session, Stage.TRAIN, owner="mine", lease_s=60, gpus=1)
+        claim = job_queue.claim(session, Stage.TRAIN, owner="mine", lease_s=60, gpus=1)
     assert claim is not None
 
 

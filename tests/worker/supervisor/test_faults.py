@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from api.context import Context
 from api.infra.storage import Storage, StorageUnavailable, StoredObject
-from api.records import events, jobs, models, queue
+from api.records import events, job_queue, jobs, models
 from api.records.base import db_now
 from api.records.jobs import Job
 from api.services import base_models
@@ -136,7 +136,7 @@ def test_cancelled_job_has_no_attempt_that_goes_on(workshop: Workshop) -> None:
         claim = claim_next(workshop.train, slot)
     job_service.cancel(workshop.context, workshop.caller, job_id)
     with workshop.context.database.read() as session:
-        attempts = queue.attempts_of(session, job_id)
+        attempts = job_queue.attempts_of(session, job_id)
     assert claim is not None
     assert [(each.ended_at is not None, each.outcome) for each in attempts] == [(True, "prepared"), (True, "cancelled")]
 
@@ -254,7 +254,7 @@ def test_a_state_that_went_away_before_it_was_stored_changes_nothing(workshop: W
     job_id = workshop.submit()
     work_until_idle(workshop.prepare)
     with workshop.context.database.write() as session:
-        claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
+        claim = job_queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None
     state = tmp_path / "state"
     with atomic_folder(state) as folder:
@@ -304,7 +304,7 @@ def test_a_loss_that_is_no_number_is_told_and_breaks_nothing(workshop: Workshop,
     job_id = workshop.submit()
     work_until_idle(workshop.prepare)
     with workshop.context.database.write() as session:
-        claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
+        claim = job_queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None
     progress = Progress(attempt_at(workshop.train, claim, workshop.job(job_id), tmp_path))
     progress.add(MetricsReport.of({"step": 1, "total_steps": 6, "train_loss": None, "valid_loss": None, "tokens": 3}))

@@ -10,9 +10,9 @@ from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 
 from api.context import Context
-from api.records import jobs, queue
+from api.records import job_queue, jobs
+from api.records.job_queue import Claim
 from api.records.jobs import Job
-from api.records.queue import Claim
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus, Stage
 from tests.end_to_end.jobs import wait_until
@@ -31,7 +31,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 def claim(context: Context) -> Claim:
     a_job(context.database, a_project(context.database))
     with context.database.write() as session:
-        claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
+        claim = job_queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None
     return claim
 

@@ -9,9 +9,9 @@ from safetensors.numpy import load
 from sqlalchemy import delete
 
 from api.records import arrays, base_models, models, permissions
+from api.records.job_queue import Claim
 from api.records.jobs import Job
 from api.records.models import Model
-from api.records.queue import Claim
 from api.services.lineage import CannotContinue
 from api.spec.lifecycle import JobStatus, Stage
 from api.spec.recipe import Recipe

@@ -4,8 +4,8 @@ import pytest
 
 from api.context import Caller, Context
 from api.errors import NotFound
-from api.records import jobs, queue
-from api.records.queue import Claim
+from api.records import job_queue, jobs
+from api.records.job_queue import Claim
 from api.services import job_logs
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus, Stage
@@ -29,13 +29,13 @@ def node(context: Context) -> Node:
 def an_attempt(node: Node, caller: Caller, text: str, folder: Path) -> Claim:
     """That wrote this, and was then lost."""
     with node.context.database.write() as session:
-        claim = queue.claim(session, Stage.TRAIN, owner="w1", lease_s=60, gpus=0)
+        claim = job_queue.claim(session, Stage.TRAIN, owner="w1", lease_s=60, gpus=0)
     assert claim is not None
     log = folder / "log.txt"
     with LogUploader(node, claim, log):
         log.write_text(text)
     with node.context.database.write() as session:
-        queue.end_attempt(session, claim, "worker_lost")
+        job_queue.end_attempt(session, claim, "worker_lost")
         jobs.transition(session, claim.job_id, JobStatus.QUEUED, message="Trying again", fence=claim.fence)
     return claim
 
@@ -68,7 +68,7 @@ def test_logs_go_some_time_after_their_job_has_ended(node: Node, tmp_path: Path)
     caller = a_caller(node.context.database)
     job_id = a_job(node.context.database, caller.project_id)
     claim = an_attempt(node, caller, "text", tmp_path)
-    key = queue.log_key(job_id, claim.fence)
+    key = job_queue.log_key(job_id, claim.fence)
     remove_old_logs(node.context, keep_s=-1)
     assert node.context.storage.exists(key), "it has not ended"
     with node.context.database.write() as session:

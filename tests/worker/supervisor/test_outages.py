@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.infra.storage import Storage, StorageFull, StorageUnavailable, StoredObject
-from api.records import faults, jobs, queue, scans
+from api.records import faults, job_queue, jobs, scans
 from api.records.files import File
+from api.records.job_queue import Attempt
 from api.records.jobs import Job
-from api.records.queue import Attempt
 from api.records.workers import Worker
 from api.spec.lifecycle import FailureReason, JobStatus
 from tests.end_to_end.jobs import rows
@@ -309,7 +309,7 @@ def test_a_requeue_locks_the_job_before_its_attempt(shop: Workshop, monkeypatch:
     """As a cancel does: in opposite orders, each would wait for the other."""
     shop.submit()
     order: list[str] = []
-    for module, name in ((jobs, "lock_for_attempt"), (queue, "end_attempt")):
+    for module, name in ((jobs, "lock_for_attempt"), (job_queue, "end_attempt")):
         monkeypatch.setattr(module, name, _recorded(order, getattr(module, name)))
     monkeypatch.setattr(loop, "prepare", _raise(Interrupted()))
     loop.work_once(shop.prepare, shop.prepare.slots.first)

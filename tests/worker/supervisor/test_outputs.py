@@ -14,9 +14,9 @@ from api.records import evals, events, models, permissions
 from api.records.base import db_now
 from api.records.eval_runs import EvalRun
 from api.records.evals import Eval
+from api.records.job_queue import Claim
 from api.records.jobs import Job, StaleFence
 from api.records.models import Checkpoint, Model
-from api.records.queue import Claim
 from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_job, a_model, a_project, an_eval, the_job
 from worker.shared.reports import CheckpointReport, DoneReport

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from api.context import Context
-from api.records import events, jobs, queue
+from api.records import events, job_queue, jobs
 from api.records.events import Event
-from api.records.queue import Attempt
+from api.records.job_queue import Attempt
 from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_job, a_project, the_job
 from tests.worker.supervisor.conftest import attempt_at
@@ -26,7 +26,7 @@ def attempt_of(context: Context) -> AttemptContext:
     """An attempt at a new job of six steps."""
     job_id = a_job(context.database, a_project(context.database), resolved={"total_steps": 6})
     with context.database.write() as session:
-        claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
+        claim = job_queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None
     return attempt_at(Node.open(context, Stage.PREPARE), claim, the_job(context.database, job_id), Path())
 
@@ -73,7 +73,7 @@ def test_steps_that_an_attempt_trains_again_count_once(context: Context) -> None
     counted = []
     for steps in ([1, 2, 3], [3, 4]):
         with context.database.write() as session:
-            claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
+            claim = job_queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
         assert claim is not None
         node, job = Node.open(context, Stage.PREPARE), the_job(context.database, job_id)
         progress = Progress(attempt_at(node, claim, job, Path()))

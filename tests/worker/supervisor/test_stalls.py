@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from api.records import queue, scans
+from api.records import job_queue, scans
 from api.records.base import db_now
 from api.records.files import File
+from api.records.job_queue import Claim
 from api.records.jobs import Job
-from api.records.queue import Claim
 from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from tests.end_to_end.jobs import rows, wait_until
 from tests.factories import a_file, a_job, a_project
@@ -56,7 +56,7 @@ def a_held_job(node: Node, owner: str = "another") -> Claim:
     database = node.context.database
     job_id = a_job(database, a_project(database))
     with database.write() as session:
-        claim = queue.claim(session, Stage.TRAIN, owner=owner, lease_s=-1, gpus=0)
+        claim = job_queue.claim(session, Stage.TRAIN, owner=owner, lease_s=-1, gpus=0)
     assert claim is not None
     assert claim.job_id == job_id
     return claim
@@ -89,7 +89,7 @@ def test_a_stop_of_the_database_in_the_middle_of_a_sweep_loses_no_job(
     sweep.join()
     assert held(workshop, healthy)
     with workshop.context.database.write() as session:
-        queue.renew(session, healthy, LEASE_S)  # as its worker does within seconds
+        job_queue.renew(session, healthy, LEASE_S)  # as its worker does within seconds
     look_on(node, clock)
     requeue_expired(node)
     assert held(workshop, healthy)
@@ -223,6 +223,6 @@ def test_a_lease_that_ran_out_in_a_stop_is_renewed_by_its_worker(workshop: Works
     claim = a_held_job(node)
     with workshop.context.database.write() as session:
         session.execute(update(Job).where(Job.id == claim.job_id).values(lease_until=db_now() - 3600))
-        queue.renew(session, claim, LEASE_S)
-        assert not queue.expired(session)
+        job_queue.renew(session, claim, LEASE_S)
+        assert not job_queue.expired(session)
     assert workshop.job(claim.job_id).status == JobStatus.RUNNING

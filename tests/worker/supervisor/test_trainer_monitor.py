@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from api.infra.storage import StorageUnavailable
-from api.records import queue
+from api.records import job_queue
 from api.records.jobs import StaleFence
 from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_job, a_project
@@ -42,7 +42,7 @@ def attempt(workshop: Workshop, tmp_path: Path) -> AttemptContext:
     database = workshop.context.database
     job_id = a_job(database, a_project(database))
     with database.write() as session:
-        claim = queue.claim(session, Stage.TRAIN, owner="worker", lease_s=60, gpus=0)
+        claim = job_queue.claim(session, Stage.TRAIN, owner="worker", lease_s=60, gpus=0)
     assert claim is not None
     return attempt_at(workshop.train, claim, workshop.job(job_id), tmp_path)
 

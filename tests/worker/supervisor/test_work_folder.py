@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from api.context import Context
-from api.records import queue
+from api.records import job_queue
 from api.settings import Settings
 from api.spec.lifecycle import Stage
 from tests.factories import a_job, a_project, the_job
@@ -39,7 +39,7 @@ def test_a_twin_machine_takes_no_live_job(context: Context, tmp_path: Path) -> N
     node = Node.open(context, Stage.TRAIN)
     job_id = a_job(context.database, a_project(context.database))
     with context.database.write() as session:
-        assert queue.claim(session, Stage.TRAIN, owner=node.owner, lease_s=60, gpus=0) is not None
+        assert job_queue.claim(session, Stage.TRAIN, owner=node.owner, lease_s=60, gpus=0) is not None
     copied = tmp_path / "copy"
     shutil.copytree(work, copied)
     twins: list[str] = []

@@ -24,7 +24,7 @@ from worker.engine.model.load import load_published
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.end_tokens import EndTokens
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 from worker.shared.arrays import Rows, rows_of
 from worker.shared.embedding_model import EmbeddingModel, UnusableModel
 from worker.shared.judgements import AskJudges, no_judge

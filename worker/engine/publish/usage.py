@@ -16,7 +16,7 @@ from worker.engine.publish.markdown import fenced
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.end_tokens import EndTokens
 from worker.rows.special_tokens import special_tokens
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
 from worker.engine.publish.usage import Usage, usage_section
 from worker.rows.row_builder import RowBuilder, load_renderer
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenize_rows import TokenizerWrapper
 from worker.shared.arrays import Rows, load_rows, save_rows
 
 TEXTS = ("The sky is blue", "Grass", "<s>It</s>", " two\n words ", "It is so and so <|im_end|>")

@@ -6,17 +6,17 @@ from collections import Counter
 import pytest
 from sqlalchemy import update
 
-from api.records import Database, jobs, queue
+from api.records import Database, job_queue, jobs
 from api.records.base import db_now
+from api.records.job_queue import Claim
 from api.records.jobs import Job, StaleFence
-from api.records.queue import Claim
 from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_job, a_project, the_job
 
 
 def claim(database: Database, owner: str = "w1", stage: Stage = Stage.TRAIN, gpus: int = 0) -> Claim | None:
     with database.write() as session:
-        return queue.claim(session, stage, owner=owner, lease_s=60, gpus=gpus)
+        return job_queue.claim(session, stage, owner=owner, lease_s=60, gpus=gpus)
 
 
 def claimed(database: Database, owner: str = "w1") -> Claim:
@@ -125,7 +125,7 @@ def test_prepare_leases_without_changing_the_status(database: Database) -> None:
     let_lease_expire(database, job_id)
     assert claim(database, "w2", stage=Stage.PREPARE) is None, "the sweep has to count it first"
     with database.write() as session:
-        assert [job.id for job in queue.expired(session)] == [job_id]
+        assert [job.id for job in job_queue.expired(session)] == [job_id]
 
 
 def test_a_stale_fence_writes_nothing(database: Database) -> None:
@@ -135,7 +135,7 @@ def test_a_stale_fence_writes_nothing(database: Database) -> None:
         jobs.transition(session, job_id, JobStatus.CANCELLED, message="cancelled")
     for act in (
         lambda session: jobs.update_fenced(session, job_id, mine.fence, trained_tokens=7),
-        lambda session: queue.renew(session, mine, 60),
+        lambda session: job_queue.renew(session, mine, 60),
         lambda session: jobs.transition(session, job_id, JobStatus.SUCCEEDED, message="done", fence=mine.fence),
     ):
         with pytest.raises(StaleFence), database.write() as session:
@@ -157,7 +157,7 @@ def test_only_expired_leases_are_found(database: Database) -> None:
     claimed(database), claimed(database)
     let_lease_expire(database, silent)
     with database.write() as session:
-        assert [job.id for job in queue.expired(session)] == [silent]
+        assert [job.id for job in job_queue.expired(session)] == [silent]
     assert the_job(database, alive).owner is not None
 
 
@@ -166,9 +166,9 @@ def test_waiting_jobs_are_rung_for_again_only_after_a_while(database: Database) 
     job_id = a_job(database, project)
     running = a_job(database, project, JobStatus.RUNNING, lease_until=db_now() + 60)
     with database.write() as session:
-        assert queue.ring_due(session, ring_again_s=30) == [(job_id, Stage.TRAIN)]
+        assert job_queue.ring_due(session, ring_again_s=30) == [(job_id, Stage.TRAIN)]
     with database.write() as session:
-        assert queue.ring_due(session, ring_again_s=30) == []
+        assert job_queue.ring_due(session, ring_again_s=30) == []
     assert the_job(database, running).rung_at is None
 
 

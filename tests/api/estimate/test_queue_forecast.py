@@ -2,7 +2,7 @@
 
 import math
 
-from api.estimate.schedule import SAFE, Span, Task, plan
+from api.estimate.queue_forecast import SAFE, Span, Task, plan
 
 IDLE = (Span.at(100.0), False)
 GPU = (Span.at(100.0), True)

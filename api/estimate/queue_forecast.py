@@ -1,8 +1,8 @@
 """The order in which waiting jobs start, and when: a simulation of the claims that workers will make.
 
-It follows the rules of api.records.queue: the next job comes from the project that has spent least; within a project,
-the job with the highest priority comes first, then the oldest. Every time is a range, whose end is infinite (unknown)
-after a job of unknown length.
+It follows the rules of api.records.job_queue: the next job comes from the project that has spent least; within a
+project, the job with the highest priority comes first, then the oldest. Every time is a range, whose end is infinite
+(unknown) after a job of unknown length.
 """
 
 import heapq
