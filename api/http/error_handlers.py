@@ -65,8 +65,8 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
         404: f"Unknown request URL: {request.method} {path}. {hint}",
         405: f"Not allowed to {request.method} on {path}",
     }.get(error.status_code, str(error.detail))
-    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    body = {"error": {"message": message, "type": kind, "param": None, "code": _CODES.get(error.status_code)}}
+    kind = InvalidRequest if error.status_code < 500 else ServiceError
+    body = kind(message, code=_CODES.get(error.status_code)).body()
     headers = {"allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     return JSONResponse(body, status_code=error.status_code, headers=headers)
 

@@ -1,7 +1,7 @@
-"""A base model's tokenizer without transformers, whose import takes seconds and loads torch.
+"""The tokens and loss weights of rows, by the base model's tokenizer.
 
-`tokenizer.json` has all that is needed: worker.convert checks that transformers, which reads all files of the folder,
-gives the same tokens.
+transformers is not imported, because that takes seconds and loads torch. `tokenizer.json` has all that is needed:
+worker.convert checks that transformers, which reads all files of the folder, gives the same tokens.
 """
 
 import json
