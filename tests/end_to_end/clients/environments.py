@@ -51,9 +51,9 @@ def command_line() -> Path:
     return python_with("1.109.1").with_name("openai")
 
 
-def lm_eval() -> Path:
-    """The command of lm-eval, beside our versions of torch, transformers and peft."""
+def python_with_lm_eval() -> Path:
+    """The interpreter of an environment that holds lm-eval beside our versions of torch, transformers and peft."""
     folder = environments.CACHE / "clients" / f"lm-eval-{LM_EVAL}"
     constraints = environments.our_constraints()
     requirements = [f"lm-eval[hf,api]=={LM_EVAL}", "peft"]
-    return environments.python_with(*requirements, folder=folder, constraints=constraints).with_name("lm-eval")
+    return environments.python_with(*requirements, folder=folder, constraints=constraints)

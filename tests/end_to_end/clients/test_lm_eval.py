@@ -1,17 +1,16 @@
-"""lm-eval's tasks on a tuned model: through the API, and with transformers and peft on the published files."""
+"""lm-eval's tasks on a tuned model: through the API, and by lm-eval's own `hf` on the published files."""
 
 import json
 import os
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-from tests.end_to_end.clients.environments import lm_eval
+from tests.end_to_end.clients.environments import python_with_lm_eval
 from tests.end_to_end.jobs import adapter_files, client_of, create, ended, rows, upload
 from tests.services import AttuneUp
 from worker.shared.hardware import cpu_multiplies_bfloat16
@@ -36,10 +35,15 @@ FACTS: list[dict[str, Any]] = [
     {"question": "Ice is frozen", "choices": [" water", " sand"]},
 ]
 
+ROUNDING = 5e-2
+"""Of a text's log-probability: bfloat16 rounds each of its logits to 0.4 %."""
+
 
 @pytest.mark.clients
 @pytest.mark.timeout(1200)  # the first run installs it
-def test_the_figures_are_those_of_transformers(live_server: AttuneUp, tiny_base: Path, tmp_path: Path) -> None:
+def test_log_likelihoods_answers_and_accuracy_are_those_of_its_own_hf(
+    live_server: AttuneUp, tiny_base: Path, tmp_path: Path
+) -> None:
     client = client_of(live_server)
     job_id = create(client, upload(client, rows(12)), steps=12, training={"learning_rate": 0.05})
     model = ended(client, job_id).fine_tuned_model
@@ -50,30 +54,30 @@ def test_the_figures_are_those_of_transformers(live_server: AttuneUp, tiny_base:
     write_tasks(tmp_path / "tasks")
     api = f"model={model},base_url={live_server.base_url}/completions,tokenizer={tiny_base},max_length=120"
     dtype = "bfloat16" if cpu_multiplies_bfloat16() else "float32"
-    files = f"pretrained={tiny_base},peft={adapter},dtype={dtype},max_length=120"
+    tokenizer = tokenizer_of_size(tiny_base, tmp_path / "tokenizer")
+    files = f"pretrained={tiny_base},peft={adapter},tokenizer={tokenizer},dtype={dtype},max_length=120"
+    files += ",softmax_dtype=float32"  # else it rounds log-probabilities to quarters
     through_api = run(tmp_path, live_server, "local-completions", api)
     direct = run(tmp_path, live_server, "hf", files, "--device", "cpu")
-    assert through_api["continue"] == direct["continue"]
-    wanted = directly(tiny_base, adapter, getattr(torch, dtype))
-    for found, expected in zip(through_api["choose"], wanted, strict=True):
-        assert [float(logprob) for logprob, _ in found] == pytest.approx(expected, abs=1e-2)
+    assert through_api.answers["continue"] == direct.answers["continue"]
+    for found, expected in zip(through_api.answers["choose"], direct.answers["choose"], strict=True):
+        assert [float(logprob) for logprob, _ in found] == pytest.approx(
+            [float(logprob) for logprob, _ in expected], abs=ROUNDING
+        )
+    assert through_api.accuracy == direct.accuracy
 
 
-def directly(base: Path, adapter: Path, dtype: torch.dtype) -> list[list[float]]:
-    """The log-probability of each choice after its question, with transformers and peft.
+def tokenizer_of_size(base: Path, folder: Path) -> Path:
+    """Write the base's tokenizer with as many tokens as the model has, and return its folder.
 
-    lm-eval's own `hf` removes the rows of this model's embeddings that no token uses, and so raises every probability.
+    Beside an adapter, lm-eval's `hf` removes the rows of the embeddings that no token uses, which would raise every
+    probability. The added tokens occur in no text.
     """
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), adapter).eval()
-
-    def logprob(question: str, choice: str) -> float:
-        start, tokens = len(tokenizer.encode(question)), tokenizer.encode(f"{question} {choice}")
-        with torch.no_grad():
-            logprobs_TV = model(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
-        return sum(float(logprobs_TV[at - 1, tokens[at]]) for at in range(start, len(tokens)))
-
-    return [[logprob(fact["question"], choice) for choice in fact["choices"]] for fact in FACTS]
+    missing = AutoConfig.from_pretrained(base).vocab_size - len(tokenizer)
+    tokenizer.add_tokens([f"<unused {number}>" for number in range(missing)])
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def write_tasks(folder: Path) -> None:
@@ -85,10 +89,18 @@ def write_tasks(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(json.dumps(whole))  # JSON is YAML
 
 
-def run(folder: Path, server: AttuneUp, kind: str, arguments: str, *others: str) -> dict[str, list[Any]]:
+@dataclass(frozen=True)
+class Figures:
+    answers: dict[str, list[Any]]
     """The answers to each task, in the order of its rows."""
-    command = [lm_eval(), "run", "--model", kind, "--model_args", arguments, "--tasks", ",".join(TASKS), *others]
+    accuracy: float
+    """Of the task `choose`."""
+
+
+def run(folder: Path, server: AttuneUp, kind: str, arguments: str, *others: str) -> Figures:
+    command = [python_with_lm_eval(), "-m", "lm_eval", "run", "--model", kind, "--model_args", arguments]
     command += ["--include_path", folder / "tasks", "--output_path", folder / kind, "--log_samples"]
+    command += ["--tasks", ",".join(TASKS), *others]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env |= {"OPENAI_API_KEY": server.api_key, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, check=False)
@@ -100,4 +112,5 @@ def run(folder: Path, server: AttuneUp, kind: str, arguments: str, *others: str)
         answers[name] = [
             sample["resps"] if name == "continue" else [r[0] for r in sample["resps"]] for sample in samples
         ]
-    return answers
+    (results,) = (folder / kind).rglob("results_*.json")
+    return Figures(answers, json.loads(results.read_text())["results"]["choose"]["acc,none"])
