@@ -56,9 +56,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 test: $(INSTALLED)
 	@$(MAKE) --no-print-directory -j 2 lint run-tests
 
-# Imports what the tests need in one process, and forks the test processes from it.
 run-tests:
-	$(PYTEST) -p tests.preloaded -m "not clients and not soak and not pairs and not cuda" $(ARGS)
+	$(PYTEST) -m "not clients and not soak and not pairs and not cuda" $(ARGS)
 
 quick: $(INSTALLED)
 	$(PYTEST) -p tests.quick $(ARGS)
