@@ -88,6 +88,7 @@ def _insert_part(context: Context, caller: Caller, upload_id: str, received: Rec
                 f"{upload_id} has more parts than an upload of {upload.bytes} bytes may have", param="data"
             )
         budgets.require_storage(context, session, caller.project_id, bytes_more=part.bytes, param="data")
+        upload.expires_at = db_now() + context.settings.upload_expires_s  # a slow client may need hours in all
         session.add(part)
         session.flush()
         session.refresh(part)

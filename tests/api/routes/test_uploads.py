@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from api.context import Context
@@ -102,6 +102,15 @@ def test_a_completion_that_is_sent_again_gets_the_same_answer(
     other = complete(client, pending, part_ids[::-1])
     assert (other.status_code, other.json()["error"]["code"]) == (400, "invalid_upload_state")
     assert len(client.get("/v1/files").json()["data"]) == 1
+
+
+def test_each_part_extends_the_time_of_a_slow_upload(client: TestClient, served: Context, pending: str) -> None:
+    with served.database.write() as session:
+        session.execute(update(Upload).values(expires_at=db_now() + 60))
+    send(client, pending, PIECES[0])
+    with served.database.read() as session:
+        left_s = session.scalar(select(Upload.expires_at - db_now()))
+    assert left_s == pytest.approx(served.settings.upload_expires_s, abs=30)
 
 
 def test_of_completions_at_once_one_wins(client: TestClient, pending: str, part_ids: list[str]) -> None:
