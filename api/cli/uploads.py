@@ -65,11 +65,10 @@ def upload_in_parts(
     try:
         if upload["status"] == "pending":
             upload = _send(client, upload["id"], parts, file, record, report)
-    except RequestRefused:  # a repetition would be refused, too
-        record.delete()
-        raise
-    except (CommandError, KeyboardInterrupt):
-        if parts:
+    except (CommandError, KeyboardInterrupt) as error:
+        if isinstance(error, RequestRefused) and error.code is ExitCode.REFUSED:  # a repetition would be refused, too
+            record.delete()
+        elif parts:
             print_note(f"The server keeps the parts until {format_time(upload['expires_at'])}: repeat the command.")
         raise
     record.delete()
@@ -88,8 +87,10 @@ def _continued(client: Client, record: _Record) -> tuple[Document, list[str]] | 
     upload_id, parts = stored
     try:
         upload = client.get(f"/uploads/{segment(upload_id)}")
-    except RequestRefused:  # of another project, or deleted
-        return None
+    except RequestRefused as error:
+        if error.code is not ExitCode.REFUSED:
+            raise
+        return None  # of another project, or deleted
     return (upload, parts) if upload["status"] == "pending" or upload["file"] is not None else None
 
 
@@ -110,7 +111,7 @@ def _send(
             record.store(upload_id, parts)
         report(index * PART_BYTES + len(chunk))
     completion = {"part_ids": parts, "md5": md5.hexdigest()}
-    return client.post(f"{path}/complete", completion, timeout=GENERATION_TIMEOUT)
+    return _patiently(partial(client.post, f"{path}/complete", completion, timeout=GENERATION_TIMEOUT))
 
 
 def _patiently(send: Callable[[], Document]) -> Document:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from api.cli import uploads
+from api.cli import uploads, waiting
 from api.cli.client import Client
+from api.cli.errors import ExitCode, RequestRefused
 from api.cli.main import app
 from api.context import Context
 from api.eval_worker.worker import EvalWorker
@@ -289,9 +290,14 @@ def test_every_command_is_among_them_or_tested_elsewhere() -> None:
     assert here ^ ELSEWHERE.keys() == commands
 
 
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [(KeyboardInterrupt(), 130), (RequestRefused(ExitCode.UNAVAILABLE, "too busy", "too_busy"), ExitCode.UNAVAILABLE)],
+)
 def test_an_interrupted_upload_in_parts_is_continued(
-    names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: BaseException, code: int, names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(waiting, "MAX_OUTAGE_S", -1.0)
     monkeypatch.setattr(uploads, "MIN_BYTES", 0)
     monkeypatch.setattr(uploads, "PART_BYTES", 300)
     path, sent = tmp_path / "large.jsonl", []
@@ -299,14 +305,14 @@ def test_an_interrupted_upload_in_parts_is_continued(
     def send(client: Client, upload_path: str, data: bytes) -> Any:
         sent.append(data)
         if len(sent) == 3:
-            raise KeyboardInterrupt
+            raise stop
         return real(client, upload_path, data)
 
     real = Client.upload_part
     monkeypatch.setattr(Client, "upload_part", send)
     path.write_bytes(ROW * 12)
     interrupted = CliRunner().invoke(app, ["files", "upload", str(path)])
-    assert interrupted.exit_code == 130
+    assert interrupted.exit_code == code
     assert "repeat the command" in interrupted.stderr
     file = _json("files", "upload", str(path))
     assert b"".join(sent[:2] + sent[3:]) == ROW * 12
