@@ -42,6 +42,15 @@ class NoJudgement(Postponed):
         """What the next attempt uses."""
 
 
+class GradingDied(Postponed):
+    """The process that grades ended without a result. Another attempt may have one."""
+
+    def __init__(self, kept: JsonObject) -> None:
+        super().__init__(attempts.FAULT_WAIT_S, fault=True)
+        self.kept = kept
+        """What the next attempt uses."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The grade of an answer by one criterion."""
@@ -68,7 +77,7 @@ async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[C
     slow = [criterion for criterion in criteria if isinstance(criterion, Python | TextSimilarity)]
     judged = [_judged(context, claim, criterion, case) for criterion in criteria if isinstance(criterion, ModelGrader)]
     by_child, by_judges = await asyncio.gather(_graded_by_child(context, claim, slow, case), asyncio.gather(*judged))
-    if isinstance(by_child, Postponed):
+    if isinstance(by_child, GradingDied):
         raise by_child
     outcomes = {outcome.name: outcome for outcome in by_child}
     if missing := [outcome for outcome in by_judges if isinstance(outcome, NoJudgement)]:
@@ -117,10 +126,10 @@ def _asks_again(context: Context, claim: EvalItemClaim, failure: Unanswered) -> 
 
 async def _graded_by_child(
     context: Context, claim: EvalItemClaim, criteria: Sequence[Criterion], case: Case
-) -> list[Outcome] | Postponed:
-    """Return the outcomes, or Postponed if the child process ended without them and another one may give them.
+) -> list[Outcome] | GradingDied:
+    """Return the outcomes, or GradingDied if the child process ended without them and another one may give them.
 
-    Postponed is returned, not raised, as by `_judged`.
+    GradingDied is returned, not raised, as by `_judged`.
     """
     if not criteria:
         return []
@@ -139,7 +148,7 @@ async def _graded_by_child(
         fault = report["fault"]
     except PreviewFailed:  # killed, or too slow on a busy machine: the child reports limits of its own itself
         if claim.item.faults + 1 < MAX_FAULTS:
-            return Postponed(attempts.FAULT_WAIT_S, fault=True)
+            return GradingDied(dict(claim.item.result or {}))
         code = "grader_failed"
         fault = "The process that grades was killed, or took too long, in every attempt"
     if fault is not None:

@@ -380,8 +380,8 @@ def test_a_process_that_dies_while_it_grades_is_started_again(
 ) -> None:
     monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
     dying(monkeypatch, served, "grade", deaths)
-    run = a_run(client, an_eval(client, SIMILAR), row("x", "x"))
-    work(served)
+    run = a_run(client, an_eval(client, SIMILAR), row("x"), sampled=True)
+    assert work(served, says("x")) == 1, "the answer of the first attempt is graded"
     (item,) = items_of(client, run)
     assert item["status"] == status
     assert (item["results"][0]["error"] or {}).get("code") == (None if status == "pass" else "grader_failed")
