@@ -113,6 +113,7 @@ def finish(session: Session, claim: EvalItemClaim, graded: Graded) -> bool:
     run.criteria_counts, run.usage = counts, usage
     session.flush()
     if run.passed + run.failed + run.errored == run.total:
+        run.error = run.error if run.errored else None  # all judgements were found among the stored ones
         eval_runs.transition(session, run, RunStatus.COMPLETED)
     return True
 
