@@ -151,7 +151,7 @@ def _require_a_model(context: Context, claim: WorkClaim[Batch], reader: InputRea
 
     A file with more than MAX_ERRORS models is not checked, because each check reads the database.
     """
-    if len(reader.models) > MAX_ERRORS:
+    if len(reader.models) > MAX_ERRORS or str(None) in reader.models:  # a request without a model has its own error
         return
     caller, errors = Caller(claim.work.project_id, claim.work.key_id, "write"), []
     for model, line in reader.models.items():
