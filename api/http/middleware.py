@@ -34,9 +34,9 @@ BODY_S = 60.0
 """Seconds in which a JSON body must arrive. Files have no deadline: their clients may be slow."""
 SILENCE_S = 60.0
 """Seconds for which the client of an upload may send nothing."""
-LOWEST_RATE = 8 * 1024
+LOWEST_RATE = 4 * 1024
 """Bytes a second that the client of an upload must send on average, so that every upload ends. At this rate, the
-sixteen concurrent uploads of a project fit into a line of 1 Mbit/s."""
+sixteen concurrent uploads of a project take half of a line of 1 Mbit/s."""
 ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 API_KEY = re.compile(r"sk-[\w-]{8,}")
 """An API key that was put into a path by mistake. The log shows `sk-…` instead."""

@@ -87,6 +87,8 @@ class FairLimiter:
             async with asyncio.timeout(self._wait_s):
                 await waiter.woken.wait()
         except TimeoutError:
+            if waiter.granted:
+                return
             if self._running[project_id] >= self._per_project:
                 raise TurnTimeout(f"This project has {self._per_project} {self._what}") from None
             raise TurnTimeout(f"This server has {self._total} {self._what}") from None
