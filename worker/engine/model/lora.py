@@ -74,10 +74,13 @@ class _Adapted(torch.autograd.Function):
         A, scaled_B = A.to(dtype), (B * scale).to(dtype)
         wide_N = x_N.to(dtype)
         down_N = wide_N @ A.T
-        result_N = x_N.new_empty(len(x_N), len(weight))
-        for part, block in blocks(weight, dtype):
-            offset = None if bias is None else bias[part].to(dtype)
-            result_N[:, part] = linear(wide_N, block, offset).addmm_(down_N, scaled_B[part].T)
+        if weight.dtype == dtype:
+            result_N = linear(wide_N, weight, bias).addmm_(down_N, scaled_B.T)
+        else:
+            result_N = x_N.new_empty(len(x_N), len(weight))
+            for part, block in blocks(weight, dtype):
+                offset = None if bias is None else bias[part].to(dtype)
+                result_N[:, part] = linear(wide_N, block, offset).addmm_(down_N, scaled_B[part].T)
         ctx.save_for_backward(x_N, down_N, weight, A, scaled_B)
         return result_N.view(*x.shape[:-1], -1)
 
