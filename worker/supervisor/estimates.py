@@ -99,13 +99,13 @@ def machine_of(node: Node, slot: Slot) -> Machine:
 def record_observation(attempt: AttemptContext, estimate: StoredEstimate, measured: Measured) -> None:
     """Store how fast this worker trained the job, for the estimates of later jobs on this worker.
 
-    Pairs and groups of answers whose prompts are computed once are left out: the predicted operations count the prompt
-    for each sequence, so the worker would appear to be faster than it is.
+    Left out are pairs whose prompts are computed once, and groups of answers, of which some need no update: the
+    predicted operations count all of them, so the worker would appear to be faster than it is.
     """
     node, predicted = attempt.node, estimate["predicted"]
     rollout = attempt.recipe.method.rollout_options
-    several = Workloads.of(estimate).train.width > 1 or (rollout is not None and rollout.num_generations > 1)
-    if several and attempt.base.facts.get("model_type") in PACKED_FAMILIES:
+    pairs = Workloads.of(estimate).train.width > 1 and attempt.base.facts.get("model_type") in PACKED_FAMILIES
+    if pairs or (rollout is not None and rollout.num_generations > 1):
         return
     job = Observation(
         precision=predicted["precision"],
