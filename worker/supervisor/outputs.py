@@ -5,6 +5,7 @@ still owns the job (its fence, docs/internals/queue.md). So objects of an attemp
 """
 
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def _store_published(attempt: AttemptContext, folder: Path, prefix: str) -> list
 def store_state(attempt: AttemptContext, step: int, folder: Path) -> None:
     """Store a state, then make it the job's newest. The previous state is kept, in case this one is damaged."""
     job_id, fence, context = attempt.job.id, attempt.claim.fence, attempt.node.context
-    prefix = f"states/{job_id}/{fence}/{step:06d}"
+    # An attempt may store several states of step 0, and a later one must not be written over an earlier one.
+    prefix = f"states/{job_id}/{fence}/{step:06d}" + (f"-{secrets.token_hex(4)}" if step == 0 else "")
     store_folder(context.storage, folder, prefix)
     with context.database.write() as session:
         unused = jobs.advance_state(session, job_id, fence, SavedState(step=step, prefix=prefix))

@@ -260,8 +260,13 @@ def test_a_state_that_went_away_before_it_was_stored_changes_nothing(workshop: W
     with atomic_folder(state) as folder:
         (folder / "weights").write_bytes(b"w")
     attempt = attempt_at(workshop.train, claim, workshop.job(job_id), tmp_path)
-    store_state(attempt, 1, state)
-    stored = workshop.job(job_id).state
+    for step in (0, 0, 1):  # the states of a reference pass have step 0
+        earlier = workshop.job(job_id).state
+        store_state(attempt, step, state)
+        stored = workshop.job(job_id).state
+        assert stored is not None
+        assert earlier is None or stored["before"] == {"step": earlier["step"], "prefix": earlier["prefix"]}
+        assert earlier is None or stored["prefix"] != earlier["prefix"]
     for damage in ((state / "weights").unlink, lambda: shutil.rmtree(state)):
         damage()
         with pytest.raises(FileNotFoundError):
