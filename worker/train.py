@@ -93,8 +93,9 @@ def train(run: Path, pipe: Pipe) -> None:
     step = callbacks.load_best_weights()
     callbacks.release()
     peaks.begin("comparing")
-    evaluation = Comparison(recipe, data, objective, pipe, load).measure()
-    if evaluation is None and pipe.stopping and callbacks.last_step_is_saved:
+    comparison = Comparison(recipe, data, objective, pipe, load)
+    evaluation = comparison.measure()
+    if comparison.interrupted and callbacks.last_step_is_saved:
         raise Stopped(callbacks.progress.step)  # the next attempt repeats the comparison
 
     # Save.

@@ -108,6 +108,8 @@ class Callbacks:
         if epoch_ends and len(self._data.validation):
             metrics |= self._evaluate_all_rows(metrics)
         progress.pending_metrics = None
+        if self._saved_step == step:  # by an attempt that was stopped in this evaluation, which that state would repeat
+            self._saved_step, self._state_is_due = None, True
         extend(progress.train_curve, step, metrics["train_loss"])
         if (valid := metrics.get("valid_loss", metrics.get("full_valid_loss"))) is not None:
             extend(progress.valid_curve, step, valid)
@@ -169,7 +171,7 @@ class Callbacks:
         idle, age_s = self._states.idle(), time.monotonic() - self._saved_at_s
         interval_s = max(SAVE_S, TRAINING_SHARE * self._blocked_s)
         if ends:
-            return age_s >= interval_s / 6
+            return self._state_is_due or age_s >= interval_s / 6
         if recipe.save_every != AUTO:
             return step % recipe.save_every == 0
         if age_s >= interval_s - (SAVE_S if step % recipe.steps_per_epoch == 0 else 0):

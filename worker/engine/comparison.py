@@ -68,6 +68,8 @@ class Comparison:
             validates=self._validates,
             rollouts=recipe.method.rollouts,
         )
+        self.interrupted = False
+        """Whether a stop has interrupted a part of the comparison."""
         self._rows = _draw(data.validation if self._validates else data.train, self._limits, recipe.seed)
 
     def measure(self) -> Evaluation | None:
@@ -136,6 +138,7 @@ class Comparison:
                     act, self._objective, self._rows, f"in {what[0].lower()}{what[1:]}", self._pipe.warn
                 )
         except Interrupted:
+            self.interrupted |= self._pipe.stopping
             why = f"it took longer than {COMPARISON_TIMEOUT_S:.0f} s"
         except Exception as error:
             print_traceback(error)
