@@ -117,16 +117,10 @@ def _send(
 def _patiently(send: Callable[[], Document]) -> Document:
     """Repeat a request while the server is unreachable or busy. Raise CommandError after an outage of
     `waiting.MAX_OUTAGE_S`."""
-    unreachable_since: float | None = None
+    outage = waiting.Outage()
     while True:
         try:
             return send()
         except CommandError as error:
-            if error.code is not ExitCode.UNAVAILABLE:
-                raise
-            if unreachable_since is None:
-                unreachable_since = time.monotonic()
-                print_note(f"{error.message} Trying again …")
-            if time.monotonic() - unreachable_since > waiting.MAX_OUTAGE_S:
-                raise
+            outage.endure(error)
         time.sleep(waiting.POLL_S)

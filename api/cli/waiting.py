@@ -19,6 +19,26 @@ MAX_OUTAGE_S = 90.0
 """Seconds for which the server may be unreachable before waiting fails."""
 
 
+class Outage:
+    """The time for which a server has not answered a command that repeats a request."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def end(self) -> None:
+        self._since = None
+
+    def endure(self, error: CommandError) -> None:
+        """Print a note at the first error. Raise the error if it cannot pass, or after MAX_OUTAGE_S."""
+        if error.code is not ExitCode.UNAVAILABLE:
+            raise error
+        if self._since is None:
+            self._since = time.monotonic()
+            print_note(f"{error.message} Trying again …")
+        if time.monotonic() - self._since > MAX_OUTAGE_S:
+            raise error
+
+
 def wait_until_ended(
     look: Callable[[], Document], final: Container[str], *, subject: str, deadline: float | None = None
 ) -> Document:
@@ -26,23 +46,16 @@ def wait_until_ended(
 
     Raise CommandError after an outage of MAX_OUTAGE_S, and after the deadline (`time.monotonic`).
     """
-    unreachable_since: float | None = None
-    status = "unknown"
+    outage, status = Outage(), "unknown"
     while True:
         try:
             found = look()
             status = found["status"]
             if status in final:
                 return found
-            unreachable_since = None
+            outage.end()
         except CommandError as error:
-            if error.code is not ExitCode.UNAVAILABLE:
-                raise
-            if unreachable_since is None:
-                unreachable_since = time.monotonic()
-                print_note(f"{error.message} Trying again …")
-            if time.monotonic() - unreachable_since > MAX_OUTAGE_S:
-                raise
+            outage.endure(error)
         if deadline is not None and time.monotonic() > deadline:
             raise CommandError(ExitCode.UNAVAILABLE, f"{subject} has not ended in time: it is {status}.")
         time.sleep(POLL_S)
