@@ -32,23 +32,28 @@ from api.spec.graders.string_check import StringCheck
 from api.spec.graders.text_similarity import TextSimilarity
 
 
-class NoJudgement(Postponed):
+class Ungraded(Postponed):
+    """The answer has no grade yet."""
+
+    def __init__(self, wait_s: float, *, fault: bool, kept: JsonObject) -> None:
+        super().__init__(wait_s, fault=fault)
+        self.kept = kept
+        """Results of this attempt that the next one uses, such as the answer."""
+
+
+class NoJudgement(Ungraded):
     """A judge gave no judgement of the item. The run waits for the judge unless the item may be the cause (`fault`)."""
 
     def __init__(self, failure: Unanswered) -> None:
-        super().__init__(attempts.JUDGE_WAIT_S, fault=failure.doubtful)
+        super().__init__(attempts.JUDGE_WAIT_S, fault=failure.doubtful, kept={})
         self.reason, self.since = failure.message, failure.since
-        self.kept: JsonObject = {}
-        """What the next attempt uses."""
 
 
-class GradingDied(Postponed):
+class GradingDied(Ungraded):
     """The process that grades ended without a result. Another attempt may have one."""
 
     def __init__(self, kept: JsonObject) -> None:
-        super().__init__(attempts.FAULT_WAIT_S, fault=True)
-        self.kept = kept
-        """What the next attempt uses."""
+        super().__init__(attempts.FAULT_WAIT_S, fault=True, kept=kept)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from api.background.completion import CHAT, complete, validated
 from api.context import Caller, Context
 from api.errors import ServiceError
-from api.eval_worker.grading import GradingDied, NoJudgement, Outcome, grades_of
+from api.eval_worker.grading import NoJudgement, Outcome, Ungraded, grades_of
 from api.records.eval_items import EvalItemClaim, Graded, Use
 from api.records.evals import Eval
 from api.services.judges import JudgeAway
@@ -84,7 +84,7 @@ async def grade_item(context: Context, claim: EvalItemClaim) -> Graded:
     try:
         case = Case(answer.text or "", row.item, answer.tools, answered=answer.text is not None)
         outcomes = await grades_of(context, claim, criteria, case)
-    except (NoJudgement, GradingDied) as postponed:
+    except Ungraded as postponed:
         if isinstance(source, CompletionsSource):
             postponed.kept["answer"] = asdict(answer)
         if isinstance(postponed, NoJudgement) and postponed.since < math.inf:

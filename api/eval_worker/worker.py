@@ -7,7 +7,7 @@ from api.background.attempts import Postponed
 from api.background.worker import ItemWorker
 from api.context import Context
 from api.eval_worker import item, rows
-from api.eval_worker.grading import GradingDied, NoJudgement
+from api.eval_worker.grading import NoJudgement, Ungraded
 from api.records import eval_items
 from api.records.eval_items import EvalItem, EvalItemClaim, Graded
 from api.records.eval_runs import EvalRun
@@ -28,10 +28,10 @@ class EvalWorker(ItemWorker[EvalRun, EvalItem, Graded]):
         return eval_items.finish(session, claim, result)
 
     def postpone(self, session: Session, claim: EvalItemClaim, end: Postponed) -> None:
-        if not isinstance(end, NoJudgement | GradingDied):
-            super().postpone(session, claim, end)
-        elif isinstance(end, GradingDied) or end.fault:
+        if isinstance(end, Ungraded) and end.fault:
             eval_items.QUEUE.release(session, claim, end.wait_s, fault=True, result=end.kept)
+        elif not isinstance(end, NoJudgement):
+            super().postpone(session, claim, end)
         else:
             eval_items.wait_for_judge(session, claim, end.wait_s, end.reason, end.kept)
 
