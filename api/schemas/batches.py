@@ -66,7 +66,7 @@ class BatchObject(BaseModel):
     model: str | None
     """The model of all requests; null before validation, and if they name several."""
     errors: BatchErrors | None
-    """What is wrong with the input file of a failed batch."""
+    """The faults of a failed batch's input file."""
     input_file_id: str
     completion_window: Literal["24h"] = "24h"
     status: BatchStatus
