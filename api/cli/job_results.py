@@ -10,7 +10,7 @@ from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import count_fitting, format_duration, print_json, print_note, print_table
 from api.cli.job_options import JobId
-from api.cli.job_view import describe_status
+from api.cli.job_view import describe_score, describe_status
 from api.cli.listing import After, Columns, Limit, print_listing, time_of
 
 LOSSES = ("train_loss", "valid_loss", "full_valid_loss")
@@ -64,13 +64,18 @@ def checkpoints(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List a job's checkpoints. Each is a model to download or to chat with."""
+    """List a job's checkpoints. Each is a model to download or to chat with.
+
+    SCORE is the share of an eval's items that passed. The best model of the job is marked.
+    """
     with connect(base_url, api_key, data_dir) as client:
         found = client.listed(f"/fine_tuning/jobs/{segment(job_id)}/checkpoints", limit=limit, after=after)
     names = [name for name in LOSSES if any(name in each["metrics"] for each in found["data"])]
+    evals = list(dict.fromkeys(result["eval_id"] for each in found["data"] for result in each.get("evals", ())))
     columns: Columns = {
         "STEP": "step_number",
         **{name: partial(_metric, name) for name in names},
+        **{"SCORE" if len(evals) == 1 else f"SCORE {eval_id}": partial(_score, eval_id) for eval_id in evals},
         "CREATED": time_of("created_at"),
         "MODEL": "fine_tuned_model_checkpoint",
     }
@@ -147,6 +152,12 @@ def _columns(points: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _metric(name: str, checkpoint: Document) -> object:
     return _number(checkpoint["metrics"].get(name))
+
+
+def _score(eval_id: str, checkpoint: Document) -> object:
+    """Return the checkpoint's score by the eval. A job may run an eval several times, with different rows."""
+    results = [result for result in checkpoint["evals"] if result["eval_id"] == eval_id]
+    return ", ".join(describe_score(result) for result in results)
 
 
 def _number(value: object) -> object:

@@ -1,6 +1,6 @@
 """A job as people read it: its fields, its current phase and its time left."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from time import time
 
 from api.cli.client import Document
@@ -46,6 +46,7 @@ def job_fields(job: Document, attempt: Document | None, last_step: Document | No
         "cost": _cost(job.get("estimate") or {}),
         "trained tokens": f"{job['trained_tokens']:,}" if job.get("trained_tokens") else None,
         "evaluation": _evaluation(job.get("evaluation")),
+        "evals": "; ".join(_eval_results(job.get("evals") or [])),
         "training file": job["training_file"],
         "validation file": job.get("validation_file"),
         "result files": ", ".join(job.get("result_files") or []),
@@ -110,6 +111,19 @@ def describe_metrics(metrics: Document) -> Iterator[str]:
         yield f"learning rate {metrics['learning_rate']:.3g}"
     if metrics.get("tokens_per_second") is not None:
         yield f"{metrics['tokens_per_second']:,.0f} tokens/s"
+
+
+def describe_score(result: Document) -> str:
+    """Return the score of a model by an eval, in percent, with a mark if no model of the job has a higher one."""
+    score = "-" if result["score"] is None else f"{100 * result['score']:.1f} %"
+    return f"{score} (best)" if result["best"] else score
+
+
+def _eval_results(results: Iterable[Document]) -> Iterator[str]:
+    """Yield the score of each model by each eval that has begun."""
+    for result in results:
+        if result.get("run_id"):
+            yield f"{result['model']} {describe_score(result)} by {result['eval_id']}"
 
 
 def _step(progress: Document) -> str | None:

@@ -4,6 +4,7 @@ A worker takes a run at its `due_at` (api.records.item_queue): to read its rows,
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import ForeignKey, Integer, String, Text, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -57,12 +58,25 @@ class EvalRun(Work, Base):
         return (self.error or {}).get("since")
 
 
+class Outcome(NamedTuple):
+    status: str
+    passed: int
+    total: int
+
+
 LISTING = Listing(EvalRun.eval_id, EvalRun.id, (EvalRun.created_at, EvalRun.id))
 
 
 def get(session: Session, project_id: str, eval_id: str, run_id: str) -> EvalRun | None:
     named = (EvalRun.id == run_id, EvalRun.eval_id == eval_id, EvalRun.project_id == project_id)
     return session.scalars(select(EvalRun).where(*named, EvalRun.status != RunStatus.DELETING)).one_or_none()
+
+
+def outcomes(session: Session, run_ids: Sequence[str]) -> dict[str, Outcome]:
+    """Return {run: its status and counts}, without the runs that are deleted."""
+    query = select(EvalRun.id, EvalRun.status, EvalRun.passed, EvalRun.total)
+    found = session.execute(query.where(EvalRun.id.in_(run_ids), EvalRun.status != RunStatus.DELETING))
+    return {run_id: Outcome(status, passed, total) for run_id, status, passed, total in found}
 
 
 def add(session: Session, row: Eval, key_id: str, source: JsonObject, *, name: str, pairs: Pairs) -> EvalRun:

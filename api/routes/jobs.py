@@ -1,8 +1,10 @@
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from api.context import Context
 from api.http.deps import METADATA_PARAMETER, After, Ctx, MetadataFilter, Repeated, Who
 from api.http.downloads import PARTIAL, Download, IfRangeHeader, RangeHeader, requested_bytes
 from api.http.fair_route import FairRoute, answer_in_turn
@@ -10,13 +12,19 @@ from api.infra.artifacts import part_of, stream_tar, tar_size, with_relative_nam
 from api.schemas.common import errors
 from api.schemas.jobs import AttemptList, CheckpointList, JobList, JobObject
 from api.schemas.stored import StoredJson, stored
-from api.services import graders, job_logs, jobs, models, waiting
+from api.services import graders, job_evals, job_logs, jobs, models, waiting
+from api.services.waiting import TimedJob
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=FairRoute)
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+def _shown(context: Context, found: Sequence[TimedJob]) -> list[JobObject]:
+    evals = job_evals.results(context, [timed.job for timed in found])
+    return [JobObject.of(timed, context.settings.organization, evals[timed.job.id]) for timed in found]
 
 
 @router.post("", response_model=JobObject, responses=errors(429))
@@ -29,7 +37,7 @@ async def create_job(recipe: Recipe, context: Ctx, caller: Who, repeated: Repeat
 
     def create() -> JobObject:
         job = jobs.submit(context, caller, recipe, repeated=repeated)
-        return JobObject.of(waiting.timed(context, job), context.settings.organization)
+        return _shown(context, [waiting.timed(context, job)])[0]
 
     return await answer_in_turn(context, caller, create)
 
@@ -50,13 +58,12 @@ def list_jobs(
     """List jobs, newest first. `metadata[key]=value` selects jobs with that pair, `status` jobs with that status, and
     `search` jobs with that text in their id or in the name of their base model or fine-tuned model."""
     page = jobs.page(context, caller, metadata=metadata, status=status, search=search, after=after, limit=limit)
-    timed = waiting.all_timed(context, page.data)
-    return JobList(data=[JobObject.of(job, context.settings.organization) for job in timed], has_more=page.has_more)
+    return JobList(data=_shown(context, waiting.all_timed(context, page.data)), has_more=page.has_more)
 
 
 @router.get("/{job_id}")
 def retrieve_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
-    return JobObject.of(waiting.timed(context, jobs.get(context, caller, job_id)), context.settings.organization)
+    return _shown(context, [waiting.timed(context, jobs.get(context, caller, job_id))])[0]
 
 
 @router.get("/{job_id}/recipe")
@@ -70,25 +77,26 @@ def retrieve_recipe(job_id: str, context: Ctx, caller: Who) -> Annotated[StoredJ
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
-    return JobObject.of(waiting.timed(context, jobs.cancel(context, caller, job_id)), context.settings.organization)
+    return _shown(context, [waiting.timed(context, jobs.cancel(context, caller, job_id))])[0]
 
 
 @router.post("/{job_id}/pause")
 def pause_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
     """Pause a queued job at once, and a running job once its state is saved."""
-    return JobObject.of(waiting.timed(context, jobs.pause(context, caller, job_id)), context.settings.organization)
+    return _shown(context, [waiting.timed(context, jobs.pause(context, caller, job_id))])[0]
 
 
 @router.post("/{job_id}/resume")
 def resume_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
-    return JobObject.of(waiting.timed(context, jobs.resume(context, caller, job_id)), context.settings.organization)
+    return _shown(context, [waiting.timed(context, jobs.resume(context, caller, job_id))])[0]
 
 
 @router.get("/{job_id}/checkpoints")
 def list_checkpoints(job_id: str, context: Ctx, caller: Who, after: After = None, limit: Limit = 10) -> CheckpointList:
     """List the job's checkpoints, newest first."""
     page = jobs.checkpoint_page(context, caller, job_id, after=after, limit=limit)
-    return CheckpointList.of(page.data, page.has_more)
+    evals = job_evals.results(context, [jobs.get(context, caller, job_id)])[job_id]
+    return CheckpointList.of(page.data, page.has_more, evals)
 
 
 @router.get("/{job_id}/attempts")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from typing import Annotated, Literal, Self
 
 import msgspec
@@ -14,6 +15,7 @@ from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.schemas.common import ends, seconds
 from api.schemas.stored import StoredJson, stored
+from api.services.job_evals import EvalResult
 from api.services.waiting import QueueView, TimedJob
 from api.spec.catalog import METHODS, TECHNIQUES
 from api.spec.evaluation import Evaluation
@@ -77,6 +79,14 @@ class JobEvalRun(BaseModel):
     """Id of a run of the eval; null until the job succeeds."""
     model: str | None
     """The fine-tuned model or checkpoint that the run samples; null until the job succeeds."""
+    score: float | None
+    """Share of the run's items that passed, from 0 to 1; null until the run is completed."""
+    best: bool
+    """Whether this model has the highest score of the job's models, once all runs of the eval have ended."""
+
+    @classmethod
+    def of(cls, result: EvalResult) -> Self:
+        return cls(**asdict(result))
 
 
 class JobObject(BaseModel):
@@ -133,7 +143,7 @@ class JobObject(BaseModel):
     """The evals that the job requested."""
 
     @classmethod
-    def of(cls, timed: TimedJob, organization: str) -> Self:
+    def of(cls, timed: TimedJob, organization: str, evals: Sequence[EvalResult]) -> Self:
         job = timed.job
         recipe, method = job.recipe, shown_method(job)
         return cls(
@@ -172,14 +182,8 @@ class JobObject(BaseModel):
             progress=job.progress or None,
             estimate=_estimate(job),
             evaluation=None if job.evaluation is None else Evaluation.model_validate(job.evaluation),
-            evals=_evals(job),
+            evals=[JobEvalRun.of(result) for result in evals],
         )
-
-
-def _evals(job: Job) -> list[JobEvalRun]:
-    if job.eval_runs is not None:
-        return [JobEvalRun(**run) for run in job.eval_runs]
-    return [JobEvalRun(eval_id=wanted["eval_id"], run_id=None, model=None) for wanted in job.recipe.get("evals") or ()]
 
 
 def shown_method(job: Job) -> JsonObject:
@@ -304,9 +308,11 @@ class CheckpointObject(BaseModel):
     fine_tuning_job_id: str
     metrics: StoredJson
     step_number: int
+    evals: list[JobEvalRun]
+    """Runs of the job's evals on this checkpoint."""
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Self:
+    def of(cls, checkpoint: Checkpoint, evals: Sequence[EvalResult]) -> Self:
         return cls(
             id=checkpoint.id,
             created_at=int(checkpoint.created_at),
@@ -314,6 +320,7 @@ class CheckpointObject(BaseModel):
             fine_tuning_job_id=checkpoint.job_id,
             metrics=checkpoint.metrics,
             step_number=checkpoint.step,
+            evals=[JobEvalRun.of(result) for result in evals if result.model == checkpoint.model_id],
         )
 
 
@@ -374,5 +381,6 @@ class CheckpointList(BaseModel):
     last_id: str | None
 
     @classmethod
-    def of(cls, rows: Sequence[Checkpoint], has_more: bool) -> Self:
-        return cls(data=[CheckpointObject.of(row) for row in rows], has_more=has_more, **ends(rows))
+    def of(cls, rows: Sequence[Checkpoint], has_more: bool, evals: Sequence[EvalResult]) -> Self:
+        """`evals`: the results of the job's evals."""
+        return cls(data=[CheckpointObject.of(row, evals) for row in rows], has_more=has_more, **ends(rows))

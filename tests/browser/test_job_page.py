@@ -13,6 +13,7 @@ from api.records.jobs import Job
 from api.services import keys
 from api.spec.batch import BatchStatus
 from api.spec.lifecycle import JobStatus
+from tests.api.routes.test_job_evals import evaluated
 from tests.browser.chromium import Visitor
 from tests.factories import a_batch, a_job, a_model, a_project
 
@@ -175,3 +176,11 @@ def test_a_key_that_only_reads_sees_no_buttons_that_write(visitor: Visitor, serv
     page.get_by_role("link", name="Open model").click()
     expect(page.locator("h1")).to_have_text(str(job.fine_tuned_model))
     expect(page.get_by_role("button", name="Delete")).to_be_hidden()
+
+
+def test_a_checkpoint_shows_its_score_by_the_jobs_eval(visitor: Visitor, server: Server) -> None:
+    job = evaluated(server[1], [("completed", 1), ("completed", 3)])
+    visitor.page.goto(f"/jobs/{job.id}")
+    score = visitor.page.get_by_role("table", name="Checkpoints").get_by_role("row", name="5")
+    expect(score).to_contain_text("best 75 %")
+    expect(visitor.page.get_by_label("About the job")).to_contain_text("25 %")

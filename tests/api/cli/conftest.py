@@ -98,9 +98,9 @@ class FakeServer:
     artifacts: dict[str, bytes] = field(default_factory=dict)
     listed_sha256: dict[str, str] = field(default_factory=dict)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of further paths, to a POST."""
+    """Of further paths."""
     asked: dict[str, Any] | None = None
-    """The body of such a POST."""
+    """The body of a POST to one of them."""
     created: dict[str, Any] | None = None
     uploaded: bytes | None = None
     said: list[str] = field(default_factory=list)
@@ -112,6 +112,8 @@ class FakeServer:
     """The project's files, newest first."""
 
     def get(self, path: str, query: dict[str, str]) -> tuple[int, Any]:
+        if path in self.answers:
+            return 200, self.answers[path]
         if path == "/session":
             return 200, {"project": "team", "scope": "write", "key": {"id": "key_1"}}
         if path == "/v1/keys":

@@ -113,6 +113,18 @@ def test_get_shows_the_fields_that_have_a_value(server: FakeServer) -> None:
     assert (shown["host"].strip(), shown["worker"].strip()) == ("gpu-8", "gpu-8:train-1:cd34")
 
 
+def test_checkpoints_show_their_scores_and_the_best(server: FakeServer) -> None:
+    result = {"eval_id": "eval_a", "run_id": "evalrun_a", "model": "ft:x:ckpt-step-5", "score": 0.75, "best": True}
+    checkpoint = {"step_number": 5, "metrics": {}, "created_at": 1, "fine_tuned_model_checkpoint": "ft:x:ckpt-step-5"}
+    worse = {**checkpoint, "step_number": 4, "evals": [{**result, "score": None, "best": False}]}
+    listed = {"data": [{**checkpoint, "evals": [result]}, worse], "has_more": False}
+    server.answers["/v1/fine_tuning/jobs/ftjob-1/checkpoints"] = listed
+    lines = [line.split("\t") for line in attune("jobs", "checkpoints", "ftjob-1").stdout.splitlines()]
+    assert [line[1] for line in lines] == ["SCORE", "75.0 % (best)", "-"]
+    server.scenes[0][0]["evals"] = [result]
+    assert "ft:x:ckpt-step-5 75.0 % (best) by eval_a" in attune("jobs", "get", "ftjob-1").stdout
+
+
 def test_events_come_oldest_first(server: FakeServer) -> None:
     server.events = [message(n, f"number {n}") for n in range(1, 6)]
     lines = attune("jobs", "events", "ftjob-1", "--limit", "3").stdout.splitlines()

@@ -100,12 +100,12 @@ function gain({ base, tuned, rows, drawn_from: source, base_model: name }) {
     h("span.muted", {}, `, on ${format.plural(rows, `${source} row`)}`)];
 }
 
-/** The sections below the curves, and what keeps them current. */
-export function details(page, path) {
+/** The sections below the curves, and what keeps them current. `evaluated`: whether the job names evals. */
+export function details(page, path, evaluated) {
   const holders = { evaluation: h("div"), classes: h("div"), settings: h("div"), cost: h("div") };
-  const checkpoints = checkpointList(page, path), events = eventList(page, path), log = logText(page, path);
+  const checkpoints = checkpointList(page, path, evaluated), events = eventList(page, path), log = logText(page, path);
   const attempts = attemptList(page, path);
-  let drawn = "", state = "", best = null;
+  let drawn = "", state = "", best = null, scores = null;
   return {
     elements: [holders.evaluation, holders.classes, checkpoints.element, holders.settings, holders.cost, attempts.element, events.element, log.element],
     onBest: checkpoints.onBest,
@@ -130,6 +130,9 @@ export function details(page, path) {
       }
       for (const holder of Object.values(holders)) holder.hidden = !holder.firstChild;
       if (job.status !== state) attempts.load();
+      const scored = JSON.stringify(job.evals);
+      if (scores !== null && scored !== scores) checkpoints.load();
+      scores = scored;
       state = job.status;
       log.update(job);
     },

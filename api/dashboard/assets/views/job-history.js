@@ -9,8 +9,8 @@ export const FINAL = ["succeeded", "failed", "cancelled"];
 
 const lossOf = ({ metrics }) => metrics.full_valid_loss ?? metrics.valid_loss ?? null;
 
-/** Checkpoints, newest first, the best one marked. */
-export function checkpointList({ signal }, path) {
+/** Checkpoints, newest first, the best one marked. `evaluated`: whether the job runs evals on its models. */
+export function checkpointList({ signal }, path, evaluated) {
   let report = () => {}, best = null;
   const list = table({
     caption: "Checkpoints, newest first",
@@ -18,6 +18,7 @@ export function checkpointList({ signal }, path) {
       { title: "Step", cell: (row) => [format.exact(row.step_number), row.id === best && h("span.good", {}, "  best")] },
       { title: "Model", cell: (row) => modelLink(row.fine_tuned_model_checkpoint) },
       { title: "Validation loss", cell: (row) => format.metric(lossOf(row)), figures: true },
+      ...(evaluated ? [{ title: "Evals", cell: (row) => row.evals.map(passed), figures: true }] : []),
       { title: "Train loss", cell: (row) => format.metric(row.metrics.train_loss), figures: true, wide: true },
       { title: "Created", cell: (row) => when(row.created_at), figures: true, wide: true },
       { title: "Files", cell: (row) => menu("Download", () => artifacts(row.fine_tuned_model_checkpoint, signal)), figures: true, wide: true },
@@ -35,6 +36,11 @@ export function checkpointList({ signal }, path) {
   }
   load().catch(ignoreAbort);
   return { element, load, onBest(action) { report = action; } };
+}
+
+/** The share of an eval's items that a checkpoint passed, as a link to the run. */
+function passed({ eval_id: id, run_id: run, score, best }) {
+  return h("div", {}, best && h("span.good", {}, "best  "), h("a", { href: `/evals/${id}?run=${run}` }, score === null ? "Results" : format.percent(score)));
 }
 
 /** Links to the files of a checkpoint. */

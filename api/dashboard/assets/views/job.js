@@ -21,7 +21,7 @@ export async function show(page) {
   curves.add(metrics.data);
 
   const more = await import("./job-details.js");
-  const shown = more.details(page, path);
+  const shown = more.details(page, path, first.evals.length > 0);
   details.append(...shown.elements);
   const refresh = async () => {
     const job = await api.get(path, {}, signal);
@@ -107,9 +107,12 @@ function ranOn(worker) {
   return [host, " · ", copyable(worker, name.join(":") || worker)];
 }
 
-/** An eval that the job runs when it succeeds. */
-function evaluated({ eval_id: id, run_id: run }) {
-  return h("div", {}, h("a", { href: `/evals/${id}${run ? `?run=${run}` : ""}` }, run ? "Results" : h("span.muted", {}, "After the training")), " ", copyable(id, `${id.slice(0, 12)}…`));
+/** A run of an eval on the model, or on a checkpoint. It begins when the job succeeds. */
+function evaluated({ eval_id: id, run_id: run, model, score, best }) {
+  const [, step] = model?.match(/:ckpt-step-(\d+)$/) ?? [];
+  const words = !run ? h("span.muted", {}, "After the training") : score === null ? "Results" : format.percent(score);
+  return h("div", {}, h("a", { href: `/evals/${id}${run ? `?run=${run}` : ""}` }, words),
+    step && ` step ${format.exact(step)}`, best && h("span.good", {}, " best"), " ", copyable(id, `${id.slice(0, 12)}…`));
 }
 
 /** What the job made, to download. */
