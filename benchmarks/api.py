@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-from sqlalchemy import insert, inspect, text
+from sqlalchemy import insert, inspect, select, text
 
 from api.context import Context
+from api.records import charted_steps
+from api.records.charted_steps import ChartedStep
 from api.records.events import Event
 from api.records.jobs import Job
 from api.records.migrate import migrate
@@ -228,6 +230,11 @@ def _fill(context: Context, project_id: str, jobs: int, steps: int, events: int)
     for chunk in batched((job_id, step) for job_id, count in counts.items() for step in range(count)):
         with context.database.write() as session:
             session.execute(insert(Event), [_event(job_id, step, steps) for job_id, step in chunk])
+    with context.database.write() as session:
+        step = Event.data["step"].as_integer()
+        charted = select(Event.job_id, step, Event.seq).where(Event.job_id == measured, step.is_not(None))
+        session.execute(insert(ChartedStep).from_select(["job_id", "step", "seq"], charted))
+        charted_steps.thin(session, measured)
     if not context.database.is_sqlite:
         with context.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE"))

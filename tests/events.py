@@ -7,12 +7,13 @@ from typing import Any
 from sqlalchemy import insert
 
 from api.records import Database, jobs
+from api.records.charted_steps import ChartedStep
 from api.records.events import Event
 from api.spec.lifecycle import JobStatus
 
 
 def add_events(database: Database, job_id: str, count: int, start: int = 0) -> list[str]:
-    """Metrics events of so many steps. Returns their ids."""
+    """Metrics events of so many charted steps. Returns their ids."""
     rows: list[dict[str, Any]] = [
         {
             "id": f"ftevent-{job_id[-8:]}-{start + index}",
@@ -26,7 +27,9 @@ def add_events(database: Database, job_id: str, count: int, start: int = 0) -> l
         for index in range(count)
     ]
     with database.write() as session:
-        session.execute(insert(Event), rows)
+        numbers = session.scalars(insert(Event).returning(Event.seq, sort_by_parameter_order=True), rows)
+        steps = [{"job_id": job_id, "step": start + index, "seq": seq} for index, seq in enumerate(numbers)]
+        session.execute(insert(ChartedStep), steps)
     return [row["id"] for row in rows]
 
 

@@ -67,19 +67,20 @@ def add_event(
     level: str = "info",
     type: str = "message",
     data: JsonObject | None = None,
-) -> None:
-    session.add(
-        Event(
-            id=new_id("ftevent-"),
-            job_id=job_id,
-            created_at=db_now(),
-            level=level,
-            message=message.replace("\0", "\N{REPLACEMENT CHARACTER}"),  # NUL, which PostgreSQL cannot store
-            type=type,
-            data=data,
-        )
+) -> int:
+    """Add an event and return its sequence number. The metrics of steps are added by `charted_steps.add`."""
+    event = Event(
+        id=new_id("ftevent-"),
+        job_id=job_id,
+        created_at=db_now(),
+        level=level,
+        message=message.replace("\0", "\N{REPLACEMENT CHARACTER}"),  # NUL, which PostgreSQL cannot store
+        type=type,
+        data=data,
     )
+    session.add(event)
     session.flush()  # one by one, so that sequence numbers follow the order of the calls
+    return event.seq
 
 
 def of_job(job_id: str, after: int) -> ColumnElement[bool]:

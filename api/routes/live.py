@@ -97,7 +97,7 @@ def list_metrics(
 
     With `max_points`, list at most that many steps: the first and the last, those with the lowest and highest value of
     every series if there is room, and those with the lowest and highest `train_loss` in each of several equal stretches
-    of the job. Values are never interpolated.
+    of the job. Values are never interpolated. A job of 2,048 or more steps keeps 500 to 2,047 to choose from.
     """
     steps = metrics.select_steps(context, caller, job_id, max_points)
     batches = steps.batches()

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.estimate.stored import StoredPrediction
-from api.records import events, job_queue, jobs
+from api.records import charted_steps, events, job_queue, jobs
 from api.records.base import db_now
 from api.records.database import is_outage
 from api.spec.formats.base import truncate
@@ -121,7 +121,7 @@ def _add_event(
     elif isinstance(report, PhaseReport):
         events.add_event(session, job_id, PHASE_EVENTS[report.phase])
     elif isinstance(report, MetricsReport):
-        events.add_event(session, job_id, _step_message(report), type="metrics", data=report.metrics)
+        charted_steps.add(session, job_id, _step_message(report), report.metrics)
     elif report.samples:
         data = {"step": report.step, "samples": msgspec.to_builtins(report.samples)}
         events.add_event(session, job_id, _sample_message(report.step, report.samples[0]), data=data)

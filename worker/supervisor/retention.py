@@ -13,6 +13,7 @@ from api.context import Context
 from api.records import (
     arrays,
     batches,
+    charted_steps,
     eval_runs,
     events,
     files,
@@ -186,6 +187,7 @@ def remove_old_events(context: Context, keep_s: float) -> None:
         if not ended:
             return
         with context.database.write() as session:
+            charted_steps.delete_of(session, ended)
             events.delete_of(session, ended)
 
 

@@ -8,7 +8,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import select, text
 
-from api.records import Base, Database
+from api.records import Base, Database, charted_steps, events
+from api.records.events import Event
 from api.records.migrate import WrongSchema, alembic_config, is_new, migrate, require_current
 from api.records.models import Checkpoint, Model
 from tests.services import Postgres
@@ -49,18 +50,33 @@ def test_older_schema_is_named(database: Database) -> None:
         require_current(database)
 
 
-def test_models_of_an_older_release_get_their_size(tmp_path: Path) -> None:
+@pytest.fixture
+def older(tmp_path: Path) -> Iterator[Database]:
+    """The database of an older release, migrated."""
     with tarfile.open(Path(__file__).parents[2] / "upgrade" / "left" / "data.tar.xz") as archive:
         for name in ("attune.db", "attune.db-wal"):
             if f"data/{name}" in archive.getnames():
                 archive.extract(f"data/{name}", tmp_path, filter="data")
     database = Database(f"sqlite:///{tmp_path}/data/attune.db")
     migrate(database)
-    with database.read() as session:
+    yield database
+    database.dispose()
+
+
+def test_models_of_an_older_release_get_their_size(older: Database) -> None:
+    with older.read() as session:
         found = [*session.scalars(select(Model)), *session.scalars(select(Checkpoint))]
         assert found
         assert all(row.bytes == sum(artifact["bytes"] for artifact in row.artifacts) > 0 for row in found)
-    database.dispose()
+
+
+def test_steps_of_an_older_release_are_charted(older: Database) -> None:
+    with older.read() as session:
+        jobs = session.scalars(select(Event.job_id).where(Event.type == "metrics").distinct()).all()
+        assert jobs
+        for job_id in jobs:
+            steps = events.newest_metrics(session, job_id)
+            assert charted_steps.of(session, job_id) == (steps, len(steps))
 
 
 @pytest.mark.parametrize("act", [require_current, migrate])

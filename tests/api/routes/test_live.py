@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api.context import Caller, Context
 from api.main import create_app
-from api.records import events
+from api.records import charted_steps, events
 from api.routes import live
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
@@ -174,7 +174,7 @@ def test_step_that_was_trained_again_has_its_newest_metrics(
     add_events(served.database, job_id, 20)
     again = {"step": 5, "train_loss": 9.0}
     with served.database.write() as session:
-        events.add_event(session, job_id, "Step 5 again", type="metrics", data=again)
+        charted_steps.add(session, job_id, "Step 5 again", again)
     path = f"/v1/fine_tuning/jobs/{job_id}/metrics"
     response = client.get(path)
     assert "content-length" not in response.headers, "it was whole in memory"

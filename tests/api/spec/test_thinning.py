@@ -3,7 +3,7 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.services.metrics import Columns
+from api.spec.thinning import Columns
 
 LOSSES = st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9)), min_size=1, max_size=200)
 
@@ -40,3 +40,14 @@ def test_a_short_spike_is_seen_in_its_place() -> None:
     thinned = {cast(int, point["step"]): point["train_loss"] for point in downsample(points, 100)}
     assert (thinned[2000], thinned[7000], thinned[7001]) == (50.0, 40.0, 0.1)
     assert max(right - left for left, right in zip(sorted(thinned), sorted(thinned)[1:], strict=False)) < 500
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=100, max_size=600), st.integers(20, 60), st.integers(1, 64))
+def test_no_point_to_choose_is_lost_by_choosing_as_points_come_in(
+    losses: list[float], most: int, at_a_time: int
+) -> None:
+    points = points_of(list(losses))
+    kept: list[dict[str, object]] = []
+    for start in range(0, len(points), at_a_time):
+        kept = downsample(kept + points[start : start + at_a_time], most)
+    assert {point["step"] for point in downsample(points, most)} <= {point["step"] for point in kept}
