@@ -14,24 +14,32 @@ from dataclasses import dataclass
 
 from api.errors import TooManyRequests, Unavailable
 
+RETRY_AFTER_S = 5
+"""Seconds after which a task that has waited in vain may be tried again."""
+
 
 class ConcurrencyLimitExceeded(TooManyRequests):
+    """The project has as many tasks at once as it may, and no further one may wait, or none of them ended in time."""
+
     code = "too_many_requests_at_once"
 
-    def __init__(self, what: str, running: int, waiting: int) -> None:
+    def __init__(self, what: str, running: int, waiting: int, *, retry_after_s: int = 1) -> None:
         super().__init__(
             f"This project has {running} {what} at once and {waiting} more waiting, which is its limit. "
             "Retry when some have finished.",
-            headers={"retry-after": "1"},
+            headers={"retry-after": str(retry_after_s)},
         )
 
 
 class TurnTimeout(Unavailable):
+    """The server has as many tasks at once as it may, and none of them ended in time."""
+
     code = "too_busy"
 
-    def __init__(self, full: str) -> None:
+    def __init__(self, what: str, total: int) -> None:
         super().__init__(
-            f"{full} at once, which is its limit. Retry when some have finished.", headers={"retry-after": "5"}
+            f"This server has {total} {what} at once, which is its limit. Retry when some have finished.",
+            headers={"retry-after": str(RETRY_AFTER_S)},
         )
 
 
@@ -70,9 +78,9 @@ class FairLimiter:
     async def turn(self, project_id: str, *, begun: bool = False) -> AsyncIterator[None]:
         """Wait for a turn, and hold it until the block ends.
 
-        Raises ConcurrencyLimitExceeded immediately if too many tasks of the project wait already, and TurnTimeout after
-        waiting for `wait_s` seconds. `begun`: the task continues a response whose first part was sent, so it waits
-        however many others wait.
+        Raises ConcurrencyLimitExceeded immediately if too many tasks of the project wait already. After waiting for
+        `wait_s` seconds, it raises the same if the project's share is in use, else TurnTimeout. `begun`: the task
+        continues a response whose first part was sent, so it waits however many others wait.
         """
         waiter = self._enter(project_id, begun=begun)
         try:
@@ -90,8 +98,11 @@ class FairLimiter:
             if waiter.granted:
                 return
             if self._running[project_id] >= self._per_project:
-                raise TurnTimeout(f"This project has {self._per_project} {self._what}") from None
-            raise TurnTimeout(f"This server has {self._total} {self._what}") from None
+                waiting = len(self._waiting[project_id])
+                raise ConcurrencyLimitExceeded(
+                    self._what, self._per_project, waiting, retry_after_s=RETRY_AFTER_S
+                ) from None
+            raise TurnTimeout(self._what, self._total) from None
 
     def _enter(self, project_id: str, *, begun: bool = False) -> _Waiter:
         waiter = _Waiter(asyncio.get_running_loop(), asyncio.Event())

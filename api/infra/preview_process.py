@@ -82,8 +82,7 @@ class PreviewProcesses:
     async def run_in_turn(self, project_id: str, work: Callable[[], T]) -> T:
         """Wait for the project's turn, run `work` in a thread reserved for these processes, and return its result.
 
-        Raises ConcurrencyLimitExceeded if too many requests of the project wait already, TooBusy if the turn does not
-        come in time, and the exceptions of `work`.
+        Raises ConcurrencyLimitExceeded or TooBusy if the turn does not come in time, and the exceptions of `work`.
         """
         async with AsyncExitStack() as stack:
             try:

@@ -13,7 +13,7 @@ from api.context import Caller
 from api.errors import RequestTimeout
 from api.http import middleware
 from api.http.middleware import LimitBody, LimitUploads
-from api.infra.fair_limiter import ConcurrencyLimitExceeded, FairLimiter, TurnTimeout
+from api.infra.fair_limiter import ConcurrencyLimitExceeded, FairLimiter
 from tests.api.http.test_errors import error_of
 from tests.conftest import EMBEDDED
 
@@ -130,7 +130,7 @@ def test_body_whose_turn_does_not_come_is_refused() -> None:
         async with turns.turn("project"):
             body = asyncio.Queue[Any]()
             body.put_nowait(sent(b"x"))
-            with pytest.raises(TurnTimeout, match="This project has 1 bodies"):
+            with pytest.raises(ConcurrencyLimitExceeded, match="This project has 1 bodies"):
                 await LimitBody(read_all, 9, turns)(POST | {"path": "/v1/evals"}, body.get, no_answer)
 
     asyncio.run(scenario())

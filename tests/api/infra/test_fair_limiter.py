@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from api.errors import ServiceError
 from api.infra.fair_limiter import ConcurrencyLimitExceeded, FairLimiter, TurnTimeout
 
 
@@ -74,15 +75,18 @@ def test_project_without_a_running_task_enters_above_the_total() -> None:
     assert asyncio.run(run()) == ["a", "a", "b", "c", "|", "a", "b"]
 
 
-@pytest.mark.parametrize(("name", "full"), [("a", "This project has 1"), ("b", "This server has 1")])
-def test_error_of_a_turn_that_does_not_come_says_what_is_full(name: str, full: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "status", "full"), [("a", 429, "This project has 1 things"), ("b", 503, "This server has 1 things")]
+)
+def test_error_of_a_turn_that_does_not_come_says_what_is_full(name: str, status: int, full: str) -> None:
     async def run() -> None:
         turns, done = FairLimiter("things", total=1, per_project=1, max_waiting=1, wait_s=0), asyncio.Event()
         task = asyncio.create_task(_hold(turns, "a", [], done))
         await _settled()
-        with pytest.raises(TurnTimeout, match=f"{full} things at once"):
+        with pytest.raises(ServiceError, match=f"{full} at once") as refused:
             async with turns.turn(name):
                 pass
+        assert (refused.value.status, refused.value.headers) == (status, {"retry-after": "5"})
         done.set()
         await task
 
