@@ -36,7 +36,7 @@ def demo(
     if missing:
         raise CommandError(
             ExitCode.REFUSED,
-            f"the demo needs {', '.join(missing)}: run `pip install '.[all]'` in the folder of Attune's source.",
+            f"the demo needs {', '.join(missing)}: pip install '.[all]' in the folder of Attune's source.",
         )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = data_dir or cache / "attune" / "demo"

@@ -10,7 +10,7 @@ import typer
 import uvicorn
 
 from api.cli import deployment
-from api.cli.console import print_result
+from api.cli.console import print_note, print_result
 from api.cli.errors import Command, CommandError, ExitCode
 from api.cli.options import AsJson, Config, DataDirectory, Host, Port, load_operator_settings
 from api.cli.process_manager import ManagedProcess, ProcessManager
@@ -21,6 +21,7 @@ from api.infra.logs import configure_logging
 from api.infra.tracker_registry import MissingLibrary, require_libraries
 from api.main import create_app
 from api.records.migrate import schema_version
+from api.services.diagnosis import check_libraries
 from api.settings import Settings
 from api.spec.lifecycle import BATCH, DELIVER, EVALUATE, SAMPLE, Stage
 
@@ -87,7 +88,7 @@ def serve_worker(
     delivered to webhooks, experiment trackers and the Hugging Face Hub.
     """
     settings = load_operator_settings(data_dir, config)
-    stages = [str(name) for name in stage or ()] or worker_stages(settings)
+    stages = [str(name) for name in stage or ()] or runnable_stages(settings)
     if stages != [SAMPLE]:  # samplers use no database
         deployment.require(settings)
     if not settings.broker_url.get_secret_value():
@@ -121,9 +122,18 @@ def migrate_schema(as_json: AsJson = False, data_dir: DataDirectory = None, conf
     print_result(document, "The database schema is up to date.", as_json=as_json)
 
 
-def worker_stages(settings: Settings) -> list[str]:
-    """Return the stages that `attune worker` runs if no `--stage` is given."""
-    return [*Stage, *([SAMPLE, BATCH, EVALUATE] if settings.sampler else []), DELIVER]
+def runnable_stages(settings: Settings) -> list[str]:
+    """Return the stages that run if no `--stage` is given.
+
+    If this machine lacks the libraries that load models, print a warning and leave out the stages that need them.
+    Their workers would end at once and be restarted again and again.
+    """
+    stages = [*Stage, *([SAMPLE, BATCH, EVALUATE] if settings.sampler else []), DELIVER]
+    libraries = check_libraries()
+    if libraries.remedy is None:
+        return stages
+    print_note(f"warning: {libraries.detail}. {libraries.remedy}")
+    return [stage for stage in stages if stage not in (Stage.TRAIN, SAMPLE)]
 
 
 def worker_command(stage: str) -> list[str]:

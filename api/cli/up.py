@@ -23,10 +23,9 @@ from api.cli.console import print_error
 from api.cli.errors import Command
 from api.cli.options import Config, DataDirectory, Host, Port, load_operator_settings, make_data_dir
 from api.cli.process_manager import ManagedProcess, ProcessManager
-from api.cli.serve import require_tracker_libraries, worker_command, worker_stages
+from api.cli.serve import require_tracker_libraries, runnable_stages, worker_command
 from api.context import Context
 from api.services import keys
-from api.services.diagnosis import check_libraries
 from api.settings import Settings
 
 app = typer.Typer(add_completion=False)
@@ -37,8 +36,7 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
     """Start everything on this machine: broker, database, API and workers. Ctrl-C stops everything."""
     settings = load_operator_settings(data_dir, config, host=host, port=port)
     require_tracker_libraries(settings)
-    if (libraries := check_libraries()).remedy is not None:
-        _log(f"warning: {libraries.detail}. {libraries.remedy}")
+    stages = runnable_stages(settings)
     make_data_dir(settings)
     with _exclusive(settings.data_dir), _listener(settings) as listener:
         port = listener.getsockname()[1]
@@ -51,7 +49,7 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
             context = Context.open(settings)
             deployment.prepare(context)
             new_key = keys.ensure_local(context, f"{base_url}/v1")
-            if _start(settings, processes, listener, base_url):
+            if _start(settings, stages, processes, listener, base_url):
                 _print_ready(settings, base_url, new_key)
                 processes.watch()
             elif not processes.stopping:
@@ -61,7 +59,9 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
             processes.stop()
 
 
-def _start(settings: Settings, processes: ProcessManager, listener: socket.socket, base_url: str) -> bool:
+def _start(
+    settings: Settings, stages: list[str], processes: ProcessManager, listener: socket.socket, base_url: str
+) -> bool:
     environment = {**os.environ, **settings.environment()}
     api = ManagedProcess(
         "api",
@@ -70,7 +70,7 @@ def _start(settings: Settings, processes: ProcessManager, listener: socket.socke
         _log_file(settings, "api"),
         pass_fds=[listener.fileno()],
     )
-    for stage in worker_stages(settings):
+    for stage in stages:
         processes.start(
             ManagedProcess(
                 f"worker ({stage})",

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from api.settings import Settings
 
 TITLES = {"wandb": "Weights & Biases", "mlflow": "MLflow", "tensorboard": "TensorBoard"}
-"""{name of each supported tracker: its display name}. `pip install attune[NAME]` installs the tracker's library."""
+"""{name of each supported tracker: its display name}. `pip install '.[NAME]'` installs the tracker's library."""
 _LIBRARIES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboardX"}
 
 
@@ -30,5 +30,5 @@ def require_libraries(settings: Settings) -> None:
         titles = " and ".join(TITLES[name] for name in missing)
         raise MissingLibrary(
             f"The settings configure {titles}, but the library is not installed. Install it with "
-            f"pip install 'attune[{','.join(missing)}]', or remove the settings"
+            f"pip install '.[{','.join(missing)}]' in the folder of Attune's source, or remove the settings"
         )

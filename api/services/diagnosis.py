@@ -188,16 +188,12 @@ def _check_disk(settings: Settings) -> Check:
 
 
 def check_libraries() -> Check:
-    """Check that the libraries of a worker are installed, for training and for the conversion of base models."""
+    """Check that the libraries are installed with which a worker loads models."""
     missing = [name for name in TRAINER_LIBRARIES if find_spec(name) is None]
     if missing:
-        remedy = "Install Attune with the libraries of workers: pip install '.[worker]' in its folder."
-        return Check(
-            "trainer",
-            "warning",
-            f"{', '.join(missing)} not installed: no training and no conversion of base models on this machine",
-            remedy,
-        )
+        detail = f"{', '.join(missing)} not installed: nothing on this machine can train, chat or convert base models"
+        remedy = "Install Attune with the libraries of workers: pip install '.[worker]' in the folder of its source."
+        return Check("trainer", "warning", detail, remedy)
     return Check("trainer", "ok", f"{', '.join(TRAINER_LIBRARIES)} installed")
 
 

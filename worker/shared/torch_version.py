@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 MIN_TORCH = (2, 12)
 """The first version whose `varlen_attn` has the arguments for windows and shared key heads that
 worker.engine.model.attention passes."""
+INSTALL = "pip install '.[worker]' in the folder of Attune's source"
 
 
 class UnsupportedTorch(SystemExit):
@@ -17,10 +18,10 @@ def require_torch(installed: str | None = None) -> None:
     try:
         installed = installed or version("torch")
     except PackageNotFoundError:
-        raise UnsupportedTorch("This worker needs torch: install attune[worker].") from None
+        raise UnsupportedTorch(f"This worker needs torch: {INSTALL}.") from None
     numbers = re.match(r"(\d+)\.(\d+)", installed)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < MIN_TORCH:
         required = ".".join(map(str, MIN_TORCH))
         raise UnsupportedTorch(
-            f"torch {installed} is too old: packed attention needs {required} or newer. Install attune[worker]."
+            f"torch {installed} is too old: packed attention needs {required} or newer. Run {INSTALL}."
         )

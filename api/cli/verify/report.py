@@ -110,7 +110,10 @@ def _compare(
         notes.append(f"there is no {LOGPROBS} to compare with")
         return None
     if not can_load_models():
-        reason = "torch is not installed here, so nothing was loaded and compared (pip install 'attune[worker]')"
+        reason = (
+            "torch is not installed here, so nothing was loaded and compared "
+            "(pip install '.[worker]' in the folder of Attune's source)"
+        )
         if required:
             raise CommandError(ExitCode.REFUSED, f"{reason}. Omit --base to check the files alone.")
         notes.append(reason)

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from api.cli.main import app
+from api.cli.serve import runnable_stages
 from api.records import Database
 from api.records.migrate import migrate
 from api.services import diagnosis
@@ -79,6 +80,15 @@ def test_little_space_is_a_warning_and_none_a_problem(settings: Settings, monkey
 @pytest.mark.parametrize(("seconds", "status"), [(0, "ok"), (-30, "warning"), (4000, "problem")])
 def test_clocks_may_differ_by_seconds(seconds: float, status: str) -> None:
     assert check_clock(seconds, "server").status == status
+
+
+def test_without_the_libraries_that_load_models_no_worker_that_needs_them_starts(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {"train", "sample"} < {*runnable_stages(settings)}
+    monkeypatch.setattr(diagnosis, "TRAINER_LIBRARIES", ("torch", "no_such_library"))
+    assert runnable_stages(settings) == ["prepare", "batch", "evaluate", "deliver"]
+    assert "no_such_library not installed" in capsys.readouterr().err
 
 
 def test_a_client_without_a_server_is_told_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_a_tracker_without_its_library_is_refused_at_the_start(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.infra.tracker_registry._LIBRARIES", {"wandb": "no_such_library"})
-    with pytest.raises(MissingLibrary, match=r"pip install 'attune\[wandb\]'"):
+    with pytest.raises(MissingLibrary, match=r"pip install '\.\[wandb\]'"):
         require_libraries(settings.model_copy(update={"wandb_mode": "offline"}))
 
 
