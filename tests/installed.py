@@ -39,5 +39,5 @@ folder = Path(sys.argv[1])
 for name, module in sys.modules.items():
     if name.partition(".")[0] in PACKAGES:
         assert module.__spec__ is not None
-        places = module.__spec__.submodule_search_locations or [module.__spec__.origin]
-        assert all(Path(str(place)).is_relative_to(folder) for place in places), module
+        places = module.__spec__.submodule_search_locations or [str(module.__spec__.origin)]
+        assert all(Path(place).is_relative_to(folder) for place in places), module
