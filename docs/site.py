@@ -1,7 +1,7 @@
 """Pages of the site: `python -m docs.site`, as a part of `make site`.
 
 The pages of docs/ have links that work on GitHub. Here each page is copied with links that work on the site: a linked
-file outside of docs/ becomes a page if `PAGES` names it, and a text file otherwise.
+file outside of docs/ becomes a page if `OUTSIDE` names it, and a text file otherwise.
 """
 
 import os
@@ -11,17 +11,15 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from api.dashboard.documentation import OUTSIDE
+from api.dashboard.reference import pages
 from api.main import create_app
 from api.settings import Settings
 from api.spec.fields import JsonObject
-from docs.endpoints import pages
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 OUTPUT = ROOT / "build" / "pages"
-
-PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
-"""Pages outside of docs/, with their names on the site."""
 
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 
@@ -30,7 +28,7 @@ def build(output: Path) -> None:
     """Write the pages, and the files that they link, into an empty folder."""
     shutil.rmtree(output, ignore_errors=True)
     sources = {path: output / path.relative_to(DOCS) for path in DOCS.rglob("*.md")}
-    sources |= {ROOT / name: output / target for name, target in PAGES.items()}
+    sources |= {ROOT / name: output / target for name, target in OUTSIDE.items()}
     for source, target in sources.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_relinked(source, sources, output), encoding="utf-8")

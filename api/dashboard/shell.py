@@ -53,24 +53,17 @@ def install(app: FastAPI) -> None:
 @cache
 def _routes() -> list[BaseRoute]:
     """Return the routes of the page and its assets. All apps of a process share them, since no setting changes them."""
-    root = f"/assets/{_content_hash()}"
     styles = "".join(_asset(name).read_text() for name in STYLES)
 
     async def style(request: Request) -> Response:
         return Response(styles, media_type="text/css")
 
     assets = Router([Route("/style.css", style), Mount("/", StaticFiles(directory=ASSETS, packages=[CHARTS]))])
-    mount = Mount(root, Immutable(GZipMiddleware(assets, minimum_size=1024)))
-    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True)
-    template = templates.get_template("shell.html")
-    pages = {
-        theme: _Page(template.render(root=root, views=VIEWS, theme=theme, version=version("attune")))
-        for theme in (None, *THEMES)
-    }
+    mount = Mount(_root(), Immutable(GZipMiddleware(assets, minimum_size=1024)))
+    pages = {theme: page_of("shell.html", theme) for theme in (None, *THEMES)}
 
     async def show(request: Request) -> Response:
-        theme = request.cookies.get("theme")
-        return pages[theme if theme in THEMES else None].answer(request)
+        return pages[theme_of(request)].answer(request)
 
     paths = (
         "/",
@@ -88,18 +81,35 @@ def is_page(path: str) -> bool:
     return any(view.name == first and (view.item or not rest) for view in VIEWS)
 
 
-class _Page:
-    """The page's HTML and its ETag. It is the same for everybody, except for the theme."""
+def theme_of(request: Request) -> str | None:
+    """Return the theme that the reader chose; None if the browser's applies."""
+    theme = request.cookies.get("theme")
+    return theme if theme in THEMES else None
 
-    def __init__(self, html: str) -> None:
-        self.body = html.encode()
+
+def page_of(template: str, theme: str | None, *, status: int = 200, **values: object) -> "Page":
+    """Return a template as a page. All templates have the frame of `shell.html`."""
+    frame = {"root": _root(), "views": VIEWS, "theme": theme, "version": version("attune")}
+    return Page(_templates().get_template(template).render(**frame, **values), status)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True)
+
+
+class Page:
+    """HTML and its ETag. It is the same for everybody, except for the theme."""
+
+    def __init__(self, html: str, status: int = 200) -> None:
+        self.body, self.status = html.encode(), status
         self.etag = f'"{hashlib.sha256(self.body).hexdigest()[:16]}"'
 
     def answer(self, request: Request) -> Response:
         headers = {**PAGE_HEADERS, "etag": self.etag}
-        if request.headers.get("if-none-match") == self.etag:
+        if self.status == 200 and request.headers.get("if-none-match") == self.etag:
             return Response(status_code=304, headers=headers)
-        return Response(self.body, media_type="text/html", headers=headers)
+        return Response(self.body, self.status, media_type="text/html", headers=headers)
 
 
 class Immutable:
@@ -133,9 +143,11 @@ def _charts() -> Path:
     return Path(found.origin).parent / CHARTS[1]
 
 
-def _content_hash() -> str:
+@cache
+def _root() -> str:
+    """Return the address of the assets, with a hash of their content."""
     digest = hashlib.sha256()
     for folder in (ASSETS, _charts()):
         for path in sorted((*folder.rglob("*.js"), *folder.rglob("*.css"))):
             digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+    return f"/assets/{digest.hexdigest()[:12]}"

@@ -88,6 +88,8 @@ def prepare(client: OpenAI, hook_url: str) -> dict[str, str]:
         "eval": f"/evals/{eval_id}?run={runs[0]}",
         "eval-compared": f"/evals/{eval_id}?run={runs[0]}&with={runs[1]}",
         "model": f"/models/{client.fine_tuning.jobs.retrieve(good).fine_tuned_model}",
+        "docs": "/docs",
+        "docs-entry": "/docs/troubleshooting#out_of_memory",
     }
     return {view.name: f"/{view.name}" for view in VIEWS} | paths
 

@@ -88,6 +88,27 @@ def test_a_classifier_shows_its_classes_and_leads_to_its_model(visitor: Visitor,
     expect(error).to_be_hidden()
 
 
+def test_an_error_leads_to_its_file_and_to_its_explanation(visitor: Visitor, server: Server) -> None:
+    context, page = server[1], visitor.page
+    error = {"code": "invalid_n_examples", "message": "The file has 2 rows", "param": "training_file"}
+    job_id = a_job(context.database, a_project(context.database), JobStatus.FAILED, error=error)
+    page.goto(f"/jobs/{job_id}")
+    expect(page.get_by_role("alert").get_by_role("link", name="file-none")).to_have_attribute(
+        "href", "/files/file-none"
+    )
+    page.get_by_role("link", name="invalid_n_examples").click()
+    row = page.get_by_role("row", name="fewer than 10 usable examples")
+    expect(row).to_be_in_viewport()
+    page.get_by_role("button", name="Copy").first.click()
+    assert page.evaluate("navigator.clipboard.readText()").startswith('{\n  "error"')
+    page.get_by_role("link", name="Metrics", exact=True).click()
+    expect(page.get_by_role("heading", name="Metrics", exact=True)).to_be_visible()
+    page.locator("details.account").wait_for()
+    page.keyboard.press("g")
+    page.keyboard.press("j")
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+
+
 def test_a_running_job_says_how_long_and_that_it_pauses(visitor: Visitor, server: Server) -> None:
     context, page = server[1], visitor.page
     progress = {"step": 1, "total_steps": 10, "phase": "training"}

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from api.dashboard.reference import METHODS, pages
 from api.spec.fields import JsonObject
-from docs.endpoints import METHODS, pages
 from docs.site import openapi
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from api.dashboard import documentation
 from tests.docs.error_codes import codes
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
@@ -20,3 +21,8 @@ def test_every_code_has_an_entry() -> None:
 
 def test_every_entry_has_a_code() -> None:
     assert documented() - codes() == set()
+
+
+def test_the_dashboard_links_each_code_to_its_entry() -> None:
+    html = documentation.render("troubleshooting", PAGE.read_text(encoding="utf-8")).html
+    assert codes() <= set(re.findall(r' id="(\w+)"', html))

@@ -101,6 +101,9 @@ export const modelAddress = (id) => `/models/${encodeURIComponent(id)}`;
 /** A model's id as a link to it, and a button that copies it. */
 export const modelLink = (id) => [h("a.anywhere", { href: modelAddress(id) }, h("code", {}, id)), " ", h("span.muted", {}, copyable(id, "Copy"))];
 
+/** An error's or a finding's code, as a link to its entry in the documentation. */
+export const codeLink = (code) => h("a.anywhere", { href: `/docs/troubleshooting#${encodeURIComponent(code)}`, title: "Cause, and what to do" }, h("code", {}, code));
+
 /** Copy a text, and say so for a moment at the element. */
 export async function copy(text, element) {
   // Browsers offer the clipboard to secure origins only: HTTPS and this machine.
@@ -159,7 +162,8 @@ export const command = (text) => h("div.command", {}, h("code", {}, text), h("bu
 export function failure(error, retry) {
   return h("div.failure", { role: "alert" },
     h("p", {}, error.message),
-    error.requestId && h("p.muted", {}, "Request ", copyable(error.requestId)),
+    (error.code || error.requestId) && h("p.muted.small", {}, error.code && codeLink(error.code), error.code && error.requestId && " · ",
+      error.requestId && ["Request ", copyable(error.requestId)]),
     retry && h("button", { type: "button", onclick: retry }, "Try again"));
 }
 

@@ -1,6 +1,6 @@
 /** What is wrong with a file: one line for each kind of problem, with its first rows below. */
 
-import { h, status } from "./elements.js";
+import { codeLink, h, status } from "./elements.js";
 import { count, plural } from "./format.js";
 
 const LINES_SHOWN = 12;
@@ -20,6 +20,7 @@ function kind(group, report, open) {
     h("span.shape", { dataset: { tone: error ? "bad" : "held" }, "aria-hidden": "true" }, error ? "✕" : "◐"),
     h("span", {}, h("span.unseen", {}, `${group.severity}: `), title(group)),
     h("span.muted.lines", {}, lines(group, unit))),
+  h("p.muted.small.about-kind", {}, codeLink(group.code)),
   h("ol.examples", {}, group.examples.map((example) => h("li", {},
     h("span.line-number", {}, example.line === null ? "file" : count(example.line)),
     h("div", {}, group.examples.length > 1 && group.count > 1 && h("p", {}, example.message), example.text && row(example)))))));

@@ -30,15 +30,16 @@ function load() {
  * @param {object} options
  * @param {string} options.title
  * @param {string} [options.unit]
+ * @param {string} [options.href] address of an explanation
  * @param {Series[]} options.series
  * @param {string} options.group
  * @param {(value: number) => string} [options.show] writes a value
  * @param {(range: [number, number]|null) => void} [options.onZoom] gets the steps that are shown; null: all
  */
-export function chart({ title, unit = "", series, group, show = format.metric, onZoom = () => {} }) {
+export function chart({ title, unit = "", href, series, group, show = format.metric, onZoom = () => {} }) {
   const reading = h("output.reading");
   const plot = h("div.plot", { role: "img" });
-  const element = h("figure.chart", {}, h("figcaption", {}, h("span", {}, title, unit && h("span.muted", {}, ` ${unit}`)), reading), plot);
+  const element = h("figure.chart", {}, h("figcaption", {}, h("span", {}, href ? h("a.plain", { href, title: "What it means" }, title) : title, unit && h("span.muted", {}, ` ${unit}`)), reading), plot);
   const state = { x: [], columns: [], smoothing: 0, log: false, marks: [], range: null };
   let drawn = null;
 

@@ -75,10 +75,17 @@ export function measurements(names) {
   return [...(found.has("loss") ? ["loss"] : []), ...own, ...LAST.filter((name) => found.has(name))];
 }
 
-/** The title of a measurement's chart, and its unit. */
-export function heading(name) {
+/** The section of docs/metrics.md that explains the measurements of a method. */
+const EXPLAINED = {
+  supervised: "supervised", classification: "classification", dpo: "dpo", kto: "kto", orpo: "orpo-and-simpo", simpo: "orpo-and-simpo",
+  reward: "reward-models", ppo: "ppo-and-reinforcement", reinforcement: "ppo-and-reinforcement",
+};
+
+/** The title of a measurement's chart, its unit, and the address of its explanation. */
+export function heading(name, method) {
   const [title, unit = ""] = NAMES[name] ?? [sentence(name)];
-  return { title, unit };
+  const section = LAST.includes(name) || !EXPLAINED[method] ? "every-method" : EXPLAINED[method];
+  return { title, unit, href: `/docs/metrics#${section}-${name}` };
 }
 
 export const hasValues = (column) => column.some((value) => value !== null && value !== undefined);

@@ -98,9 +98,9 @@ function overlaid(page, loaded) {
   }
 
   function make(key, name, prefix, dots) {
-    const { title, unit } = heading(name);
+    const { title, unit, href } = heading(name, loaded[0].job.method.type);
     const drawn = chart({
-      title: prefix ? prefix + title.toLowerCase() : title, unit, group: "compare", onZoom: controls.zoom,
+      title: prefix ? prefix + title.toLowerCase() : title, unit, href, group: "compare", onZoom: controls.zoom,
       series: loaded.map((entry, index) => ({ label: entry.name, tone: `series-${index + 1}`, dots, smooth: !dots })),
     });
     charts.set(key, drawn);

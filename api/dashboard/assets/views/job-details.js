@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
-import { button, confirm, fill, h, modelAddress, writes } from "../elements.js";
+import { button, codeLink, confirm, fill, h, modelAddress, writes } from "../elements.js";
 import * as format from "../format.js";
 import { classes } from "./job-classes.js";
 import { FINAL, attemptList, checkpointList, eventList, logText } from "./job-history.js";
@@ -62,7 +62,7 @@ export function actions(page, path, refresh) {
 /** One line for the eye: how far it is, why it waits, what failed, or how much better the model became. */
 export function verdict(job) {
   const { status, progress, error, queue, expected_finish: expected, pause_requested: pausing } = job;
-  if (error) return h("div.notice", { role: "alert", dataset: { tone: "bad" } }, h("p", {}, error.message), h("p.muted.small", {}, h("code", {}, error.code), error.param && ` · field ${error.param}`));
+  if (error) return h("div.notice", { role: "alert", dataset: { tone: "bad" } }, h("p", {}, error.message), h("p.muted.small", {}, codeLink(error.code), error.param && [" · ", blamed(job)]));
   if (status === "succeeded") return outcome(job);
   if (queue) return waiting(queue);
   if (status === "queued") return h("p.verdict.muted", {}, "Waiting for a free worker");
@@ -73,6 +73,12 @@ export function verdict(job) {
   const parts = [phase, `step ${format.exact(progress.step)} of ${format.exact(progress.total_steps)}`, status === "running" && !pausing && expected && `${format.until(expected)} left`];
   return h("div.verdict", {}, h("p", {}, parts.filter(Boolean).join(" · ")),
     h("progress", { value: progress.step, max: progress.total_steps, "aria-label": "Training steps" }));
+}
+
+/** The field that an error names; a file as a link to its findings. */
+function blamed({ error: { param }, [param]: file }) {
+  const link = ["training_file", "validation_file"].includes(param) && file && h("a", { href: `/files/${file}` }, h("code", {}, file));
+  return link ? [`${format.sentence(param).toLowerCase()} `, link] : `field ${param}`;
 }
 
 /** Why a job waits, and when it will probably start and finish. */

@@ -16,7 +16,7 @@ export async function show(page) {
   const [first, metrics] = await Promise.all([api.get(path, {}, signal), api.get(`${path}/metrics`, { max_points: POINTS }, signal)]);
   setTitle(`Job ${first.user_provided_suffix ?? id}`);
   const title = h("div"), verdict = h("div"), details = h("div.view"), aside = h("aside", { "aria-label": "About the job" });
-  const curves = drawnCurves(page), controls = h("div");
+  const curves = drawnCurves(page, first.method.type), controls = h("div");
   root.append(h("div.group-of-head", {}, h("div.head", {}, title, controls), verdict), h("div.beside", {}, h("div.view", {}, curves.element, details), aside));
   curves.add(metrics.data);
 
@@ -127,7 +127,7 @@ function file(id) {
 }
 
 /** The charts of all measurements; each is made when its first value comes. */
-function drawnCurves(page) {
+function drawnCurves(page, method) {
   const series = new Series(), charts = new Map();
   const grid = h("div.charts"), waiting = h("p.muted", {}, "Curves appear with the first step.");
   const controls = chartControls(page, schedule);
@@ -157,7 +157,7 @@ function drawnCurves(page) {
   function make(name, validated, known) {
     const train = { label: validated ? "train" : heading(name).title, smooth: true };
     const valid = { label: "validation", tone: "ink", dashed: true, dots: true };
-    const drawn = chart({ ...heading(name), group: `job-${page.id}`, series: validated ? [train, valid] : [train], onZoom: controls.zoom });
+    const drawn = chart({ ...heading(name, method), group: `job-${page.id}`, series: validated ? [train, valid] : [train], onZoom: controls.zoom });
     if (known) {
       known.drawn.element.replaceWith(drawn.element);
       known.drawn.destroy();

@@ -1,4 +1,4 @@
-"""The reference of the HTTP API as Markdown, from its OpenAPI document. docs/site.py adds the two pages to the site."""
+"""The reference of the HTTP API as two pages of Markdown, from its OpenAPI document."""
 
 import json
 from collections.abc import Iterator, Mapping
