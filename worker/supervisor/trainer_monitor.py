@@ -5,7 +5,6 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,9 +34,9 @@ from worker.supervisor.child import Child
 from worker.supervisor.estimates import Measured
 from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE, AttemptFailed, requeue
 from worker.supervisor.judging import JudgeDesk
-from worker.supervisor.outputs import publish, store_checkpoint, store_state
+from worker.supervisor.outputs import publish
 from worker.supervisor.progress import Progress
-from worker.supervisor.uploads import Uploads, WaitingState
+from worker.supervisor.uploads import Uploads
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +48,7 @@ FIRST_PHASE_AFTER_TRAINING = "exporting"
 """The first phase after the training time that an estimate predicts. The comparison with the base model is part of that
 time."""
 PUBLISH_PATIENCE_S = 900
-"""Seconds for which a finished model waits for an unreachable database or storage."""
+"""Seconds for which an ended trainer's states, checkpoints and model wait for an unreachable database or storage."""
 
 
 class TrainerMonitor:
@@ -63,8 +62,7 @@ class TrainerMonitor:
         self.measured: Measured | None = None
         """Time and memory of the training. None unless it has succeeded."""
         self._progress = Progress(attempt, predicted)
-        self._uploads = Uploads(attempt.job.id, attempt.beat.lost)
-        self._state = WaitingState(attempt.folder / "uploading")
+        self._uploads = Uploads(attempt, lambda: self._progress.flush(force=True))
         self._judges = JudgeDesk(attempt, trainer)
         self._started_at = time.monotonic()
         self._phases: dict[str, float] = {}
@@ -136,13 +134,8 @@ class TrainerMonitor:
                 self._progress.add(report)
             case QuestionReport():
                 self._judges.ask(report.question)
-            case StateReport():
-                self._state.put(report.step, self._attempt.folder / report.path)
-                self._uploads.add(lambda: self._store(self._store_state))
-            case CheckpointReport():
-                folder = self._attempt.folder / report.path
-                store = partial(store_checkpoint, self._attempt, report, folder)
-                self._uploads.add(lambda: self._store(store, retries=True))
+            case StateReport() | CheckpointReport():
+                self._uploads.put(report)
             case DoneReport():
                 self._finish_uploads()
                 self._finish(report, now)
@@ -150,7 +143,6 @@ class TrainerMonitor:
             case StoppedReport():
                 self._finish_uploads()
                 self._retrying(lambda: self._progress.flush(force=True))
-                self._retrying(self._store_state)
                 self._retrying(lambda: self._requeue(STOPPED))
                 return True
             case ErrorReport():
@@ -166,7 +158,7 @@ class TrainerMonitor:
         self._progress.add(report)
 
     def _finish_uploads(self) -> None:
-        self._uploads.finish()
+        self._retrying(self._uploads.finish)
         if self._beat.lost.is_set():
             raise StaleFence(self._job.id)
 
@@ -188,35 +180,10 @@ class TrainerMonitor:
             device=report.device,
         )
 
-    def _store_state(self) -> None:
-        self._state.store(partial(store_state, self._attempt))
-
-    def _store(self, store: Callable[[], None], *, retries: bool = False) -> None:
-        """Store a state or a checkpoint; called in the thread of `Uploads`. If that fails, training continues. The next
-        upload of a state, or the end of the training, stores the newest state; a checkpoint is retried at once."""
-
-        def act() -> None:
-            # The metrics first, because an attempt that resumes from this state does not report its steps again.
-            self._progress.flush(force=True)
-            store()
-
-        try:
-            if retries:
-                self._retrying(act)
-            else:
-                act()
-        except (StorageUnavailable, SQLAlchemyError) as error:
-            if isinstance(error, SQLAlchemyError) and not is_outage(error):
-                raise
-            log.warning("not_stored", job_id=self._job.id, error=type(error).__name__)
-        except FileNotFoundError:
-            # The trainer keeps only its newest checkpoints, and deleted this one while earlier ones were being stored.
-            log.info("checkpoint_replaced", job_id=self._job.id)
-
     def _retrying(self, act: Callable[[], None]) -> None:
-        """Call `act`. During outages, retry it until the attempt no longer owns the job or PUBLISH_PATIENCE_S have
-        passed."""
-        give_up_at = time.monotonic() + PUBLISH_PATIENCE_S
+        """Call `act`. During an outage, retry it until the attempt no longer owns the job or PUBLISH_PATIENCE_S have
+        passed since the first failure."""
+        give_up_at: float | None = None
         while True:
             try:
                 act()
@@ -224,7 +191,9 @@ class TrainerMonitor:
             except (StorageUnavailable, SQLAlchemyError) as error:
                 if isinstance(error, SQLAlchemyError) and not is_outage(error):
                     raise
-                if self._beat.lost.is_set() or time.monotonic() > give_up_at:
+                now = time.monotonic()
+                give_up_at = now + PUBLISH_PATIENCE_S if give_up_at is None else give_up_at
+                if self._beat.lost.is_set() or now > give_up_at:
                     raise
                 log.warning("retrying", job_id=self._job.id, error=type(error).__name__)
                 self._beat.lost.wait(RETRY_S)

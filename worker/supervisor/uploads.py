@@ -4,45 +4,113 @@ import itertools
 import os
 import shutil
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.infra.storage import StorageUnavailable
+from api.records import events, jobs
+from api.records.database import is_outage
+from api.records.jobs import StaleFence
+from worker.shared.reports import CheckpointReport, StateReport
+from worker.supervisor.attempt import AttemptContext
+from worker.supervisor.outputs import store_checkpoint, store_state
 
 log = structlog.get_logger(__name__)
 
 LOOK_S = 0.5
 """Seconds between checks of whether the attempt still owns the job."""
+RETRY_S = 10.0
+"""Seconds between tries during an outage of the storage or the database."""
 
 
 class Uploads:
-    """A context manager. Uploads run one after the other, in the order in which they were added. The end of the context
-    waits for them, unless the attempt no longer owns the job."""
+    """A context manager. What the trainer has reported is stored one by one: checkpoints, then the newest state. During
+    an outage all of it waits, and each further try begins with the state, which saves more work than a checkpoint.
 
-    def __init__(self, job_id: str, lost: threading.Event) -> None:
-        """`lost`: set once the attempt no longer owns the job."""
-        self._lost = lost
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"uploads-{job_id}")
-        self._waiting: deque[Future[None]] = deque()
+    The end of the context makes one more try, unless the attempt no longer owns the job. An event then names the
+    checkpoints that are lost.
+    """
 
-    def add(self, upload: Callable[[], None]) -> None:
-        self._waiting.append(self._executor.submit(upload))
+    def __init__(self, attempt: AttemptContext, flush: Callable[[], None]) -> None:
+        """`flush` writes the metrics of the reported steps. They are written before a state is stored, because an
+        attempt that resumes from the state does not report its steps again."""
+        self._attempt, self._flush = attempt, flush
+        self._lost = attempt.beat.lost
+        self._state = WaitingState(attempt.folder / "uploading")
+        self._checkpoints: deque[CheckpointReport] = deque()
+        self._failed = False
+        """Whether the last try met an outage."""
+        self._retry_at_s = 0.0
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"uploads-{attempt.job.id}")
+        self._running: Future[None] | None = None
+
+    def put(self, report: StateReport | CheckpointReport) -> None:
+        """Let the state or checkpoint wait until `check` or `finish` is called. It replaces an older waiting state."""
+        if isinstance(report, CheckpointReport):
+            self._checkpoints.append(report)
+        else:
+            self._state.put(report.step, self._attempt.folder / report.path)
 
     def check(self) -> None:
-        """Raise the error of an upload, if one has failed."""
-        while self._waiting and self._waiting[0].done():
-            self._waiting.popleft().result()
+        """Begin to store what waits; during an outage, RETRY_S after the last try. Raise the error of an upload, if one
+        has failed for another reason."""
+        if self._running is not None and self._running.done():
+            ended, self._running = self._running, None
+            ended.result()
+        waits = self._checkpoints or self._state.waits
+        if self._running is None and waits and time.monotonic() >= self._retry_at_s:
+            self._running = self._executor.submit(self._try)
 
     def finish(self) -> None:
-        """Wait until all uploads have ended or the attempt no longer owns the job. Raise the error of an upload, if one
-        has failed."""
-        while self._waiting and not self._lost.is_set():
-            wait([self._waiting[0]], timeout=LOOK_S)
+        """Store what waits, with a single try, unless the attempt no longer owns the job. Raise the error of an upload,
+        if one fails."""
+        while self._running is not None and not self._lost.is_set():
+            wait([self._running], timeout=LOOK_S)
             self.check()
+        if not self._lost.is_set():
+            self._store_all()
+
+    def _try(self) -> None:
+        try:
+            self._store_all()
+        except (StorageUnavailable, SQLAlchemyError) as error:
+            if isinstance(error, SQLAlchemyError) and not is_outage(error):
+                raise
+            log.warning("not_stored_yet", job_id=self._attempt.job.id, error=type(error).__name__)
+            self._retry_at_s = time.monotonic() + RETRY_S
+
+    def _store_all(self) -> None:
+        """Store the checkpoints and the newest state; after an outage, the state first. Before it, checkpoints come
+        first, because an attempt that resumes from the state does not write them again."""
+        state_first, self._failed = self._failed, True
+        while self._checkpoints:
+            report = self._checkpoints[0]
+            if state_first:
+                self._store_state()
+            self._flush()
+            try:
+                store_checkpoint(self._attempt, report, self._attempt.folder / report.path)
+            except FileNotFoundError:
+                # The trainer keeps only its newest checkpoints, and deleted this one while earlier uploads were slow.
+                log.info("checkpoint_replaced", job_id=self._attempt.job.id, step=report.step)
+            self._checkpoints.popleft()
+        self._store_state()
+        self._failed = False
+
+    def _store_state(self) -> None:
+        if self._state.waits:
+            self._flush()
+            self._state.store(partial(store_state, self._attempt))
 
     def __enter__(self) -> Self:
         return self
@@ -58,6 +126,18 @@ class Uploads:
             log.exception("upload_failed")  # the error of the attempt says why it ended
         finally:
             self._executor.shutdown(cancel_futures=True)
+            self._report_lost()
+
+    def _report_lost(self) -> None:
+        """Add an event that names the checkpoints that still wait. The run folder is about to be deleted."""
+        if not self._checkpoints:
+            return
+        job, steps = self._attempt.job, ", ".join(str(report.step) for report in self._checkpoints)
+        log.warning("checkpoints_lost", job_id=job.id, steps=steps)
+        message = f"Checkpoints at these steps could not be stored, because the storage was unreachable: {steps}"
+        with suppress(SQLAlchemyError, StaleFence), self._attempt.node.context.database.write() as session:
+            jobs.lock_for_attempt(session, job.id, self._attempt.claim.fence)
+            events.add_event(session, job.id, message, level="warn")
 
 
 class WaitingState:
@@ -70,6 +150,10 @@ class WaitingState:
         self._lock = threading.Lock()
         self._waiting: tuple[int, Path] | None = None
         """Step and folder."""
+
+    @property
+    def waits(self) -> bool:
+        return self._waiting is not None
 
     def put(self, step: int, state: Path) -> None:
         """Replace the state that waits, if one does. A state that the trainer has deleted already is skipped."""

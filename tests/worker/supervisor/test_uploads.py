@@ -1,15 +1,12 @@
 """Storage that is slower than the trainer saves states."""
 
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
 
 from api.infra.storage import StorageUnavailable
-from api.spec.lifecycle import FailureReason
-from worker.supervisor.faults import AttemptFailed
-from worker.supervisor.uploads import Uploads, WaitingState
+from worker.supervisor.uploads import WaitingState
 
 
 def a_state(folder: Path, step: int) -> Path:
@@ -79,18 +76,3 @@ def test_without_hard_links_a_state_that_is_gone_is_skipped(
     waiting.put(2, gone)
     assert store.stored == [(1, "1")]
     assert kept.exists()
-
-
-@pytest.mark.parametrize("error", [AttemptFailed(FailureReason.DIVERGED), None])
-def test_the_error_of_an_attempt_is_raised_rather_than_that_of_an_upload(error: AttemptFailed | None) -> None:
-    def fail() -> None:
-        raise OSError("an upload failed")
-
-    def attempt() -> None:
-        with Uploads("ftjob-1", threading.Event()) as uploads:
-            uploads.add(fail)
-            if error is not None:
-                raise error
-
-    with pytest.raises(AttemptFailed if error else OSError):
-        attempt()
