@@ -9,7 +9,7 @@ from worker.engine.data import Data
 from worker.engine.identity import recipe_digest
 from worker.engine.interruptible import interruptible
 from worker.engine.objective import Objective
-from worker.engine.training_state import Progress, begin_state, save_references, saved_step
+from worker.engine.training_state import Progress, begin_state, save_references, saved_progress
 from worker.shared.judgements import Interrupted
 from worker.shared.pipe import Pipe
 from worker.shared.reports import StateReport
@@ -23,7 +23,10 @@ PASS_SHARE = 20.0
 def compute_references(run: Path, data: Data, objective: Objective, pipe: Pipe) -> None:
     """Compute the reference's log-probabilities that the prepared data lacks. The model must have the weights of step
     0. After a pause or stop command, return at once; the data then keeps what was computed until then."""
-    may_save = saved_step(run / "resume") == 0  # a state of step 0 must not replace a later one
+    saved = saved_progress(run / "resume")
+    if saved is not None:  # rows are packed as in the attempt that ran out of memory, whose results differ by rounding
+        objective.budget_tokens = min(objective.budget_tokens, saved.micro_batch_tokens)
+    may_save = saved is None or saved.step == 0  # a state of step 0 must not replace a later one
     save_at_s = time.monotonic() + SAVE_S
 
     def save_if_due() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -141,7 +142,7 @@ def load_state(folder: Path) -> State:
     _restore_rng(load_file(folder / "rng.safetensors"), state["python_gauss"])
     best = folder / "best.safetensors"
     return State(
-        Progress(**{name: value for name, value in state["progress"].items() if name in PROGRESS_FIELDS}),
+        _progress_of(state),
         load_file(folder / "weights.safetensors"),
         load_file(folder / "optimizer.safetensors"),
         best if best.exists() else None,
@@ -149,12 +150,16 @@ def load_state(folder: Path) -> State:
     )
 
 
-def saved_step(folder: Path) -> int:
-    """Return the step of the state in the folder; 0 if there is no state."""
+def saved_progress(folder: Path) -> Progress | None:
+    """Return the progress of the state in the folder; None if there is no state."""
     try:
-        return int(json.loads((folder / "state.json").read_bytes())["progress"]["step"])
+        return _progress_of(json.loads((folder / "state.json").read_bytes()))
     except FileNotFoundError:
-        return 0
+        return None
+
+
+def _progress_of(state: Mapping[str, Any]) -> Progress:
+    return Progress(**{name: value for name, value in state["progress"].items() if name in PROGRESS_FIELDS})
 
 
 def save_references(references: Mapping[str, npt.NDArray[np.float32]], out: Path) -> Path | None:

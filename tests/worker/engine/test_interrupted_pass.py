@@ -107,6 +107,31 @@ def test_a_killed_pass_is_continued_from_its_last_state(
     assert adapter(run) == adapter(tmp_path / "whole")
 
 
+def test_a_pass_that_ran_out_of_memory_continues_with_smaller_batches(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SAVE_S", "PASS_SHARE"):
+        monkeypatch.setattr(reference_pass, name, 0)
+    budgets: list[int] = []
+    faults: dict[int, BaseException] = {1: MemoryError(), 3: KeyboardInterrupt()}
+    whole = METHODS["dpo"].reference
+
+    def failing(self: Objective, rows: Rows) -> Any:
+        budgets.append(self.budget_tokens)
+        if (fault := faults.pop(len(budgets) - 1, None)) is not None:
+            raise fault
+        return whole(self, rows)
+
+    monkeypatch.setattr(METHODS["dpo"], "reference", failing)
+    pairs.make(tmp_path / "first", tiny_llama, "lora", "dpo", seed=5, steps=2)
+    killed: Any = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "first", killed)
+    run = attempt_after(tmp_path / "first", tmp_path / "next", killed.of("state")[-1]["path"])
+    train_here(run)
+    assert budgets == [256, 256, *[128] * GROUPS]
+
+
 def test_an_evaluation_is_repeated(tiny_llama: Path, tmp_path: Path) -> None:
     for name in ("whole", "first"):
         training = {"eval_every": 1, "max_steps": 2, "learning_rate": 1e-3}
