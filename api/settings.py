@@ -313,7 +313,8 @@ class Settings(BaseSettings):
     adapter or a permission needs are kept. 0: they are kept as long as the model."""
     keep_arrays_days: Days = 30
     """Days until the prepared rows of a file are deleted, unless an unfinished job needs them. A later job on the same
-    file prepares them again. 0: forever."""
+    file prepares them again. Workers keep the measurements of base models, with answers to a few rows, for as long
+    after their last use. 0: forever."""
     keep_logs_days: Days = 90
     """Days until the logs of a job are deleted, counted from its end. 0: forever."""
     keep_events_days: Days = 0

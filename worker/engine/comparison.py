@@ -7,18 +7,25 @@ fails the job: a warning gives the reason.
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from api.spec.evaluation import ComparisonLimits, Evaluation, SampleAnswer
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
+from worker.engine.base_measurement import (
+    Measurement,
+    load_measurement,
+    may_be_kept,
+    measurement_name,
+    save_measurement,
+)
 from worker.engine.data import Data, draw_rows
 from worker.engine.errors import TrainingError, print_traceback
-from worker.engine.generation.sample_answers import GeneratedAnswer
 from worker.engine.interruptible import interruptible
 from worker.engine.memory.heap import trim_heap
 from worker.engine.memory.out_of_memory import retry_with_smaller_batch
@@ -33,14 +40,6 @@ T = TypeVar("T")
 
 COMPARISON_TIMEOUT_S = 60.0
 """Time limit, in seconds, of each part of the comparison: the metrics of a model, and its sample answers."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Metrics and sample answers of one of the two models."""
-
-    metrics: dict[str, float | None]
-    answers: list[GeneratedAnswer]
 
 
 class Comparison:
@@ -75,7 +74,7 @@ class Comparison:
     def measure(self) -> Evaluation | None:
         """Return the comparison; None if either model could not be measured."""
         self._pipe.report(PhaseReport(phase="comparing"))
-        base = self._measure_base()
+        base = self._base_measurement()
         tuned = None if base is None else self._measure("tuned")
         if base is None or tuned is None:
             return None
@@ -99,6 +98,22 @@ class Comparison:
             ],
         )
 
+    def _base_measurement(self) -> Measurement | None:
+        """Return the measurement of an earlier job if there is one; otherwise measure the base model. None if that
+        fails."""
+        if not may_be_kept(self._recipe):
+            return self._measure_base()
+        device, run = self._objective.model.device, self._objective.context.run
+        name = measurement_name(self._recipe, self._rows, self._limits.answer_tokens, device)
+        base = load_measurement(run, name, self._rows)
+        if base is None:
+            base = self._measure_base()
+        elif base.references is not None:
+            self._rows = replace(self._rows, per_row={"reference": np.array(base.references, np.float32)})
+        if base is not None and base.answers is not None:
+            save_measurement(run, name, base)
+        return base
+
     def _measure_base(self) -> Measurement | None:
         base_weights = self._try("The evaluation of the base model", self._base_weights)
         if base_weights is None:
@@ -109,7 +124,9 @@ class Comparison:
             if rows is None:
                 return None
             self._rows = rows
-            return self._measure("base")
+            base = self._measure("base")
+        references = rows.per_row["reference"].tolist() if self._objective.has_reference else None
+        return None if base is None else replace(base, references=references)
 
     def _base_weights(self) -> AbstractContextManager[None]:
         """Return a context in which the model has the weights of step 0."""
@@ -127,7 +144,7 @@ class Comparison:
         if metrics is None:
             return None
         answer = partial(self._objective.sample_answers, self._rows, self._limits.answer_tokens)
-        return Measurement(_scalars(metrics), self._try(f"Sample answers of the {which} model", answer) or [])
+        return Measurement(_scalars(metrics), self._try(f"Sample answers of the {which} model", answer))
 
     def _try(self, what: str, act: Callable[[], T]) -> T | None:
         """Return the result of `act`. Send a warning and return None if it fails or takes too long."""

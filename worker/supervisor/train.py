@@ -18,6 +18,7 @@ from worker.supervisor.estimates import Workloads, machine_of, record_observatio
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import fetch_state
 from worker.supervisor.lineage import fetch_parent_adapter, fetch_reward_models, fetch_weights, weights_are_damaged
+from worker.supervisor.measurements import keep_measurements, link_measurements
 from worker.supervisor.out_of_memory import killed_for_memory, reduce_memory, with_overrides
 from worker.supervisor.prepare import fetch_arrays
 from worker.supervisor.provenance import origin_of
@@ -60,6 +61,7 @@ def train(attempt: AttemptContext, slot: Slot) -> None:
         raise
     finally:
         trainer.kill()
+        keep_measurements(node.cache, folder, keep_days=node.context.settings.keep_arrays_days)
     if estimate and monitor.measured and not job.state:  # a resumed attempt has not trained all steps
         record_observation(attempt, estimate, monitor.measured)
 
@@ -104,9 +106,11 @@ def _fill_run_folder(attempt: AttemptContext, resolved: ResolvedRecipe) -> None:
     node, job, folder = attempt.node, attempt.job, attempt.folder
     assert job.resolved is not None, job.id
     (folder / "recipe.json").write_text(json.dumps(with_hardware(job.resolved, resolved), indent=2))
-    (folder / "base").symlink_to(fetch_weights(node, job, attempt.base))
+    weights, origin = fetch_weights(node, job, attempt.base), origin_of(node, job, attempt.base)
+    (folder / "base").symlink_to(weights)
     fetch_parent_adapter(node, job, folder / "start")
-    (folder / ORIGIN).write_text(origin_of(node, job, attempt.base).model_dump_json(indent=2))
+    (folder / ORIGIN).write_text(origin.model_dump_json(indent=2))
+    link_measurements(node.cache, folder, project_id=job.project_id, base=weights.name, continues=origin.continues)
     fetch_reward_models(node, attempt.recipe, folder)
     _link_embedding_model(attempt)
 

@@ -1,6 +1,7 @@
 """Base against tuned: what a job tells of it, and that it never costs a job its model."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from worker import train as train_program
 from worker.engine import comparison
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
+from worker.methods import METHODS
 
 TRAINING = {"max_steps": 4, "learning_rate": 1e-2}
 
@@ -81,21 +83,27 @@ def test_a_comparison_that_takes_too_long_costs_no_model(
     assert not (run / "out" / "model" / "evaluation.json").exists()
 
 
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[TrainableModel]:
+    """The models that trainers have loaded so far."""
+    models: list[TrainableModel] = []
+
+    def load(*args: Any, **options: Any) -> TrainableModel:
+        models.append(load_trainable(*args, **options))
+        return models[-1]
+
+    monkeypatch.setattr(train_program, "load_trainable", load)
+    return models
+
+
 @pytest.mark.parametrize(
     ("technique", "method", "loads"),
     [("lora", "supervised", 1), ("full", "supervised", 2), ("full", "classification", 2), ("full", "ppo", 1)],
 )
 def test_the_base_is_loaded_again_only_where_its_weights_were_not_kept(
-    technique: str, method: str, loads: int, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    technique: str, method: str, loads: int, tiny_llama: Path, tmp_path: Path, loaded: list[TrainableModel]
 ) -> None:
     """… and is measured as it was at step 0, with its random head, if it has one."""
-    loaded: list[TrainableModel] = []
-
-    def load(*args: Any, **options: Any) -> TrainableModel:
-        loaded.append(load_trainable(*args, **options))
-        return loaded[-1]
-
-    monkeypatch.setattr(train_program, "load_trainable", load)
     options = {"grader": pairs.GRADER, "reward_model": None} if method == "ppo" else {}
     pairs.make(tmp_path / "run", tiny_llama, technique, method, seed=3, steps=4, options=options)
     found = _evaluation(train_here(tmp_path / "run"))
@@ -104,3 +112,66 @@ def test_the_base_is_loaded_again_only_where_its_weights_were_not_kept(
     still = _evaluation(train_here(tmp_path / "still"))
     assert found["base"] == still["base"] == still["tuned"]
     assert found["tuned"] != found["base"]
+
+
+def count_passes(method: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list to which each pass of a comparison adds its name."""
+    made: list[str] = []
+
+    def counting(name: str, whole: Any) -> Any:
+        def act(*args: Any) -> Any:
+            made.append(name)
+            return whole(*args)
+
+        return act
+
+    for name in ("comparison_metrics", "sample_answers", "with_reference"):
+        monkeypatch.setattr(METHODS[method], name, counting(name, getattr(METHODS[method], name)))
+    return made
+
+
+def next_job(run: Path, folder: Path, base: Path, *choice: str, rate: float = 1e-2) -> Path:
+    """A run folder with the measurement of the job in `run`."""
+    pairs.make(folder, base, *choice, seed=3, steps=4, rate=rate)
+    shutil.copytree(run / "out" / "measured", folder / "measured")
+    return folder
+
+
+@pytest.mark.parametrize("choice", [("lora", "supervised"), ("full", "supervised"), ("lora", "dpo")])
+def test_a_later_job_uses_the_measurement_of_the_base_again(
+    choice: tuple[str, str],
+    tiny_llama: Path,
+    tmp_path: Path,
+    loaded: list[TrainableModel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes = count_passes(choice[1], monkeypatch)
+    pairs.make(tmp_path / "run", tiny_llama, *choice, seed=3, steps=4)
+    first = _evaluation(train_here(tmp_path / "run"))
+    assert passes == ["with_reference", *2 * ["comparison_metrics", "sample_answers"]]
+    passes.clear()
+    loaded.clear()
+    again = next_job(tmp_path / "run", tmp_path / "again", tiny_llama, *choice)
+    assert _evaluation(train_here(again)) == first
+    assert passes == ["comparison_metrics", "sample_answers"], "of the tuned model alone"
+    assert len(loaded) == 1
+    other = next_job(again, tmp_path / "other", tiny_llama, *choice, rate=3e-3)
+    found = _evaluation(train_here(other))
+    assert found["base"] == first["base"]
+    assert found["tuned"] != first["tuned"]
+
+
+def test_a_measurement_of_other_rows_or_a_damaged_one_is_not_used(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = ("lora", "supervised")
+    passes = count_passes("supervised", monkeypatch)
+    pairs.make(tmp_path / "run", tiny_llama, *choice, seed=4, steps=4)
+    train_here(tmp_path / "run")
+    other = next_job(tmp_path / "run", tmp_path / "other", tiny_llama, *choice)
+    expected = _evaluation(train_here(other))
+    damaged = next_job(other, tmp_path / "damaged", tiny_llama, *choice)
+    for file in (damaged / "measured").iterdir():
+        file.write_bytes(file.read_bytes()[:-10])
+    assert _evaluation(train_here(damaged)) == expected
+    assert passes.count("comparison_metrics") == 3 * 2

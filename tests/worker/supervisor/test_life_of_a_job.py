@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 
 from sqlalchemy import select
 
@@ -40,6 +41,7 @@ def test_a_job_becomes_a_model_and_tells_of_it_in_openais_words(workshop: Worksh
     check_nothing_is_automatic(job)
     check_artifacts(workshop, job)
     check_evaluation(job)
+    check_measurement_is_kept(workshop, job)
     check_results(workshop, job)
     check_checkpoints(workshop, job)
     check_log(workshop, job)
@@ -118,6 +120,11 @@ def check_evaluation(job: Job) -> None:
     assert (found.drawn_from, found.base_model) == ("validation", job.base_model)
     assert (found.tuned["loss"] or 0) < (found.base["loss"] or 0)
     assert len(found.samples) == 3
+
+
+def check_measurement_is_kept(workshop: Workshop, job: Job) -> None:
+    (file,) = (workshop.train.cache / "measured").glob("*/*.json")
+    assert json.loads(file.read_bytes())["metrics"] == (job.evaluation or {})["base"]
 
 
 def check_results(workshop: Workshop, job: Job) -> None:
