@@ -161,6 +161,8 @@ class _Pending:
         if not separator:
             return None
         assert head.startswith(b"HTTP/1.1 200 "), self.received[:500]
+        if b"transfer-encoding: chunked" in head.lower():
+            return len(body) if body.endswith(b"\r\n0\r\n\r\n") else None
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         return length if len(body) == length else None
 

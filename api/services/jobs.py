@@ -57,8 +57,8 @@ def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool =
 
 
 def get(context: Context, caller: Caller, job_id: str) -> Job:
-    with context.database.read() as session:
-        return _require(jobs.get(session, caller.project_id, job_id), job_id)
+    with context.database.connect() as connection:
+        return _require(jobs.read(connection, caller.project_id, job_id), job_id)
 
 
 def recipe(context: Context, caller: Caller, job_id: str) -> JsonObject:

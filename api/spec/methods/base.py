@@ -6,6 +6,7 @@ The rest of the program uses only these attributes and functions, never a method
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -44,6 +45,7 @@ class Options(StrictModel):
     hyperparameters: OrNull[Hyperparameters] = Field(default_factory=Hyperparameters)
 
     @classmethod
+    @cache
     def hyperparameters_class(cls) -> type[Hyperparameters]:
         hyperparameters = cls.model_fields["hyperparameters"].annotation
         assert isinstance(hyperparameters, type), hyperparameters
@@ -149,6 +151,7 @@ class MethodBase(StrictModel):
         return options
 
     @classmethod
+    @cache
     def options_class(cls) -> OptionsClass:
         """Return the class of `options`."""
         options = cls.model_fields[cls.model_fields["type"].default].annotation
