@@ -113,4 +113,13 @@ class Caller:
 
     @property
     def may_write(self) -> bool:
-        return self.scope in ("admin", "write")
+        return self.scope != "read"
+
+    @property
+    def is_admin(self) -> bool:
+        return self.scope in ("admin", "operator")
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether the caller may see the health and the usage of the whole service."""
+        return self.scope == "operator"

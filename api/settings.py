@@ -431,7 +431,7 @@ class Settings(BaseSettings):
 
     @property
     def credentials_file(self) -> Path:
-        """File with the admin key in plain text, for programs on this machine only (mode 0600)."""
+        """File with an operator's key in plain text, for programs on this machine only (mode 0600)."""
         return self.data_dir / "credentials.json"
 
     def environment(self) -> dict[str, str]:

@@ -25,7 +25,7 @@ from api.cli.options import AsJson, Config, DataDirectory, load_operator_setting
 from api.context import Context
 from api.errors import ServiceError
 from api.records.base_models import BaseModelRow
-from api.records.keys import Key
+from api.records.keys import SCOPES, Key
 from api.records.migrate import WrongSchema, is_new, require_current
 from api.services import base_models, keys, orphans, storage_marker
 from api.services.diagnosis import check_libraries
@@ -85,7 +85,7 @@ def open_context(data_dir: Path | None, config: Path | None, *, any_storage: boo
 def create_key(
     name: Annotated[str, typer.Option(help="A note on the key's use.")] = "key",
     project: Annotated[str, typer.Option(help="The key's project, which is created if it does not exist.")] = "default",
-    scope: Annotated[str, typer.Option(help="Permissions: admin, write or read.")] = "write",
+    scope: Annotated[str, typer.Option(help="Permissions: operator, admin, write or read.")] = "write",
     expires_days: Annotated[
         float | None, typer.Option(min=0.001, help="Days until the key expires. Default: never.")
     ] = None,
@@ -94,8 +94,8 @@ def create_key(
     config: Config = None,
 ) -> None:
     """Create a key and print it. Only its hash is stored, so it cannot be printed again."""
-    if scope not in ("admin", "write", "read"):
-        raise typer.BadParameter("use admin, write or read", param_hint="--scope")
+    if scope not in SCOPES:
+        raise typer.BadParameter("use operator, admin, write or read", param_hint="--scope")
     with open_context(data_dir, config) as context:
         expires_in_s = None if expires_days is None else expires_days * 86400
         key, plain = keys.create(context, project=project, name=name, scope=scope, expires_in_s=expires_in_s)

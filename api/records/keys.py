@@ -12,8 +12,9 @@ from api.records.pages import Listing, Page, paginate
 from api.records.projects import Project
 from api.spec.ids import new_id
 
-SCOPES = ("read", "write", "admin")
-"""Each scope has the rights of the scopes before it."""
+SCOPES = ("read", "write", "admin", "operator")
+"""Each scope has the rights of the scopes before it. All but the last are limited to the key's project: `operator` also
+sees the health and the usage of the whole service."""
 
 
 class Key(Base):
@@ -121,10 +122,15 @@ def count_live(session: Session, project_id: str) -> int:
     return session.scalar(query) or 0
 
 
-def names(session: Session, project_id: str) -> dict[str, str]:
-    """Return {id of each of the project's keys: its name}, including revoked keys."""
-    rows = session.execute(select(Key.id, Key.name).where(Key.project_id == project_id))
+def names(session: Session, project_id: str | None) -> dict[str, str]:
+    """Return {id of each of the project's keys, or of all projects': its name}, including revoked keys."""
+    query = select(Key.id, Key.name)
+    rows = session.execute(query if project_id is None else query.where(Key.project_id == project_id))
     return {row.id: row.name for row in rows}
+
+
+def make_operator(session: Session, key_id: str) -> None:
+    session.execute(update(Key).where(Key.id == key_id).values(scope="operator"))
 
 
 def revoke(session: Session, key_id: str) -> bool:

@@ -9,15 +9,16 @@ from api.records.keys import Key
 from api.schemas.common import ends, seconds
 from api.spec.fields import NulFreeModel
 
-Scope = Literal["read", "write", "admin"]
+Scope = Literal["read", "write", "admin", "operator"]
 
 
 class KeyRequest(NulFreeModel):
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     """A note on the key's use."""
     scope: Scope = "write"
-    """read: GET requests, previews and estimates; write: all but checkpoint permissions; admin: everything. At most the
-    scope of the key that sends the request."""
+    """read: GET requests, previews and estimates; write: all but checkpoint permissions; admin: everything in the
+    project; operator: also the health and the usage of the whole service. At most the scope of the key that sends the
+    request."""
     expires_in_seconds: Annotated[int, Field(ge=60, le=10 * 365 * 86_400)] | None = None
     """Seconds until the key expires; null: never. At most the remaining life of the key that sends the request."""
 

@@ -25,7 +25,7 @@ class SessionObject(BaseModel):
     project: str
     key: SessionKey
     scope: str
-    """Rights of the key: admin, write or read."""
+    """Rights of the key: operator, admin, write or read."""
 
     @classmethod
     def of(cls, signed_in: SignedIn) -> Self:

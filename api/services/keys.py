@@ -1,5 +1,5 @@
-"""API keys: the operator manages the keys of all projects, and a project its own keys. `attune up` writes a local admin
-key for the commands on this machine.
+"""API keys: the operator manages the keys of all projects, and a project its own keys. `attune up` writes a local
+operator's key for the commands on this machine.
 """
 
 import json
@@ -135,7 +135,9 @@ def ensure_local(context: Context, base_url: str) -> str | None:
         if known is None:
             project = projects.get_or_create(session, projects.DEFAULT_PROJECT)
             keys.revoke_named(session, project.id, LOCAL_KEY)
-            _, plain = keys.create(session, project.id, name=LOCAL_KEY, scope="admin")
+            _, plain = keys.create(session, project.id, name=LOCAL_KEY, scope="operator")
+        elif known.scope == "admin":  # the file is from a release without operators' keys
+            keys.make_operator(session, known.id)
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

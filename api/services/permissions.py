@@ -69,7 +69,7 @@ def revoke(context: Context, caller: Caller, checkpoint: str, permission_id: str
 
 
 def _check_admin(caller: Caller) -> None:
-    if caller.scope != "admin":
+    if not caller.is_admin:
         raise Forbidden(
             "Granting and revoking permissions needs a key of scope 'admin' of the project that owns the checkpoint"
         )
