@@ -1,4 +1,4 @@
-"""`attune usage`: what the project used, by day, key or model, and its budgets."""
+"""`attune usage`: what the project, or every project, used by day, key or model, and the project's budgets."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -27,6 +27,7 @@ AMOUNTS: Columns = {
 
 class Dimension(StrEnum):
     DAY = "day"
+    PROJECT = "project"
     KEY = "key"
     MODEL = "model"
 
@@ -35,7 +36,8 @@ class Dimension(StrEnum):
 def usage(
     *,
     by: Annotated[
-        list[Dimension] | None, typer.Option(help="Sum up by day, key or model. Repeatable. Default: day.")
+        list[Dimension] | None,
+        typer.Option(help="Sum up by day, key, model or project. Repeatable. Default: day."),
     ] = None,
     since: Annotated[
         datetime | None,
@@ -48,7 +50,7 @@ def usage(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show what the project used, and its budgets.
+    """Show what the project used, and its budgets. `--by project` shows all projects, with an operator's key.
 
     Tokens and seconds of jobs count on the day on which an attempt ends.
     """
@@ -73,4 +75,4 @@ def usage(
 def _cell(dimension: str, line: Document) -> str:
     if dimension == "day":
         return datetime.fromtimestamp(line["start_time"], UTC).strftime("%Y-%m-%d")
-    return str(line[{"key": "key_name"}.get(dimension, dimension)] or "")
+    return str(line[{"key": "key_name", "project": "project_name"}.get(dimension, dimension)] or "")

@@ -41,6 +41,11 @@ def listed(session: Session) -> Sequence[Project]:
     return session.scalars(select(Project).order_by(Project.created_at)).all()
 
 
+def names(session: Session) -> dict[str, str]:
+    """Return {id: name} of all projects."""
+    return {row.id: row.name for row in session.execute(select(Project.id, Project.name))}
+
+
 def get_or_create(session: Session, name: str) -> Project:
     project = find(session, name)
     if project is None:

@@ -78,15 +78,18 @@ def day_of(time: float) -> int:
 
 
 def by_day(
-    session: Session, project_id: str, start: float, end: float, dimensions: Sequence[str], limit: int
+    session: Session, project_id: str | None, start: float, end: float, dimensions: Sequence[str], limit: int
 ) -> list[dict[str, Any]]:
     """Return the sums of each day that begins at `start` or later and before `end`, at most `limit` rows, oldest first.
 
-    `dimensions`: `key_id`, `model`, both or none. A day has a row for each combination of their values.
+    `project_id`: None for all projects. `dimensions`: any of `project_id`, `key_id` and `model`. A day has a row for
+    each combination of their values.
     """
     columns = [getattr(Usage, name) for name in ("day", *dimensions)]
     sums = [func.sum(getattr(Usage, name)).label(name) for name in (*FLOWS, "stored_bytes")]
-    query = select(*columns, *sums).where(Usage.project_id == project_id, Usage.day >= start, Usage.day < end)
+    query = select(*columns, *sums).where(Usage.day >= start, Usage.day < end)
+    if project_id is not None:
+        query = query.where(Usage.project_id == project_id)
     rows = session.execute(query.group_by(*columns).order_by(*columns).limit(limit))
     return [dict(row) for row in rows.mappings()]
 

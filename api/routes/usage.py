@@ -20,12 +20,13 @@ def list_usage(
     caller: Who,
     start_time: Time = None,
     end_time: Time = None,
-    group_by: Annotated[list[usage.Dimension] | None, Query(max_length=3)] = None,
+    group_by: Annotated[list[usage.Dimension] | None, Query(max_length=4)] = None,
     format: Literal["json", "csv"] | None = None,
 ) -> UsageList | Response:
     """List the project's usage of whole days (UTC), by default since the beginning of the month.
 
-    `group_by` is `day` by default and may be repeated. The usage of an attempt counts on the day on which the attempt
+    `group_by` is `day` by default and may be repeated. With `group_by=project`, which needs a key of scope `operator`,
+    the usage is that of all projects. The usage of an attempt counts on the day on which the attempt
     ends. Stored bytes are measured every five minutes. `format=csv`, or `Accept: text/csv`, returns a table.
     """
     lines = usage.summed(context, caller, start_time, end_time, group_by or ["day"])

@@ -1,4 +1,4 @@
-"""The usage of a project, one object for each group, and the project's budgets."""
+"""Usage, one object for each group, and the project's budgets."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,6 +22,9 @@ class UsageObject(BaseModel):
     model: str | None
     """The trained or sampled model, as the request named it. Null if `group_by` does not name `model`, and for stored
     bytes."""
+    project_id: str | None
+    """Null if `group_by` does not name `project`: the usage is then that of the key's own project."""
+    project_name: str | None
     trained_tokens: int
     """Tokens of all training steps. A step that was trained again after a fault counts once."""
     cpu_seconds: float

@@ -1,4 +1,4 @@
-"""The usage of a project, summed by day, key and model."""
+"""The usage of a project, or for the operator that of all projects, summed by day, project, key and model."""
 
 import csv
 import io
@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from api.context import Caller, Context
-from api.errors import InvalidRequest
-from api.records import keys, usage
+from api.errors import Forbidden, InvalidRequest
+from api.records import keys, projects, usage
 from api.records.base import current_time
 from api.records.usage import DAY_S, FLOWS, day_of
 from api.services import quotas
 from api.services.quotas import Budget
 
-Dimension = Literal["day", "key", "model"]
+Dimension = Literal["day", "project", "key", "model"]
 
 MAX_DAYS = 400
 MAX_LINES = 10_000
@@ -23,8 +23,8 @@ MAX_LINES = 10_000
 
 @dataclass
 class UsageLine:
-    """The usage from `start_time` up to, but not including, `end_time`. Key and model are None unless the usage is
-    grouped by them."""
+    """The usage from `start_time` up to, but not including, `end_time`. Project, key and model are None unless
+    the usage is grouped by them."""
 
     start_time: int
     """Unix time, the beginning of a day (UTC)."""
@@ -32,6 +32,8 @@ class UsageLine:
     key_id: str | None = None
     key_name: str | None = None
     model: str | None = None
+    project_id: str | None = None
+    project_name: str | None = None
     trained_tokens: int = 0
     cpu_seconds: float = 0.0
     gpu_seconds: float = 0.0
@@ -46,13 +48,22 @@ def summed(
     """Return the usage of the days from `start_time` to `end_time`, one line for each group. The default is this month
     so far.
 
-    Raise InvalidRequest if the period is empty or too long, or if its usage has too many lines.
+    Grouped by project, it is the usage of all projects, otherwise the caller's own. Raise Forbidden if the caller may
+    not see other projects, and InvalidRequest if the period is empty or too long, or if its usage has too many lines.
     """
-    dimensions = [f"{name}_id" if name == "key" else name for name in dict.fromkeys(group_by) if name != "day"]
+    if "project" in group_by and not caller.is_operator:
+        raise Forbidden(
+            "The usage of all projects needs a key of scope 'operator': `attune keys create --scope operator` on the "
+            "server's machine",
+            param="group_by",
+        )
+    project_id = None if "project" in group_by else caller.project_id
+    dimensions = [_COLUMNS.get(name, name) for name in dict.fromkeys(group_by) if name != "day"]
     with context.database.read() as session:
         start, end = _days(current_time(session), start_time, end_time)
-        rows = usage.by_day(session, caller.project_id, start, end, dimensions, MAX_LINES + 1)
-        names = keys.names(session, caller.project_id) if "key_id" in dimensions else {}
+        rows = usage.by_day(session, project_id, start, end, dimensions, MAX_LINES + 1)
+        names = keys.names(session, project_id) if "key" in group_by else {}
+        names |= projects.names(session) if "project" in group_by else {}
     if len(rows) > MAX_LINES:
         raise InvalidRequest(
             f"The usage of this period has more than {MAX_LINES:,} lines: choose a shorter period, or fewer fields in "
@@ -62,10 +73,13 @@ def summed(
     lines: dict[tuple[object, ...], UsageLine] = {}
     for row in rows:
         times: tuple[int, int] = (row["day"], row["day"] + DAY_S) if "day" in group_by else (start, end)
-        key_id, model = row.get("key_id") or None, row.get("model") or None
-        line = UsageLine(*times, key_id, names.get(key_id or ""), model)
-        _add(lines.setdefault((*times, key_id, model), line), row)
+        project, key_id, model = (row.get(name) or None for name in ("project_id", "key_id", "model"))
+        line = UsageLine(*times, key_id, names.get(key_id or ""), model, project, names.get(project or ""))
+        _add(lines.setdefault((*times, project, key_id, model), line), row)
     return list(lines.values())
+
+
+_COLUMNS = {"project": "project_id", "key": "key_id"}
 
 
 def _add(line: UsageLine, amounts: dict[str, Any]) -> None:

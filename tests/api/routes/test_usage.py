@@ -5,6 +5,7 @@ import io
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from api.records import usage
 from api.records.projects import Project
 from api.records.usage import DAY_S, Account, Usage
 from api.services import quotas
+from tests.api.conftest import client_of
 from tests.api.http.test_errors import error_of
 from tests.api.routes.test_files import upload
 from tests.factories import a_base_model, a_file, a_model, a_project
@@ -167,3 +169,19 @@ def test_the_operator_sets_and_removes_budgets(served: Context) -> None:
     assert "500" in run("list").stdout
     assert "no project 'none'" in run("budget", "none").stderr
     assert run("budget", "research", "--stored-bytes", "-1").exit_code == 2
+
+
+def test_an_operator_sees_the_usage_of_all_projects(app: FastAPI, entered: None) -> None:
+    operator = client_of(app, "default", "operator")
+    by_project = {line["project_name"]: line for line in lines(operator, "project")}
+    assert {name: line["trained_tokens"] for name, line in by_project.items()} == {"default": 15, "other": 1000}
+    assert by_project["default"]["stored_bytes"] == 100
+    assert len(lines(operator, "project", "day", "key")) == 4
+    assert [line["trained_tokens"] for line in lines(operator, "day")] == [15, 0], "without `project`: the key's own"
+
+
+@pytest.mark.parametrize("scope", ["read", "write", "admin"])
+def test_nobody_else_sees_other_projects(app: FastAPI, entered: None, scope: str) -> None:
+    answer = client_of(app, "default", scope).get("/v1/usage", params={"group_by": ["day", "project"]})
+    assert (answer.status_code, error_of(answer)["param"]) == (403, "group_by")
+    assert "scope 'operator'" in error_of(answer)["message"]
