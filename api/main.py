@@ -52,6 +52,7 @@ class Attune(FastAPI):
 def create_app(settings: Settings) -> FastAPI:
     # FastAPI compiles the schemas of all endpoints on import, which takes time that only a server should spend.
     from api.routes import include_all  # noqa: PLC0415
+    from api.services.checkup import Checkup  # noqa: PLC0415
     from api.services.event_stream import EventWatcher  # noqa: PLC0415
     from api.services.monitoring import Monitor  # noqa: PLC0415
 
@@ -80,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.watch = EventWatcher(context)
     app.state.sign_ins = RequestRate(SIGN_INS_PER_S, "one address", burst_s=60)
     app.state.monitor = Monitor(context)
+    app.state.checkup = Checkup(context)
     app.state.signing_keys = PublishedKeys(context)
     app.state.pulse = HealthCheck(settings.database, context.storage)
     error_handlers.install(app)

@@ -10,19 +10,16 @@ from time import time
 
 import typer
 
-from api.cli.client import Client
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, Server, find_server
 from api.cli.console import print_json, print_line
 from api.cli.errors import Command, CommandError, ExitCode
 from api.cli.options import Config, load_operator_settings
-from api.cli.workers import count_busy_slots
 from api.services.diagnosis import Check, check_clock, check_components
 from api.settings import Settings
 
 doctor_app = typer.Typer(add_completion=False)
 
 STYLES = {"ok": "", "warning": "yellow", "problem": "bold red"}
-MIN_STAGES = {"prepare": "prepares files", "train": "trains jobs"}
 
 
 @doctor_app.command(cls=Command, epilog="Example: attune doctor")
@@ -37,7 +34,8 @@ def doctor(
     """Check every component and say what to do about each problem.
 
     On a machine with a data folder or settings of the service: database, schema, storage, broker, disk, libraries and
-    GPUs. Everywhere: server, key, workers, base models and clock. The exit code is 1 if there is a problem.
+    GPUs. Everywhere: server, key, workers, base models and clock; with an operator's key also what the server finds at
+    its database, storage, broker, queue and disk. The exit code is 1 if there is a problem.
     """
     checks = list(_checks(base_url, api_key, data_dir, config))
     if as_json:
@@ -49,16 +47,18 @@ def doctor(
 
 
 def _checks(base_url: str | None, api_key: str | None, data_dir: Path | None, config: Path | None) -> Iterator[Check]:
+    here: list[Check] = []
     if base_url is None:
         settings = load_operator_settings(data_dir, config)
         if _runs_here(settings, named=bool(data_dir or config)):
-            yield from check_components(settings)
+            here = list(check_components(settings))
+            yield from here
     try:
         server = find_server(base_url, api_key, data_dir)
     except CommandError as error:
         yield _of_error("server", error)
         return
-    yield from _check_server(server)
+    yield from _check_server(server, {check.component for check in here})
 
 
 def _runs_here(settings: Settings, *, named: bool) -> bool:
@@ -70,7 +70,9 @@ def _runs_here(settings: Settings, *, named: bool) -> bool:
     return named or settings.data_dir.is_dir() or bool(settings.database_url or settings.storage_url)
 
 
-def _check_server(server: Server) -> Iterator[Check]:
+def _check_server(server: Server, known: set[str]) -> Iterator[Check]:
+    """Yield the checks of the server as a client sees it, and those that it runs itself, except of `known`
+    components."""
     with server.client() as client:
         try:
             owner = client.session()
@@ -88,36 +90,14 @@ def _check_server(server: Server) -> Iterator[Check]:
             yield Check("key", "ok", detail)
         if client.date is not None:
             yield check_clock(time() - parsedate_to_datetime(client.date).timestamp(), "server")
-        yield _check_workers(client)
-        yield _check_base_models(client)
-
-
-def _check_workers(client: Client) -> Check:
-    workers = [worker for worker in client.get("/workers")["data"] if worker["alive"]]
-    missing = [words for stage, words in MIN_STAGES.items() if not any(stage in w["stages"] for w in workers)]
-    if missing:
-        return Check(
-            "workers", "problem", f"no live worker {' or '.join(missing)}", "Start one: attune up, or attune worker."
-        )
-    held = [f"{worker['host']}: {worker['paused_reason']}" for worker in workers if worker["paused_reason"]]
-    if held:
-        return Check("workers", "warning", f"paused: {'; '.join(held)}", "Remove the cause; they resume by themselves.")
-    versions = {worker["version"] for worker in workers}
-    if len(versions) > 1:
-        return Check(
-            "workers", "warning", f"of different versions: {', '.join(map(str, versions))}", "Update all of them."
-        )
-    busy = sum(map(count_busy_slots, workers))
-    gpus = sum(worker["gpus"] for worker in workers)
-    return Check("workers", "ok", f"{len(workers)} live, {busy} slots busy, {gpus} GPUs")
-
-
-def _check_base_models(client: Client) -> Check:
-    bases = client.get("/fine_tuning/catalog")["base_models"]
-    if not bases:
-        remedy = "Add one: attune models add smollm2-135m-instruct HuggingFaceTB/SmolLM2-135M-Instruct"
-        return Check("base models", "warning", "none: there is nothing to fine-tune", remedy)
-    return Check("base models", "ok", ", ".join(base["id"] for base in bases))
+        try:
+            found = client.get("/health")["data"]
+        except CommandError as error:
+            yield _of_error("health", error)
+            return
+        for check in found:
+            if check["component"] not in known:
+                yield Check(check["component"], check["status"], check["detail"], check["remedy"])
 
 
 def _of_error(component: str, error: CommandError) -> Check:

@@ -33,7 +33,7 @@ TIMEOUT_S = 1.0
 _KEY = "attune:processes"
 _REPORT = """
 local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], ARGV[1], time[1] .. ' ' .. ARGV[2])
+redis.call('HSET', KEYS[1], ARGV[1], time[1] .. string.format('.%06d ', time[2]) .. ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 """
 
@@ -53,6 +53,8 @@ class ProcessReport(BaseModel):
     version: str = version("attune")
     started_at: float | None = None
     """Unix time at which the process started. `reporting` sets it."""
+    clock_at: float | None = None
+    """Unix time of the report by the process's own clock. `reporting` sets it."""
     stopped: bool = False
     """Whether the process has shut down in order."""
 
@@ -71,6 +73,10 @@ class SeenProcess(ProcessReport):
         return self.owner.partition(":")[0], self.stage
 
     @property
+    def clock_ahead_s(self) -> float | None:
+        return None if self.clock_at is None else self.clock_at - self.beat_at
+
+    @property
     def alive(self) -> bool:
         return not self.stopped and self.age_s <= ALIVE_S
 
@@ -86,7 +92,7 @@ def reporting(broker_url: SecretStr, report: Callable[[], ProcessReport]) -> Ite
     ended, started_at = threading.Event(), time.time()
 
     def send(redis: Redis, **changes: object) -> None:
-        known = report().model_copy(update={"started_at": started_at, **changes})
+        known = report().model_copy(update={"started_at": started_at, "clock_at": time.time(), **changes})
         redis.eval(_REPORT, 1, _KEY, known.owner, known.model_dump_json(), KEPT_S)
 
     def repeat() -> None:

@@ -14,6 +14,7 @@ from api.spec.lifecycle import Stage
 log = structlog.get_logger(__name__)
 
 RING_TIMEOUT_S = 1
+BROKER_TIMEOUT_S = 2
 
 
 def queue_name(stage: Stage) -> str:
@@ -37,7 +38,8 @@ def celery_app(broker_url: SecretStr, **transport_options: float) -> Celery:
 
 def require_broker(broker_url: SecretStr) -> None:
     """Raise RedisError if the broker does not answer, or refuses the password."""
-    with Redis.from_url(broker_url.get_secret_value(), socket_timeout=5, socket_connect_timeout=5) as client:
+    timeouts = {"socket_timeout": BROKER_TIMEOUT_S, "socket_connect_timeout": BROKER_TIMEOUT_S}
+    with Redis.from_url(broker_url.get_secret_value(), **timeouts) as client:
         client.ping()
 
 

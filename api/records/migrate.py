@@ -1,5 +1,5 @@
-"""Migration of the schema, and checks of its version. Only commands import this module: the app and the worker do not
-load Alembic."""
+"""Migration of the schema, and checks of its version. Only commands and the operator's checks
+(api.services.diagnosis) import this module, since Alembic takes time to load."""
 
 from pathlib import Path
 

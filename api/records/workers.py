@@ -1,5 +1,6 @@
 """Workers and their hardware, which limits the jobs that can be accepted."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ class Worker(Base):
     started_at: Mapped[float | None] = mapped_column(UnixTime)
     seen_at: Mapped[float] = mapped_column(UnixTime)
     """Time of the last sweep."""
+    clock_at: Mapped[float | None] = mapped_column(UnixTime)
+    """Time of the last sweep by the worker's own clock. The difference to `seen_at` is that of the clocks."""
     stopped_at: Mapped[float | None] = mapped_column(UnixTime)
     """Time at which the worker shut down cleanly; None while it runs, and after a crash."""
     scanning: Mapped[bool] = mapped_column(default=False, server_default=false())
@@ -49,11 +52,20 @@ class Worker(Base):
     observed: Mapped[Observations | None]
     """Measured speed of the worker's last jobs (api.estimate.speed)."""
 
+    @property
+    def host(self) -> str:
+        return self.owner.partition(":")[0]
+
+    @property
+    def clock_ahead_s(self) -> float | None:
+        """Seconds by which the worker's clock is ahead of the database's; None for a worker of an older release."""
+        return None if self.clock_at is None else self.clock_at - self.seen_at
+
 
 def register(session: Session, *, owner: str, stage: Stage, slots: int = 1, gpus: int = 0, **facts: object) -> None:
     """Insert or update the worker, which is live from now on. `facts` are values of other columns; columns that are
     left out keep their values."""
-    values: dict[str, Any] = {"seen_at": db_now(), "stopped_at": None, **facts}
+    values: dict[str, Any] = {"seen_at": db_now(), "clock_at": time.time(), "stopped_at": None, **facts}
     session.merge(Worker(owner=owner, stage=stage, slots=slots, gpus=gpus, **values))
 
 

@@ -51,6 +51,7 @@ def _included() -> list[BaseRoute]:
     busiest = (jobs, live, files, uploads, models, completions, batches)
     for part in (*busiest, evals, eval_runs, catalog, graders, permissions, previews, pipelines, keys, usage, workers):
         parent.include_router(part.router, prefix="/v1", **shared)
+    parent.include_router(health.checks, prefix="/v1", **shared)
     parent.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
     parent.include_router(webhooks.types, prefix="/v1", **shared)
     parent.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)

@@ -56,6 +56,9 @@ class WorkerObject(BaseModel):
     last_beat_at: int
     """Time of the worker's last report. A worker reports every 15 s (`ATTUNE_SWEEP_S`), or every 5 s if it takes no
     jobs."""
+    clock_ahead_s: float | None
+    """Seconds by which the worker's clock was ahead of the database's at its last report, or of the broker's if it
+    takes no jobs. Null for a worker of a release without this field."""
 
     @classmethod
     def of(cls, view: WorkerView) -> Self:
@@ -72,7 +75,7 @@ class WorkerObject(BaseModel):
             busy.append(Work(kind="scan", job_id=None, since=None))
         return cls(
             id=worker.owner,
-            host=worker.owner.partition(":")[0],
+            host=worker.host,
             stages=[cast(Kind, worker.stage)],
             status=_status(view, busy=bool(busy)),
             alive=view.alive,
@@ -87,6 +90,7 @@ class WorkerObject(BaseModel):
             version=worker.version,
             started_at=seconds(worker.started_at),
             last_beat_at=int(worker.seen_at),
+            clock_ahead_s=_rounded(worker.clock_ahead_s),
         )
 
     @classmethod
@@ -105,8 +109,13 @@ class WorkerObject(BaseModel):
             version=process.version,
             started_at=seconds(process.started_at),
             last_beat_at=int(process.beat_at),
+            clock_ahead_s=_rounded(process.clock_ahead_s),
             **facts,
         )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _status(view: WorkerView, *, busy: bool) -> Status:

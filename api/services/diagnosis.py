@@ -1,4 +1,7 @@
-"""Checks of a deployment from this machine: of the machine's own components, and of services that it connects to."""
+"""Checks of a deployment from this machine: of the machine's own components, and of services that it connects to.
+
+`attune doctor` runs all of them, and the API those that need no shell (api.services.checkup).
+"""
 
 import fcntl
 import shutil
@@ -20,7 +23,7 @@ from api.context import Context
 from api.infra.doorbell import require_broker
 from api.infra.storage import Storage, StorageFull, StorageUnavailable
 from api.records import Database
-from api.records.migrate import WrongSchema, require_current
+from api.records.migrate import WrongSchema, require_current, schema_version
 from api.services import storage_marker
 from api.services.storage_marker import WrongStorage
 from api.settings import Settings
@@ -34,11 +37,13 @@ NVIDIA = Path("/proc/driver/nvidia/gpus")
 """The driver's folder, which has an entry for each GPU."""
 GPU_CHECK_S = 120
 
+Status = Literal["ok", "warning", "problem"]
+
 
 @dataclass(frozen=True)
 class Check:
     component: str
-    status: Literal["ok", "warning", "problem"]
+    status: Status
     detail: str
     remedy: str | None = None
     """What to do; None if nothing is wrong."""
@@ -46,12 +51,12 @@ class Check:
 
 def check_components(settings: Settings) -> Iterator[Check]:
     yield _check_data_folder(settings)
-    yield from (database := list(_check_database(settings)))
-    yield (storage := _check_storage(settings))
+    yield from (database := list(check_database(settings)))
+    yield (storage := check_storage(settings))
     if all(check.status == "ok" for check in (*database, storage)):
         yield from _check_marker(settings)
-    yield _check_broker(settings)
-    yield _check_disk(settings)
+    yield check_broker(settings)
+    yield check_disk(settings)
     yield check_libraries()
     yield _check_gpus()
 
@@ -61,7 +66,7 @@ def check_clock(difference_s: float, other: str) -> Check:
     detail = f"differs from the {other}'s by {abs(difference_s):.0f} s"
     if abs(difference_s) <= CLOCK_S[0]:
         return Check("clock", "ok", detail)
-    status: Literal["warning", "problem"] = "warning" if abs(difference_s) <= CLOCK_S[1] else "problem"
+    status: Status = "warning" if abs(difference_s) <= CLOCK_S[1] else "problem"
     return Check("clock", status, detail, "Synchronize the clocks of all machines, for example with chrony.")
 
 
@@ -91,7 +96,8 @@ def _check_data_folder(settings: Settings) -> Check:
     return Check("data folder", "ok", str(folder))
 
 
-def _check_database(settings: Settings) -> Iterator[Check]:
+def check_database(settings: Settings) -> Iterator[Check]:
+    """Yield the checks of the database, its schema and, if it runs on another machine, its clock."""
     name = make_url(settings.database).render_as_string(hide_password=True)
     if name.startswith("sqlite") and not Path(make_url(settings.database).database or "").exists():
         yield Check("database", "problem", f"{name} does not exist yet", "Start `attune up`, or run `attune migrate`.")
@@ -118,10 +124,11 @@ def _check_schema(database: Database) -> Check:
     except WrongSchema as error:
         detail, _, remedy = str(error).partition(": ")
         return Check("schema", "problem", detail, f"{remedy[:1].upper()}{remedy[1:]}")
-    return Check("schema", "ok", "of this version")
+    return Check("schema", "ok", f"{schema_version(database)}, that of this version")
 
 
-def _check_storage(settings: Settings) -> Check:
+def check_storage(settings: Settings) -> Check:
+    """Check that an object can be stored and deleted."""
     url = settings.storage
     remedy = "Check ATTUNE_STORAGE_URL and the credentials of the storage (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)."
     if "://" not in url:
@@ -139,18 +146,23 @@ def _check_storage(settings: Settings) -> Check:
 
 
 def _check_marker(settings: Settings) -> Iterator[Check]:
-    """Yield a problem if the storage belongs to another database (api.services.storage_marker)."""
     context = Context.open(settings)
+    try:
+        yield from check_marker(context)
+    finally:
+        context.database.dispose()
+
+
+def check_marker(context: Context) -> Iterator[Check]:
+    """Yield a problem if the storage belongs to another database (api.services.storage_marker)."""
     try:
         storage_marker.require(context)
     except WrongStorage as error:
         detail, _, remedy = str(error).partition(": ")
         yield Check("storage", "problem", detail, f"{remedy[:1].upper()}{remedy[1:]}")
-    finally:
-        context.database.dispose()
 
 
-def _check_broker(settings: Settings) -> Check:
+def check_broker(settings: Settings) -> Check:
     if not settings.broker_url.get_secret_value():
         process = running_up(settings)
         if process is None:
@@ -170,7 +182,7 @@ def _check_broker(settings: Settings) -> Check:
     return Check("broker", "ok", address)
 
 
-def _check_disk(settings: Settings) -> Check:
+def check_disk(settings: Settings) -> Check:
     """Check the free space of the disks that hold the data, the objects and the workers' files. Report the disk with
     the least."""
     folders = [settings.data_dir, settings.work]
