@@ -7,6 +7,7 @@ server keeps the parts until the upload expires, by default for an hour.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +23,13 @@ from api.cli.errors import CommandError, ExitCode, RequestRefused
 MIN_BYTES = 64 * 1024**2
 """Size above which a file is sent in parts. The limit of files that are sent whole is 512 MiB by default."""
 PART_BYTES = 16 * 1024**2
+MAX_PARTS = 10_000
+"""Number of parts that an upload may have. Files of more than 156 GiB need larger parts."""
+
+
+def part_bytes(size: int) -> int:
+    """Return the size of the parts of a file of `size` bytes, in bytes."""
+    return max(PART_BYTES, math.ceil(size / MAX_PARTS))
 
 
 class _Record:
@@ -104,12 +112,13 @@ def _send(
 ) -> Document:
     """Send the parts after the first `len(parts)` and complete the upload. Extend `parts` by each part's id."""
     path, md5 = f"/uploads/{segment(upload_id)}", hashlib.md5(usedforsecurity=False)
-    for index, chunk in enumerate(iter(partial(file.read, PART_BYTES), b"")):
+    size = part_bytes(os.fstat(file.fileno()).st_size)
+    for index, chunk in enumerate(iter(partial(file.read, size), b"")):
         md5.update(chunk)
         if index >= len(parts):
             parts.append(_patiently(partial(client.upload_part, path, chunk))["id"])
             record.store(upload_id, parts)
-        report(index * PART_BYTES + len(chunk))
+        report(index * size + len(chunk))
     completion = {"part_ids": parts, "md5": md5.hexdigest()}
     return _patiently(partial(client.post, f"{path}/complete", completion, timeout=GENERATION_TIMEOUT))
 

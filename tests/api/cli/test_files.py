@@ -4,7 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
+
 from api.cli.errors import ExitCode
+from api.cli.uploads import MAX_PARTS, PART_BYTES, part_bytes
 from tests.api.cli.conftest import FILE, FakeServer, attune
 
 ROW = b'{"text": "a"}\n'
@@ -82,3 +85,9 @@ def test_check_names_every_error_with_its_line_and_needs_no_server(tmp_path: Pat
 
 def test_check_of_a_folder_is_refused(tmp_path: Path) -> None:
     assert "is not a file" in attune("files", "check", tmp_path).stderr
+
+
+@pytest.mark.parametrize("size", [1, 2**30, 2**40, 2**43])
+def test_every_file_fits_into_the_parts_of_an_upload(size: int) -> None:
+    assert part_bytes(size) >= PART_BYTES
+    assert part_bytes(size) * MAX_PARTS >= size
