@@ -40,13 +40,14 @@ export async function request(path, { method = "GET", body, headers = {}, signal
     throw new ApiError("The server cannot be reached. The page tries again by itself.");
   }
   report(true);
-  if (!response.ok) throw await failed(response);
+  if (!response.ok) throw await failed(response, method);
   return response;
 }
 
-async function failed(response) {
+async function failed(response, method) {
   const { error } = await response.json().catch(() => ({}));
-  if (response.status === 401 && !response.url.endsWith("/session")) connection.dispatchEvent(new Event("signed-out"));
+  const wrongKey = method === "POST" && response.url.endsWith("/session");
+  if (response.status === 401 && !wrongKey) connection.dispatchEvent(new Event("signed-out"));
   return new ApiError(error?.message ?? `The server answered with status ${response.status}, without an explanation by Attune. Is Attune running behind this address? A proxy may have refused the request.`, {
     ...error, status: response.status, requestId: response.headers.get("x-request-id"),
   });
@@ -61,6 +62,16 @@ export function withQuery(path, query = {}) {
 export const get = async (path, query, signal) => (await request(withQuery(path, query), { signal })).json();
 export const post = async (path, body) => (await request(path, { method: "POST", body })).json();
 export const remove = async (path) => request(path, { method: "DELETE" });
+
+/** @type {Promise<any>|null} */
+let signedIn = null;
+connection.addEventListener("signed-out", () => { signedIn = null; });
+
+/** Who is signed in, `{project, key, scope}`. It is asked once until the session ends. */
+export function session() {
+  signedIn ??= get("/session").catch((error) => { signedIn = null; throw error; });
+  return signedIn;
+}
 
 /** Yield the pages of a list, each `{data, has_more}`, until the caller stops. */
 export async function* pages(path, query = {}, signal) {
@@ -103,7 +114,8 @@ export async function poll(seconds, signal, action) {
 /** Whether a repetition of the request would fail, too. */
 const isFinal = ({ status }) => status === undefined || (status >= 400 && status < 500 && status !== 429);
 
-const pause = (seconds, signal) => new Promise((resolve) => {
+/** Wait for so many seconds, or until the signal is aborted. */
+export const pause = (seconds, signal) => new Promise((resolve) => {
   const timer = setTimeout(resolve, 1000 * seconds);
   signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
 });
