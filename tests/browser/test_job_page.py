@@ -187,6 +187,28 @@ def test_a_secret_is_copied_where_browsers_offer_no_clipboard(visitor: Visitor) 
     expect(page.get_by_text("Select the text and copy it.")).to_be_visible()
 
 
+def test_buttons_that_write_are_unseen_until_the_sessions_rights_are_known(visitor: Visitor, server: Server) -> None:
+    job, page = a_classifier(server[1]), visitor.page
+    page.route("**/session", lambda route: None)  # no answer
+    page.goto(f"/jobs/{job.id}")
+    expect(page.get_by_role("link", name="Open model")).to_be_visible()
+    expect(page.get_by_text("Clone", exact=True)).to_be_hidden()
+    page.unroute_all(behavior="ignoreErrors")
+    page.reload()
+    expect(page.get_by_text("Clone", exact=True)).to_be_visible()
+
+
+def test_the_key_of_a_project_sees_no_other_projects(visitor: Visitor) -> None:
+    page = visitor.page
+    page.goto("/usage")
+    expect(page.get_by_role("button", name="By model")).to_be_visible()
+    expect(page.get_by_role("button", name="All projects")).to_have_count(0)
+    page.goto("/health")
+    expect(page.get_by_role("row", name="Database and storage")).to_contain_text("Good")
+    expect(page.get_by_role("row", name="Workers: train")).to_contain_text("attune worker --stage train")
+    expect(page.get_by_role("row", name="Broker")).to_have_count(0)
+
+
 def test_a_key_that_only_reads_sees_no_buttons_that_write(visitor: Visitor, server: Server) -> None:
     job, page = a_classifier(server[1]), visitor.page
     visitor.sign_in(keys.create(server[1], project="default", name="reader", scope="read")[1])
@@ -194,6 +216,8 @@ def test_a_key_that_only_reads_sees_no_buttons_that_write(visitor: Visitor, serv
     expect(page.get_by_role("link", name="Open model")).to_be_visible()
     for name in ("Rerun …", "Clone"):
         expect(page.get_by_text(name, exact=True)).to_be_hidden()
+    page.keyboard.press("r")
+    expect(page.get_by_role("dialog")).to_have_count(0)
     page.get_by_role("link", name="Open model").click()
     expect(page.locator("h1")).to_have_text(str(job.fine_tuned_model))
     expect(page.get_by_role("button", name="Delete")).to_be_hidden()

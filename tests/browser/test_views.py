@@ -293,6 +293,8 @@ def test_an_operator_sees_what_runs_what_it_used_and_whether_all_works(page: Pag
     with page.expect_download() as download:
         page.get_by_role("link", name="CSV").click()
     assert "trained_tokens" in download.value.path().read_text().splitlines()[0]
+    page.get_by_role("button", name="All projects").click()
+    expect(page.get_by_role("row", name="default")).to_be_visible()
     page.goto("/health")
-    expect(page.get_by_role("row", name="Database and storage")).to_contain_text("Good")
-    expect(page.get_by_role("row", name="Workers that train")).to_contain_text("Good")
+    for component in ("Database", "Schema", "Storage", "Broker", "Queue", "Disk", "Workers: train", "Versions"):
+        expect(page.get_by_role("row", name=component, exact=False).first).to_contain_text("Good")

@@ -12,8 +12,10 @@ import { failure, fill, h } from "./elements.js";
  * @property {AbortSignal} signal
  * @property {(text: string) => void} setTitle
  * @property {(changes: Object<string, string|null>) => void} setQuery changes the address without opening it
+ * @property {{rows?: number}} kept what the view kept when it was left, if the reader came back to it
+ * @property {(changes: {rows?: number}) => void} keep
  * @property {(href: string) => Promise<void>} open
- * @property {(keys: Object<string, [string, () => void]>) => void} offerKeys
+ * @property {(keys: Object<string, [string, () => void]>) => void} offerKeys keys that change something, so not for sessions that may only read
  */
 
 const main = document.getElementById("main");
@@ -44,7 +46,8 @@ async function show() {
   setTitle(link?.textContent ?? "Not found");
   try {
     const view = await import(`./views/${module}.js`);
-    await view.show({ root, id, query: new URLSearchParams(location.search), signal, setTitle, setQuery, open, offerKeys });
+    scrollBack(root, signal);
+    await view.show({ root, id, query: new URLSearchParams(location.search), signal, setTitle, setQuery, kept: history.state ?? {}, keep, open, offerKeys });
   } catch (error) {
     if (signal.aborted) return;
     if (error.status === undefined) console.error(error);
@@ -54,7 +57,7 @@ async function show() {
   }
 
   function offerKeys(offered) {
-    loadKeys().then(({ offer }) => signal.aborted || offer(offered, signal));
+    Promise.all([loadKeys(), api.session()]).then(([{ offer }, { scope }]) => signal.aborted || scope === "read" || offer(offered, signal), () => {});
   }
 }
 
@@ -65,10 +68,36 @@ function setTitle(text) {
 function setQuery(changes) {
   const url = new URL(location.href);
   for (const [name, value] of Object.entries(changes)) value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
-  history.replaceState(null, "", url);
+  history.replaceState(history.state, "", url);
 }
 
+/** Keep values with this entry of the history, for a reader who comes back to it. */
+function keep(changes) {
+  history.replaceState({ ...history.state, ...changes }, "");
+}
+
+/** Scroll to where the reader was, as soon as the view is long enough again; not after the reader has scrolled. */
+function scrollBack(root, signal) {
+  const { top = 0 } = history.state ?? {};
+  const height = () => document.documentElement.scrollHeight - innerHeight;
+  const grown = new ResizeObserver(() => { if (height() >= top) { scrollTo(0, top); end(); } });
+  const end = () => { grown.disconnect(); returning = null; };
+  returning = end;
+  grown.observe(root);
+  for (const event of ["wheel", "touchmove", "keydown"]) addEventListener(event, end, { once: true, signal });
+  signal.addEventListener("abort", () => grown.disconnect(), { once: true });
+}
+
+let returning = null, scrolled = 0;
+history.scrollRestoration = "manual";
+addEventListener("scroll", () => {
+  clearTimeout(scrolled);
+  if (!returning) scrolled = setTimeout(() => keep({ top: scrollY }), 100);
+}, { passive: true });
+
 async function open(href) {
+  clearTimeout(scrolled);
+  keep({ top: scrollY });
   history.pushState(null, "", href);
   scrollTo(0, 0);
   main.focus({ preventScroll: true });
@@ -83,18 +112,23 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   open(link.href);
 });
-addEventListener("popstate", show);
+addEventListener("popstate", () => { clearTimeout(scrolled); show(); });
 
 const bar = document.getElementById("connection");
 api.connection.addEventListener("lost", () => fill(bar, "The server cannot be reached. Trying again …").hidden = false);
 api.connection.addEventListener("restored", () => { bar.hidden = true; });
-api.connection.addEventListener("signed-out", async () => {
-  left.abort();
-  const { askForKey } = await import("./sign-in.js");
-  await askForKey(main);
-  showTools();
-  await show();
+let asking = null; // all requests of a page may find at once that the session has ended
+api.connection.addEventListener("signed-out", () => {
+  asking ??= askForKey().finally(() => { asking = null; });
 });
+
+async function askForKey() {
+  left.abort();
+  const form = await import("./sign-in.js");
+  await form.askForKey(main);
+  showTools();
+  show();
+}
 
 /** Who is signed in, the theme and the keys, at the right of the navigation. */
 async function showTools() {

@@ -52,7 +52,9 @@ export function fileField(files, signal, onChoose) {
 }
 
 export function modelField(models) {
-  const tuned = models.filter(({ id }) => id.startsWith("ft:")), bases = models.filter(({ id }) => !id.startsWith("ft:"));
+  const tuned = models.filter(({ id }) => id.startsWith("ft:"));
+  const isEncoder = ({ facts }) => facts.kind === "encoder"; // encoders only learn classification
+  const bases = models.filter(({ id }) => !id.startsWith("ft:")).toSorted((one, other) => isEncoder(one) - isEncoder(other));
   const option = ({ id }) => h("option", { value: id }, id);
   const control = h("select", { id: "model", "aria-describedby": "model-problem model-help" },
     h("optgroup", { label: "Base models" }, bases.map(option)), tuned.length > 0 && h("optgroup", { label: "Fine-tuned models, to train further" }, tuned.map(option)));

@@ -123,8 +123,8 @@ export function chart({ title, unit = "", href, series, group, show = format.met
     const index = u.cursor.idx;
     const at = index === null || index === undefined ? null : u.data[0][index];
     reading.replaceChildren(...(at === null ? [] : [`step ${format.exact(at)}  `, ...series.map((one, number) => {
-      const value = state.columns[number][index];
-      return value === null || value === undefined ? "" : `${series.length > 1 ? `${one.label} ` : ""}${show(value)}  `;
+      const value = final(state.columns[number].slice(0, index + 1)); // between evaluations that of the last one
+      return value === undefined ? "" : `${series.length > 1 ? `${one.label} ` : ""}${show(value)}  `;
     })]));
   }
 

@@ -1,12 +1,12 @@
 /** The tools at the right of the navigation: project and key, sign-out, theme, keyboard. */
 
-import { connection, get, remove } from "./api.js";
+import { connection, remove, session as signedIn } from "./api.js";
 import { fill, h } from "./elements.js";
 import { help } from "./keys.js";
 
 /** Show the tools. Without a session there is no project to name. */
 export async function tools(element) {
-  const session = await get("/session").catch(() => null);
+  const session = await signedIn().catch(() => null);
   document.documentElement.dataset.scope = session?.scope ?? "";
   fill(element, session && account(session),
     h("button.quiet", { type: "button", title: "Keyboard (?)", "aria-label": "Keyboard", onclick: help }, "?"),

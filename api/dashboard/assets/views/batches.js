@@ -10,8 +10,8 @@ import { dropTarget, picker } from "../upload.js";
 const STEP = 50;
 
 /** @param {import("../app.js").Page} page */
-export async function show({ root, signal, open }) {
-  let limit = STEP;
+export async function show({ root, signal, kept, keep, open }) {
+  let limit = kept.rows ?? STEP;
   const upload = picker({
     label: "New batch", kind: "primary", purpose: "batch", signal,
     onFile: async (file, picked) => open(`/batches/${(await createBatch(file.id, await picked.slice(0, 65_536).text())).id}`),
@@ -30,7 +30,7 @@ export async function show({ root, signal, open }) {
   });
   const nothing = empty("No batch yet. Drop a file of requests here, one JSON object to a line. Its answers are a file, too.", command("attune batches create requests.jsonl --watch"));
   const body = h("div");
-  const more = h("button", { type: "button", hidden: true, onclick: () => { limit += STEP; refresh(); } }, "Show more");
+  const more = h("button", { type: "button", hidden: true, onclick: () => { limit += STEP; keep({ rows: limit }); refresh(); } }, "Show more");
 
   async function refresh() {
     const { data, hasMore } = await api.first(BATCHES, {}, limit, signal);

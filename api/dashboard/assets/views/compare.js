@@ -132,6 +132,7 @@ function settingsTable(loaded, everything) {
     ],
   });
   list.update(shown);
+  list.element.classList.add("stacked");
   return list.element;
 }
 

@@ -10,16 +10,16 @@ import { table } from "../table.js";
 const STEP = 20;
 
 /** @param {import("../app.js").Page} page */
-export async function show({ root, id, query, signal, setTitle, setQuery, open }) {
+export async function show({ root, id, query, signal, setTitle, setQuery, kept, keep, open }) {
   const path = `${EVALS}/${encodeURIComponent(id)}`;
   const found = await api.get(path, {}, signal);
   const chosen = { run: query.get("run"), with: query.get("with"), show: query.get("show") };
   const result = h("div.view"), results = await import("./eval-run.js");
-  let limit = STEP, known = [], left = new AbortController();
+  let limit = kept.rows ?? STEP, known = [], left = new AbortController();
   setTitle(found.name || "Eval");
 
   const runs = runsTable(id, chosen, choose);
-  const more = h("button", { type: "button", hidden: true, onclick: () => { limit += STEP; refresh(); } }, "Show more");
+  const more = h("button", { type: "button", hidden: true, onclick: () => { limit += STEP; keep({ rows: limit }); refresh(); } }, "Show more");
   const nothing = empty("No run yet. A run asks a model the questions of a file and grades its answers.", h("div", {}, newRun()));
   const list = h("div");
 

@@ -8,8 +8,8 @@ import { table } from "../table.js";
 const STEP = 50;
 
 /** @param {import("../app.js").Page} page */
-export async function show({ root, signal }) {
-  let limit = STEP;
+export async function show({ root, signal, kept, keep }) {
+  let limit = kept.rows ?? STEP;
   const list = table({
     caption: "Evals, newest first", href: ({ id }) => `/evals/${id}`,
     columns: [
@@ -20,7 +20,7 @@ export async function show({ root, signal }) {
   });
   const nothing = empty("No eval yet. An eval is a schema of items and the criteria that grade the answers to them.", command("attune evals create eval.json"));
   const body = h("div");
-  const more = button("Show more", () => { limit += STEP; return refresh(); });
+  const more = button("Show more", () => { limit += STEP; keep({ rows: limit }); return refresh(); });
   more.hidden = true;
 
   async function refresh() {

@@ -4,7 +4,7 @@ import * as api from "../api.js";
 import { copyAs } from "../calls.js";
 import { button, confirm, copyable, empty, facts, fill, h, quantity, section, when, writes } from "../elements.js";
 import { check, findings } from "../findings.js";
-import { bytes, plural } from "../format.js";
+import { bytes, plural, term } from "../format.js";
 import { createBatch, firstPart } from "../requests.js";
 import { legend, renderedRows } from "../rows.js";
 
@@ -70,9 +70,15 @@ function summary({ status, errors, warnings }) {
 /** Counts, lengths and first rows under a base model and a method that the reader chooses. */
 function modelsEye(element, { file, report, catalog, query, signal, setQuery }) {
   const format = catalog.formats.find(({ type }) => type === report.format);
-  const models = catalog.base_models;
+  const isEncoder = ({ kind }) => kind === "encoder"; // encoders only learn classification
+  const models = catalog.base_models.toSorted((one, other) => isEncoder(one) - isEncoder(other));
   if (!models.length) return fill(element, section("As the model sees it", null, empty("Tokens depend on a base model, and this server has none yet.")));
-  const methods = catalog.methods.filter(({ type }) => !format || format.methods.includes(type));
+  const reading = catalog.methods.filter(({ type }) => !format || format.methods.includes(type));
+  const methods = reading.filter(({ schema }) => !schema.required?.length);
+  if (!methods.length) {
+    const names = reading.map(({ type }) => term(type)).join(" and ");
+    return fill(element, section("As the model sees it", null, empty(`These rows are for ${names}, which need more settings.`, writes(h("a.button", { href: `/new?file=${file.id}` }, "New job")))));
+  }
   const model = select("Base model", models.map(({ id }) => [id, id]), query.get("model"));
   const method = select("Method", methods.map(({ type }) => [type, type]), query.get("method"));
   const length = h("input", { type: "number", min: 8, step: 1, placeholder: "auto", "aria-label": "Maximum length in tokens", value: query.get("max_length") });

@@ -11,13 +11,13 @@ const PURPOSES = [["fine-tune", "Rows"], ["fine-tune-results", "Results of jobs"
 const STEP = 50;
 
 /** @param {import("../app.js").Page} page */
-export async function show({ root, query, signal, setQuery, open }) {
+export async function show({ root, query, signal, setQuery, kept, keep, open }) {
   let purpose = query.get("purpose") ?? PURPOSES[0][0];
-  let limit = STEP, waits = true;
+  let limit = kept.rows ?? STEP, waits = true;
   const upload = picker({ signal, onFile: (file) => open(`/files/${file.id}`) });
   const tabs = PURPOSES.map(([name, label]) => h("button", { type: "button", "aria-pressed": String(name === purpose), onclick: () => choose(name) }, label));
   const body = h("div");
-  const more = button("Show more", () => { limit += STEP; return refresh(); });
+  const more = button("Show more", () => { limit += STEP; keep({ rows: limit }); return refresh(); });
   more.hidden = true;
   const list = table({
     caption: "Files, newest first",
@@ -35,6 +35,7 @@ export async function show({ root, query, signal, setQuery, open }) {
   function choose(name) {
     purpose = name;
     limit = STEP;
+    keep({ rows: limit });
     tabs.forEach((tab, index) => tab.setAttribute("aria-pressed", String(PURPOSES[index][0] === name)));
     setQuery({ purpose: name === PURPOSES[0][0] ? null : name });
     refresh().catch(complain(signal));

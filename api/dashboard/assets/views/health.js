@@ -1,14 +1,16 @@
-/** Health: what works, what does not, and what to do about it; the checks of `attune doctor` that need no machine. */
+/** Health: what works, what does not, and what to do about it; the checks of `attune doctor` that need no shell. */
 
 import * as api from "../api.js";
 import { command, fill, h, section, status } from "../elements.js";
-import { clock, duration, plural } from "../format.js";
+import { duration, plural, sentence } from "../format.js";
 import { table } from "../table.js";
 
 const STATES = { ok: ["✓", "Good", "good"], warning: ["◐", "Look at it", "held"], problem: ["✕", "Problem", "bad"] };
 const ORDER = ["problem", "warning", "ok"];
 const CLOCK_S = 5;
 const DAY_S = 86_400, JOBS = 20;
+/** Codes of errors that the service is to blame for, as in docs/monitoring/alerts.yml, and not the job's files or settings. */
+const OWN_FAULTS = ["internal_error", "worker_lost", "hung", "poison", "disk_full", "out_of_memory"];
 
 /** @typedef {{component: string, state: "ok"|"warning"|"problem", detail: any, remedy?: any}} Check */
 
@@ -23,15 +25,17 @@ export async function show({ root, signal }) {
     ],
   });
   const verdict = h("p");
+  const { scope } = await api.session();
+  const parts = [server, scope === "operator" ? null : stores, service, jobs, budgets].filter(Boolean);
   await api.poll(10, signal, async () => {
-    const checks = (await Promise.all([server(signal), stores(signal), workers(signal), baseModels(signal), jobs(signal), budgets(signal)])).flat();
+    const checks = (await Promise.all(parts.map((part) => part(signal)))).flat();
     checks.sort((one, other) => ORDER.indexOf(one.state) - ORDER.indexOf(other.state));
     const worst = checks[0].state;
     fill(verdict, status(worst, [STATES[worst][0], { ok: "Everything works", warning: "Something needs a look", problem: "Something does not work" }[worst], STATES[worst][2]]));
     list.update(checks);
     if (!root.hasChildNodes()) {
       fill(root, h("div.head", {}, h("h1", {}, "Health"), verdict), list.element,
-        section("On the server's machine", null, h("div.filters", {}, h("p.muted", {}, "This command also checks disk, libraries, GPUs, broker and schema:"), command("attune doctor"))));
+        section("On the server's machine", null, h("div.filters", {}, h("p.muted", {}, scope === "operator" ? "This command also checks libraries and GPUs:" : "This command, or an operator's key on this page, also checks broker, schema and disk:"), command("attune doctor"))));
     }
   });
 }
@@ -50,13 +54,6 @@ async function server(signal) {
   return checks;
 }
 
-async function stores(signal) {
-  const error = await api.request("/readyz", { signal }).then(() => null, (reason) => reason);
-  return error
-    ? [{ component: "Database and storage", state: "problem", detail: error.message, remedy: "On the server's machine, “attune doctor” names the part that fails." }]
-    : [{ component: "Database and storage", state: "ok", detail: "Both answer" }];
-}
-
 /** A check whose data cannot be read is a problem itself. */
 const checked = (component, load) => async (signal) => {
   try {
@@ -67,32 +64,19 @@ const checked = (component, load) => async (signal) => {
   }
 };
 
-const WAITS = { prepare: "jobs wait", train: "jobs wait", sample: "chats are refused and batches wait", batch: "batches wait", evaluate: "runs of evals wait", deliver: "webhooks and metrics wait" };
-
-const workers = checked("Workers", async (signal) => {
-  const { data } = await api.get("/v1/workers", {}, signal);
-  const alive = data.filter((worker) => worker.alive);
-  // A server may have no others; those that are lost are missed.
-  const others = ["sample", "batch", "evaluate", "deliver"].filter((stage) => data.some(({ stages, status: state }) => stages.includes(stage) && state !== "stopped"));
-  return ["prepare", "train", ...others].map((stage) => {
-    const component = `Workers that ${{ batch: "answer batches" }[stage] ?? stage}`;
-    const able = alive.filter(({ stages }) => stages.includes(stage));
-    const paused = able.filter((worker) => worker.status === "paused");
-    const lost = data.filter((worker) => worker.status === "lost" && worker.stages.includes(stage));
-    if (!able.length) return { component, state: "problem", detail: `None is live, so ${WAITS[stage]}`, remedy: `Start one: attune worker --stage ${stage}` };
-    if (paused.length) return { component, state: "warning", detail: `${paused.length} of ${able.length} paused: ${paused[0].paused_reason}`, remedy: h("a", { href: "/workers" }, "Workers") };
-    if (lost.length) return { component, state: "warning", detail: `${plural(able.length, "live worker")}, ${lost.length} lost; the last one beat ${clock(Math.max(...lost.map((worker) => worker.last_beat_at)))}`, remedy: h("a", { href: "/workers" }, "Workers") };
-    return { component, state: "ok", detail: `${plural(able.length, "live worker")}, ${plural(able.reduce((sum, { slots }) => sum + slots, 0), "slot")}` };
-  });
+/** The server's own checks: of the workers and base models for every key, and of all components for an operator's. */
+const service = checked("Service", async (signal) => {
+  const { data } = await api.get("/v1/health", {}, signal);
+  return data.map(({ component, status: state, detail, remedy }) => ({ component: sentence(component), state, detail, remedy }));
 });
 
-const baseModels = checked("Base models", async (signal) => {
-  const { data } = await api.get("/v1/models", {}, signal);
-  const bases = data.filter(({ owned_by: owner }) => owner === "operator").length;
-  return bases
-    ? [{ component: "Base models", state: "ok", detail: plural(bases, "base model") }]
-    : [{ component: "Base models", state: "warning", detail: "None, so no job can be created", remedy: "On the server's machine: attune models add NAME SOURCE" }];
-});
+/** Whether the database and the storage answer, for keys that do not see them one by one. */
+async function stores(signal) {
+  const error = await api.request("/readyz", { signal }).then(() => null, (reason) => reason);
+  return error
+    ? [{ component: "Database and storage", state: "problem", detail: error.message, remedy: "An operator's key, or “attune doctor” on the server's machine, shows which part fails." }]
+    : [{ component: "Database and storage", state: "ok", detail: "Both answer" }];
+}
 
 /** `3 jobs`, or `20 or more jobs` if the list may be longer. */
 const atMost = (some, noun) => (some.length < JOBS ? plural(some.length, noun) : `${JOBS} or more ${noun}s`);
@@ -103,11 +87,13 @@ const jobs = checked("Jobs", async (signal) => {
   const now = Date.now() / 1000;
   const waiting = [...queued, ...validating].sort((one, other) => one.created_at - other.created_at);
   const failed = ended.filter((job) => now - job.finished_at < DAY_S);
+  const broken = failed.filter((job) => OWN_FAULTS.includes(job.error?.code));
+  const shown = broken[0] ?? failed[0];
   const [oldest] = waiting;
   return [
-    { component: "Queue", state: "ok", detail: oldest ? [`${atMost(waiting, "job")} of this project waiting, the oldest for ${duration(now - oldest.created_at)}: `, h("a", { href: `/jobs/${oldest.id}` }, oldest.id)] : "No job of this project waits" },
+    { component: "Waiting jobs", state: "ok", detail: oldest ? [`${atMost(waiting, "job")} of this project waiting, the oldest for ${duration(now - oldest.created_at)}: `, h("a", { href: `/jobs/${oldest.id}` }, oldest.id)] : "No job of this project waits" },
     failed.length
-      ? { component: "Failed jobs", state: "warning", detail: [`${atMost(failed, "job")} in the last 24 hours; the last: `, h("a", { href: `/jobs/${failed[0].id}` }, failed[0].id)], remedy: failed[0].error?.message }
+      ? { component: "Failed jobs", state: broken.length ? "warning" : "ok", detail: [`${atMost(failed, "job")} in the last 24 hours${broken.length ? `, ${broken.length} of them by the service's fault` : ", by their files or settings"}: `, h("a", { href: `/jobs/${shown.id}` }, shown.id)], remedy: broken[0]?.error.message }
       : { component: "Failed jobs", state: "ok", detail: "None in the last 24 hours" },
   ];
 });

@@ -82,7 +82,7 @@ export function cost(estimate) {
   if (!estimate) return null;
   const { predicted, actual } = estimate;
   const rows = [
-    ["Time in all", predicted.seconds, actual?.seconds, format.duration],
+    ["Whole attempt", predicted.seconds, actual?.seconds, format.duration],
     ["Training", predicted.training_s, actual?.training_s, format.duration],
     ["Peak memory", predicted.memory?.total, actual?.peak_bytes, format.bytes],
     ["Trained weights", predicted.trained_parameters, undefined, format.count],

@@ -92,7 +92,7 @@ function about(job, worker) {
     ["Created", when(job.created_at)],
     ["Started", job.started_at && when(job.started_at)],
     ["Finished", job.finished_at && when(job.finished_at)],
-    ["Time", job.finished_at && job.started_at && format.duration(job.finished_at - job.started_at)],
+    ["Start to end", job.finished_at && job.started_at && format.duration(job.finished_at - job.started_at)],
     ["Trained tokens", job.trained_tokens && h("span", { title: format.exact(job.trained_tokens) }, format.count(job.trained_tokens))],
     ["Seed", String(job.seed)],
     ["Priority", job.priority ? String(job.priority) : null],
@@ -137,6 +137,7 @@ function drawnCurves(page, method) {
   function draw() {
     scheduled = false;
     waiting.hidden = series.points.length > 0;
+    for (const control of controls.elements) control.hidden = !waiting.hidden;
     const { steps } = series;
     let made = false;
     measurements(series.names).forEach((name) => {

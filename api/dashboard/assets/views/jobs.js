@@ -9,7 +9,7 @@ const PATH = "/v1/fine_tuning/jobs", PAGE = 100, POLL_S = 4;
 const STATUSES = ["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
 
 /** @param {import("../app.js").Page} page */
-export async function show({ root, query, signal, setQuery }) {
+export async function show({ root, query, signal, setQuery, kept, keep }) {
   const filter = { status: query.get("status"), search: query.get("search") };
   const chosen = new Set();
   /** @type {Map<string, any>} */
@@ -20,7 +20,10 @@ export async function show({ root, query, signal, setQuery }) {
     caption: "Fine-tuning jobs, newest first", href: (job) => `/jobs/${job.id}`, columns: columns(choice),
   });
   const nothing = h("div");
-  const next = button(`Show ${PAGE} more`, () => load([...known.keys()].at(-1)));
+  const next = button(`Show ${PAGE} more`, async () => {
+    await loadMore();
+    keep({ rows: known.size });
+  });
   next.hidden = true;
   const compare = h("a.button", { hidden: true });
   const search = h("input", { type: "search", placeholder: "Search ids and models", "aria-label": "Search jobs", value: filter.search });
@@ -33,13 +36,23 @@ export async function show({ root, query, signal, setQuery }) {
   let typed = null;
   search.addEventListener("input", () => { clearTimeout(typed); typed = setTimeout(() => change({ search: search.value.trim() || null }), 200); });
   statuses.addEventListener("change", () => change({ status: statuses.value || null }));
-  await api.poll(POLL_S, signal, () => load());
+  let wanted = kept.rows ?? 0; // those that were shown when the reader left
+  await api.poll(POLL_S, signal, async () => {
+    await load();
+    for (; more && known.size < wanted;) await loadMore();
+    wanted = 0;
+  });
 
   function change(changes) {
     Object.assign(filter, changes);
     setQuery(changes);
     known = new Map();
+    keep({ rows: 0 });
     load().catch(complain(signal));
+  }
+
+  function loadMore() {
+    return load([...known.keys()].at(-1));
   }
 
   /** Load the newest jobs, or those after one. Jobs that are missing between those that came do not match any more. */

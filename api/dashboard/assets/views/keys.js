@@ -6,14 +6,13 @@ import { ask, showSecret } from "../dialogs.js";
 import { table } from "../table.js";
 
 const PATH = "/v1/keys";
-const SCOPES = ["read", "write", "admin"];
-const RIGHTS = { read: "reads only", write: "reads and writes", admin: "everything" };
+const SCOPES = ["read", "write", "admin", "operator"];
+const RIGHTS = { read: "reads only", write: "reads and writes", admin: "everything in the project", operator: "also the health and usage of all projects" };
 const LIVES = [["", "never"], [86_400, "in a day"], [7 * 86_400, "in a week"], [90 * 86_400, "in 90 days"], [365 * 86_400, "in a year"]];
 
 /** @param {import("../app.js").Page} page */
 export async function show({ root, signal }) {
-  await api.get(PATH, { limit: 1 }, signal); // without a session this shows the sign-in, which GET /session does not
-  const session = await api.get("/session", {}, signal);
+  const session = await api.session();
   const allowed = SCOPES.slice(0, SCOPES.indexOf(session.scope) + 1);
   const mayWrite = session.scope !== "read";
   const list = table({

@@ -4,7 +4,7 @@ import * as api from "../api.js";
 import { copyAs } from "../calls.js";
 import { chat } from "../chat.js";
 import { button, confirm, copyable, empty, facts, fill, h, modelAddress, quantity, section, when, writes } from "../elements.js";
-import { bytes, plural } from "../format.js";
+import { bytes, plural, term } from "../format.js";
 import { table } from "../table.js";
 import { isTuned } from "./models.js";
 
@@ -62,8 +62,8 @@ function about(model) {
   return facts([
     ["Base model", h("a", { href: modelAddress(known.base_model) }, known.base_model)],
     ["Job", h("a", { href: `/jobs/${known.fine_tuning_job_id}`, title: known.fine_tuning_job_id }, h("code", {}, `${known.fine_tuning_job_id.slice(0, 14)}…`))],
-    ["Method", known.method], ["Technique", known.technique],
-    ["Output", { tokens: "text", labels: "scores of labels", reward: "a reward" }[known.output] ?? known.output], ["Created", when(model.created)],
+    ["Method", known.method && term(known.method)], ["Technique", known.technique && term(known.technique)],
+    ["Answers with", { tokens: "text", labels: "scores of labels", reward: "a reward" }[known.output] ?? known.output], ["Created", when(model.created)],
   ]);
 }
 

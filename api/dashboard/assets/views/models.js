@@ -2,6 +2,7 @@
 
 import * as api from "../api.js";
 import { arrange, command, empty, fill, h, modelAddress, quantity, refill, when, writes } from "../elements.js";
+import { term } from "../format.js";
 import { table } from "../table.js";
 
 export const isTuned = ({ id }) => id.startsWith("ft:");
@@ -16,8 +17,8 @@ export async function show({ root, query, signal, setQuery }) {
     columns: [
       { title: "Fine-tuned model", cell: name },
       { title: "Base model", cell: ({ facts }) => h("a", { href: modelAddress(facts.base_model) }, facts.base_model), wide: true },
-      { title: "Method", cell: ({ facts }) => facts.method, wide: true },
-      { title: "Technique", cell: ({ facts }) => facts.technique, wide: true },
+      { title: "Method", cell: ({ facts }) => facts.method && term(facts.method), wide: true },
+      { title: "Technique", cell: ({ facts }) => facts.technique && term(facts.technique), wide: true },
       { title: "Created", cell: (model) => when(model.created), figures: true },
     ],
   });

@@ -57,7 +57,7 @@ function runs(worker) {
   if (!worker.busy.length) return h("span.muted", {}, "–");
   return worker.busy.map(({ kind, job_id: job, since }) => h("div.anywhere", {},
     kind === "scan" ? "checks an uploaded file" : job ? h("a", { href: `/jobs/${job}` }, job) : `a job of another project (${kind})`,
-    since && h("span.muted", {}, ` for ${duration(Math.max(1, Date.now() / 1000 - since))}`)));
+    since && h("span.muted.whole", {}, ` for ${duration(Math.max(1, Date.now() / 1000 - since))}`)));
 }
 
 /** Beats come every 5 or 15 s; a recent one needs no time of day. */
