@@ -24,6 +24,7 @@ export async function show({ root, signal }) {
       { title: "Finding", cell: ({ detail, remedy }) => h("div.anywhere", {}, detail, remedy && h("span.sub", {}, remedy)) },
     ],
   });
+  list.element.classList.add("stacked");
   const verdict = h("p");
   const { scope } = await api.session();
   const parts = [server, scope === "operator" ? null : stores, service, jobs, budgets].filter(Boolean);

@@ -55,7 +55,7 @@ function deliveries(path, signal) {
   const list = table({
     caption: "Deliveries, newest first",
     columns: [
-      { title: "Event", cell: (delivery) => [shortEvent(delivery.event_type), h("span.sub", {}, copyable(delivery.event_id))] },
+      { title: "Event", cell: (delivery) => [shortEvent(delivery.event_type), h("span.sub.wide", {}, copyable(delivery.event_id))] },
       { title: "Of", cell: ({ data: { id } }) => subject(id), wide: true },
       { title: "Status", cell: (delivery) => [status(delivery.status, STATUSES[delivery.status]), delivery.last_error && h("span.sub", {}, delivery.last_error)] },
       { title: "Attempts", cell: (delivery) => delivery.attempts, figures: true, wide: true },

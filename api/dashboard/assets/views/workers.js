@@ -56,7 +56,7 @@ function runs(worker) {
   if (worker.answering) return plural(worker.answering, "request");
   if (!worker.busy.length) return h("span.muted", {}, "–");
   return worker.busy.map(({ kind, job_id: job, since }) => h("div.anywhere", {},
-    kind === "scan" ? "checks an uploaded file" : job ? h("a", { href: `/jobs/${job}` }, job) : `a job of another project (${kind})`,
+    kind === "scan" ? "checks an uploaded file" : job ? h("a", { href: `/jobs/${job}` }, h("code.short", {}, job)) : `a job of another project (${kind})`,
     since && h("span.muted.whole", {}, ` for ${duration(Math.max(1, Date.now() / 1000 - since))}`)));
 }
 
