@@ -207,6 +207,7 @@ def test_429_is_for_more_than_is_allowed_at_once(documented: Documented, served:
 
 
 COROUTINES = {
+    ("GET", "/v1/health"),
     ("POST", "/v1/evals"),
     ("POST", "/v1/webhook_endpoints/{webhook_id}/test"),
     ("POST", "/v1/fine_tuning/alpha/graders/validate"),

@@ -8,6 +8,7 @@ import { table } from "../table.js";
 const STATES = { ok: ["✓", "Good", "good"], warning: ["◐", "Look at it", "held"], problem: ["✕", "Problem", "bad"] };
 const ORDER = ["problem", "warning", "ok"];
 const CLOCK_S = 5;
+const STORES = "Database and storage";
 const DAY_S = 86_400, JOBS = 20;
 /** Codes of errors that the service is to blame for, as in docs/monitoring/alerts.yml, and not the job's files or settings. */
 const OWN_FAULTS = ["internal_error", "worker_lost", "hung", "poison", "disk_full", "out_of_memory"];
@@ -26,10 +27,10 @@ export async function show({ root, signal }) {
   });
   list.element.classList.add("stacked");
   const verdict = h("p");
-  const { scope } = await api.session();
-  const parts = [server, scope === "operator" ? null : stores, service, jobs, budgets].filter(Boolean);
+  const { scope } = await api.session().catch((error) => { if (error.status === 401) throw error; return {}; }); // the database may be away
   await api.poll(10, signal, async () => {
-    const checks = (await Promise.all(parts.map((part) => part(signal)))).flat();
+    const checks = (await Promise.all([server, stores, service, jobs, budgets].map((part) => part(signal)))).flat()
+      .filter(({ component, state }) => !(component === STORES && state === "ok" && scope === "operator")); // whose checks name both
     checks.sort((one, other) => ORDER.indexOf(one.state) - ORDER.indexOf(other.state));
     const worst = checks[0].state;
     fill(verdict, status(worst, [STATES[worst][0], { ok: "Everything works", warning: "Something needs a look", problem: "Something does not work" }[worst], STATES[worst][2]]));
@@ -71,12 +72,12 @@ const service = checked("Service", async (signal) => {
   return data.map(({ component, status: state, detail, remedy }) => ({ component: sentence(component), state, detail, remedy }));
 });
 
-/** Whether the database and the storage answer, for keys that do not see them one by one. */
+/** Whether the database and the storage answer. */
 async function stores(signal) {
   const error = await api.request("/readyz", { signal }).then(() => null, (reason) => reason);
   return error
-    ? [{ component: "Database and storage", state: "problem", detail: error.message, remedy: "An operator's key, or “attune doctor” on the server's machine, shows which part fails." }]
-    : [{ component: "Database and storage", state: "ok", detail: "Both answer" }];
+    ? [{ component: STORES, state: "problem", detail: error.message, remedy: "An operator's key, or “attune doctor” on the server's machine, shows which part fails." }]
+    : [{ component: STORES, state: "ok", detail: "Both answer" }];
 }
 
 /** `3 jobs`, or `20 or more jobs` if the list may be longer. */
