@@ -21,13 +21,13 @@ Days = Annotated[float, Field(ge=0)]
 Bytes = Annotated[int, Field(gt=0)]
 
 
-def _check_judge_url(url: str) -> str:
+def _check_server_url(url: str) -> str:
     if url and re.fullmatch(r"https?://[^@?#\s]+", url) is None:
         raise ValueError("give a URL such as https://api.openai.com/v1, without a user, a password or a query")
     return url.rstrip("/")
 
 
-def _check_judge_models(models: str) -> str:
+def _check_served_models(models: str) -> str:
     for entry in _separated(models):
         name, named, model = entry.partition("=")
         if not name or (named and not model) or name.startswith("ft:") or len(name) > 256:
@@ -35,8 +35,8 @@ def _check_judge_models(models: str) -> str:
     return models
 
 
-JudgeUrl = Annotated[str, AfterValidator(_check_judge_url)]
-JudgeModels = Annotated[str, AfterValidator(_check_judge_models)]
+ServerUrl = Annotated[str, AfterValidator(_check_server_url)]
+ServedModels = Annotated[str, AfterValidator(_check_served_models)]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class JudgeServer(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: Annotated[JudgeUrl, Field(min_length=1)]
-    models: JudgeModels
+    url: Annotated[ServerUrl, Field(min_length=1)]
+    models: ServedModels
     api_key: SecretStr = SecretStr("")
 
     @property
@@ -236,6 +236,15 @@ class Settings(BaseSettings):
     time. Each of these answers takes as much space as the longest of them. Further answers wait until there is space. A
     single answer may exceed the limit. A token takes about 32 KB with a model of 1.2 billion parameters in bfloat16,
     and 46 KB with SmolLM2-135M in float32."""
+    sample_vllm_url: ServerUrl = ""
+    """Base URL of a vLLM server, such as `http://127.0.0.1:8000/v1`, that answers the requests which a sampler takes.
+    Empty: the sampler generates all answers itself."""
+    sample_vllm_models: ServedModels = ""
+    """Base models at `sample_vllm_url`, separated by commas: `NAME`, or `NAME=MODEL` for a model that the server calls
+    MODEL. It also answers for the LoRA adapters of these models, which the sampler hands over to it. The sampler
+    itself answers for other models."""
+    sample_vllm_api_key: SecretStr = SecretStr("")
+    """API key for `sample_vllm_url`. Empty: none is sent."""
     sample_requests: Annotated[int, Field(ge=1)] = 16
     """Completion requests of one project that may wait or run at the same time. Requests beyond that get a 429."""
     batch_requests: Annotated[int, Field(ge=1)] = 16
@@ -266,11 +275,11 @@ class Settings(BaseSettings):
     max_project_eval_items: Annotated[int, Field(ge=1)] = 500_000
     """Number of items that all runs of one project may have together. Deleting runs makes room for new items."""
 
-    judge_url: JudgeUrl = ""
+    judge_url: ServerUrl = ""
     """Base URL of a server with OpenAI's API, such as `https://api.openai.com/v1`. Graders may ask its models to judge
     answers; prompts and answers of jobs with such a grader are sent there. Empty: graders can use only the models
     that Attune itself serves."""
-    judge_models: JudgeModels = ""
+    judge_models: ServedModels = ""
     """Models at `judge_url` that graders may name, separated by commas: `NAME`, or `NAME=MODEL` for a model that
     the server calls MODEL. A model named here takes precedence over a base model of the same name."""
     judge_api_key: SecretStr = SecretStr("")
@@ -364,6 +373,12 @@ class Settings(BaseSettings):
                 raise ValueError(f"judge_servers: several judges have the name '{name}': write OTHER=MODEL for one")
         return self
 
+    @model_validator(mode="after")
+    def _check_vllm(self) -> Self:
+        if bool(self.sample_vllm_url) != bool(self.vllm_models):
+            raise ValueError("sample_vllm_url and sample_vllm_models: give both or none")
+        return self
+
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, origins: str) -> str:
@@ -418,6 +433,12 @@ class Settings(BaseSettings):
     def origins(self) -> list[str]:
         """The origins in `cors_origins`."""
         return _separated(self.cors_origins)
+
+    @property
+    def vllm_models(self) -> Mapping[str, str]:
+        """{base model: its name at `sample_vllm_url`}."""
+        entries = (entry.partition("=") for entry in _separated(self.sample_vllm_models))
+        return {name: model or name for name, _, model in entries}
 
     @property
     def judges(self) -> Mapping[str, Judge]:

@@ -295,4 +295,4 @@ def _files(artifacts: list[Artifact]) -> ModelFiles:
 
 
 def _base(base: base_models.BaseModelRow) -> ModelFiles:
-    return {"digest": base.digest, "artifacts": base.artifacts}
+    return {"digest": base.digest, "artifacts": base.artifacts, "name": base.name}

@@ -1,6 +1,6 @@
 """Requests to the sampler, as the API sends them and the sampler's child process reads them."""
 
-from typing import Annotated, Self, TypedDict
+from typing import Annotated, NotRequired, Self, TypedDict
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -79,6 +79,8 @@ class ModelFiles(TypedDict):
 
     digest: str
     artifacts: list[Artifact]
+    name: NotRequired[str]
+    """Name of the base model. A fully fine-tuned model has none."""
 
 
 class AdapterFiles(TypedDict):

@@ -21,7 +21,6 @@ from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
 from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
 from api.settings import Settings
 from api.spec.artifacts import Artifact
-from api.spec.catalog import TECHNIQUES
 from api.spec.lifecycle import SAMPLE
 from api.spec.sampling import SamplerJob
 from worker.shared.gpus import visible_gpus
@@ -40,6 +39,7 @@ from worker.supervisor.child import Child
 from worker.supervisor.inputs import fetch_once
 from worker.supervisor.node import LIBRARIES, claim_work_dir
 from worker.supervisor.sampling_child import POLL_S, ChildLost, SamplingChild
+from worker.supervisor.vllm_server import VllmServer
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +73,9 @@ class Sampler:
         self._queue = Consumer(settings.broker_url, secrets.token_hex(8))
         self._adapters = AdapterCache(storage, folder / "adapters")
         self._child: SamplingChild | None = None
+        self._vllm = VllmServer(settings) if settings.sample_vllm_url else None
+        self._away = self._vllm is not None
+        """Whether the vLLM server does not answer. Until it does, no request is taken."""
         self._starting = threading.Lock()
         self._fetching = threading.Lock()
         self._jobs: dict[str, SampleJob] = {}
@@ -106,6 +109,8 @@ class Sampler:
         for thread in self._threads:
             thread.join(STOP_S)
         self.close()
+        if self._vllm is not None:
+            self._vllm.close()
 
     def report(self, owner: str) -> ProcessReport:
         """Return what the list of workers shows of this process. Any thread may call it."""
@@ -117,7 +122,7 @@ class Sampler:
         """Return the next request, or None if there is none or no place for it. Requests of batches take free places
         only. Other requests may also take the place of a batch's request, which then waits."""
         places, jobs = self._settings.sample_batch, list(self._jobs.values())
-        if sum(not job.background for job in jobs) >= places:
+        if self._away or sum(not job.background for job in jobs) >= places:
             self.stopping.wait(PLACE_S)
             return None
         background = len(jobs) < places
@@ -145,7 +150,7 @@ class Sampler:
     def _answer(self, job: SampleJob) -> None:
         started_at = time.monotonic()
         try:
-            report: Report = self._relay(job, self._request(job))
+            report: Report = self._relay(job)
         except redis.RedisError:
             raise  # no report can be sent
         except ChildLost:
@@ -165,17 +170,13 @@ class Sampler:
         log.info("sampled", outcome=fields["type"], ms=round(1000 * (time.monotonic() - started_at)))
 
     def _request(self, job: SampleJob) -> SamplerJob:
-        """Return the request as the child reads it, with the folders of its model. They are fetched if they are not
-        cached."""
+        """Return the request as the child reads it, with the folders of its model. An adapter, or a whole model, is
+        fetched if it is not cached."""
         model = job.content["model"]
-        base, adapter = model["base"], model["adapter"]
-        whole = model["technique"] is not None and TECHNIQUES[model["technique"]["type"]].whole_model
-        folder = self._settings.work / "cache" / "base" / base["digest"]
-        if not whole:
-            fetch_once(self._storage, base["artifacts"], folder)
+        adapter = model["adapter"]
         return SamplerJob(
             id=job.id,
-            base=str(folder),
+            base=str(self._settings.work / "cache" / "base" / model["base"]["digest"]),
             adapter=None if adapter is None else str(self._adapter(job.id, adapter["artifacts"])),
             background=job.background,
             technique=model["technique"],
@@ -188,18 +189,27 @@ class Sampler:
             self._folders[job_id] = folder
             return folder
 
-    def _relay(self, job: SampleJob, request: SamplerJob) -> Report:
-        """Send the request to the child, and the child's reports to the client. Return the last report, which the
-        caller sends.
+    def _relay(self, job: SampleJob) -> Report:
+        """Send the request to the vLLM server, if it can answer it, or to the child, and the reports to the client.
+        Return the last report, which the caller sends.
 
         Raises ChildLost if the child ended or was killed before its last report.
         """
-        child = self._running_child()
-        child.send(request)
+        request, base = self._request(job), job.content["model"]["base"]
+        child: SamplingChild | VllmServer
+        if self._vllm is not None and (name := self._vllm.name_of(base, request)) is not None:
+            child = self._vllm
+            child.send(request, name)
+        else:
+            if request.technique is None or not request.technique.whole_model:
+                fetch_once(self._storage, base["artifacts"], Path(request.base))
+            child = self._running_child()
+            child.send(request)
         try:
             return self._until_last(job, child)
         except ChildLost:
-            self.close(child)
+            if isinstance(child, SamplingChild):
+                self.close(child)
             raise
         except Exception:
             child.cancel(job.id)  # otherwise the child would generate an answer that nobody receives
@@ -207,7 +217,7 @@ class Sampler:
         finally:
             child.forget(job.id)
 
-    def _until_last(self, job: SampleJob, child: SamplingChild) -> Report:
+    def _until_last(self, job: SampleJob, child: SamplingChild | VllmServer) -> Report:
         polled_at, cancelled = time.monotonic(), False
         while True:
             if self.stopping.is_set() or (cancelled and child.works_for_nobody()):
@@ -243,10 +253,14 @@ class Sampler:
             return self._child
 
     def _beat(self) -> None:
-        """Keep this sampler registered until it stops."""
+        """Keep this sampler registered until it stops, except while its vLLM server is away."""
         while not self.stopping.is_set():
             try:
-                self._queue.beat()
+                self._away = self._vllm is not None and not self._vllm.is_alive()
+                if self._jobs or not self._away:
+                    self._queue.beat()
+                else:
+                    self._queue.deregister()
             except Exception as error:  # of any kind: if this thread ended, a healthy sampler would count as gone
                 log.warning("heartbeat_failed", error=type(error).__name__)
             self.stopping.wait(BEAT_S)
