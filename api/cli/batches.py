@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from api.cli.batch_watch import watch_batch
-from api.cli.client import Client, Document, segment
+from api.cli.client import Client, Document, json_lines, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import format_time, print_fields, print_json, print_line, print_result
 from api.cli.errors import CommandError, Commands, ExitCode
@@ -73,10 +73,10 @@ def _first_url(client: Client, file: str) -> str:
     if not file.startswith("file-"):
         return DEFAULT_ENDPOINT
     with client.stream_bytes(f"/files/{segment(file)}/content") as response:
-        return _url_of_first(response.iter_lines())
+        return _url_of_first(json_lines(response))
 
 
-def _url_of_first(lines: Iterable[str]) -> str:
+def _url_of_first(lines: Iterable[str | bytes]) -> str:
     try:
         return str(json.loads(next(iter(lines), ""))["url"])
     except (ValueError, KeyError, TypeError):

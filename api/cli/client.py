@@ -22,6 +22,19 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 Document = dict[str, Any]
 
 
+def json_lines(response: httpx.Response) -> Iterator[bytes]:
+    """Yield the lines of a body, without their line feeds.
+
+    httpx's own lines end also with characters that a text in JSON may contain, such as U+2028.
+    """
+    rest = b""
+    for piece in response.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
 class Client:
     def __init__(self, base_url: str, api_key: str) -> None:
         self.base_url = base_url
@@ -89,9 +102,9 @@ class Client:
             if not response.is_success:
                 response.read()
             _raise_for_status(response)
-            for line in response.iter_lines():
-                if line.startswith("data: ") and line != "data: [DONE]":
-                    yield json.loads(line.removeprefix("data: "))
+            for line in json_lines(response):
+                if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
+                    yield json.loads(line.removeprefix(b"data: "))
 
     def listed(self, path: str, *, limit: int, after: str | None = None, **query: object) -> Document:
         """Return a list of up to `limit` objects. Its `has_more` is true if the server has more of them."""

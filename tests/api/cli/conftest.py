@@ -191,7 +191,7 @@ def events(pieces: list[str]) -> bytes:
         {"index": 0, "delta": {"content": piece}, "finish_reason": None} for piece in pieces
     ]
     choices.append({"index": 0, "delta": {}, "finish_reason": "length"})
-    lines = [json.dumps({"choices": [choice]}) for choice in choices]
+    lines = [json.dumps({"choices": [choice]}, ensure_ascii=False) for choice in choices]
     return "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
 
 

@@ -4,9 +4,9 @@ from tests.api.cli.conftest import MODEL, FakeServer, attune
 
 
 def test_an_answer_is_printed_as_it_comes(server: FakeServer) -> None:
-    server.said = ["two\nli", "nes"]
+    server.said = ["two\nli", "nes\u2028"]
     shown = attune("chat", MODEL, "hello", "--system", "be brief", "--max-tokens", 5, "--temperature", 0)
-    assert (shown.exit_code, shown.stdout) == (0, "two\nlines\n")
+    assert (shown.exit_code, shown.stdout) == (0, "two\nlines \n")
     assert "cut" in shown.stderr
     assert server.asked == {
         "model": MODEL,
