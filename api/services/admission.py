@@ -71,7 +71,9 @@ def validate(
         if evals.get(session, caller.project_id, wanted.eval_id) is None:
             raise NoSuchEval(wanted.eval_id, f"evals.{number}.eval_id")
         _check_file(session, caller, wanted.source.id, f"evals.{number}.source.id", "evals")
-        eval_runs.require_few_tokens(context, wanted.sampling_params, f"evals.{number}.sampling_params")
+        eval_runs.require_answers(
+            context, origin.base, wanted.sampling_params, f"evals.{number}.sampling_params", f"evals.{number}"
+        )
 
 
 def insert_job(

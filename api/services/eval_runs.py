@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, TooManyRequests
 from api.records import eval_items, eval_runs, evals, files, projects
+from api.records.base_models import BaseModelRow
 from api.records.eval_items import QUEUE, EvalItem
 from api.records.eval_runs import EvalRun
 from api.records.item_queue import StaleWork
@@ -59,7 +60,10 @@ def create(
     """
     if isinstance(source, CompletionsSource):
         sampling.require_model(context, caller, source.model)
-        require_few_tokens(context, source.sampling_params, "data_source.sampling_params")
+        with context.database.read() as session:
+            base = sampling.base_of(session, caller, source.model)
+        if base is not None:
+            require_answers(context, base, source.sampling_params, "data_source.sampling_params", "data_source.model")
     stored = source.model_dump(mode="json", exclude_unset=True)
     with context.database.write() as session:
         projects.lock(session, caller.project_id)
@@ -79,11 +83,28 @@ def create(
         return eval_runs.add(session, row, caller.key_id, stored, name=name, pairs=pairs)
 
 
-def require_few_tokens(context: Context, params: SamplingParams, param: str) -> None:
-    """Raise TooManyTokens if the run's answers may be longer than this server allows. `param`: their field."""
+def require_answers(context: Context, base: BaseModelRow, params: SamplingParams, param: str, model_param: str) -> None:
+    """Raise InvalidRequest if no answer of the run could be sampled: they may be longer than this server allows, or
+    the base model has no chat template, or none for tools.
+
+    `param`: the field of `params`. `model_param`: that of the model.
+    """
     requested, longest = params.max_completion_tokens, context.settings.sample_max_tokens
     if requested is not None and requested > longest:
         raise TooManyTokens(f"{param}.max_completion_tokens", requested, longest)
+    if not base.facts.get("chat_template", True):
+        raise InvalidRequest(
+            f"{model_param}: {base.name} has no chat template, so it cannot answer the items of an eval",
+            param=model_param,
+            code="no_chat_template",
+        )
+    if params.tools and not base.facts.get("tools", True):
+        raise InvalidRequest(
+            f"{param}.tools: the chat template of {base.name} has no place for tools, or writes calls in a form that "
+            "Attune cannot read: leave tools out",
+            param=f"{param}.tools",
+            code="tools_not_supported",
+        )
 
 
 def _require_few(context: Context, session: Session, caller: Caller) -> None:

@@ -244,6 +244,15 @@ def require_model(context: Context, caller: Caller, model_id: str) -> None:
     _model(context, caller, model_id)
 
 
+def base_of(session: Session, caller: Caller, model_id: str) -> base_models.BaseModelRow | None:
+    """Return the base model that this is, or was fine-tuned from; None if there is no such model."""
+    if base := base_models.get(session, model_id):
+        return base
+    owner_id = permissions.owner_for(session, caller.project_id, model_id)
+    model = models.get(session, owner_id, model_id) or models.get_checkpoint(session, owner_id, model_id)
+    return None if model is None else base_models.get(session, session.get_one(Job, model.job_id).base_model)
+
+
 def _content(context: Context, caller: Caller, model_id: str, request: SamplingRequest) -> QueuedRequest:
     """Return the content of the request in the sampler's queue: the client's request, and the files of the model."""
     return {"ask": request.model_dump(mode="json"), "model": _model(context, caller, model_id)}

@@ -87,6 +87,9 @@ class BaseModelFacts(TypedDict):
     license: str | None
     chat_template: bool
     """Whether the tokenizer has a chat template."""
+    tools: NotRequired[bool]
+    """Whether chats may offer tools: the chat template has a place for them, and writes calls in a form that is known.
+    Not set: unknown until a sampler has loaded the model."""
     dequantised_from: str | None
     """Quantization of the GGUF file that the weights come from, such as Q4_1; null for other sources."""
     shapes: NotRequired[Shapes]

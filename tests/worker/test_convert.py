@@ -20,7 +20,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 import worker.convert
 from tests.tiny_models import ENCODERS, FAMILIES, make_encoder, make_model
 from tests.worker import bases
+from tests.worker.templates import ALL
 from worker.bases import hub
+from worker.bases.facts import takes_tools
 from worker.bases.files import Refused
 from worker.convert import convert
 from worker.engine.model.families import recomputes
@@ -79,6 +81,7 @@ def test_folder_becomes_a_base_model_with_its_facts(model: Path, tmp_path: Path)
     facts = json.loads((tmp_path / "out/attune.json").read_text())
     assert (facts["parameters"], facts["context_window"], facts["dtype"]) == (PARAMETERS, 64, "float32")
     assert (facts["license"], facts["chat_template"], facts["source"]) == ("apache-2.0", True, "source")
+    assert facts["tools"] is False
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "LICENSE",
         "attune.json",
@@ -89,6 +92,11 @@ def test_folder_becomes_a_base_model_with_its_facts(model: Path, tmp_path: Path)
         "tokenizer_config.json",
     ]
     assert "someone" not in (tmp_path / "out/config.json").read_text()
+
+
+@pytest.mark.parametrize(("name", "takes"), [("qwen3_training", True), ("zephyr", False), ("glm4moe", False)])
+def test_a_template_takes_tools_if_its_calls_can_be_read(name: str, takes: bool) -> None:
+    assert takes_tools(ChatTemplate({"default": ALL[name]}, {"eos_token": "</s>"})) is takes
 
 
 def test_same_source_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from worker.engine.model.families import (
     recomputes,
     transformers_class,
 )
-from worker.rows.chat_template import ChatTemplate
+from worker.rows.chat_template import TEMPLATE_SECONDS, ChatTemplate
+from worker.rows.limits import TooSlow, time_limit
+from worker.sampling.call_form import CallForm
 
 
 def facts_of(
@@ -40,7 +42,7 @@ def facts_of(
         raise Refused(
             f"models of the family {config.model_type} {otherwise}: the trained model would compute differently in use"
         )
-    text = config.get_text_config()
+    text, template = config.get_text_config(), ChatTemplate.load(folder)
     try:
         return BaseModelFacts(
             kind=kind_of(config),
@@ -59,7 +61,8 @@ def facts_of(
             source=source,
             revision=revision,
             license=license_name,
-            chat_template=ChatTemplate.load(folder) is not None,
+            chat_template=template is not None,
+            tools=template is not None and takes_tools(template),
             dequantised_from=dequantised_from,
             shapes=shapes_of(config),
         )
@@ -68,6 +71,15 @@ def facts_of(
             "config.json lacks a field that describes the model's size, such as hidden_size or num_hidden_layers: "
             f"{error}"
         ) from None
+
+
+def takes_tools(template: ChatTemplate) -> bool:
+    """Return whether a sampler will accept tools, and read the calls in answers."""
+    try:
+        with time_limit(TEMPLATE_SECONDS):
+            return CallForm.learn(template, ()) is not None
+    except TooSlow:
+        return False
 
 
 def _architectures(config: PreTrainedConfig) -> list[str]:

@@ -10,7 +10,7 @@ from api.context import Context
 from api.records.eval_runs import EvalRun
 from api.services import eval_runs
 from tests.api.eval_worker.test_worker import ASK, EQUAL, SCORED, SCRIPT, SIMILAR, SOURCE, a_run, an_eval, row, work
-from tests.factories import a_base_model, a_file, a_project
+from tests.factories import a_base_model, a_file, a_model, a_project
 
 SETTINGS = "embedded"
 
@@ -122,6 +122,24 @@ def test_a_run_that_could_not_be_graded_is_refused(
     assert words.lower() in answer.json()["error"]["message"].lower()
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "code"), [({"tools": False}, "tools_not_supported"), ({"chat_template": False}, "no_chat_template")]
+)
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_run_that_the_chat_template_cannot_serve_is_refused(
+    client: TestClient, served: Context, facts: dict[str, Any], code: str, tuned: bool
+) -> None:
+    model = a_base_model(served.database, **facts)
+    if tuned:
+        model = a_model(served, a_project(served.database))
+    source = COMPLETIONS | {"model": model, "sampling_params": {"tools": [TOOL]}}
+    refused = client.post(f"/v1/evals/{an_eval(client)}/runs", json={"data_source": source})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, code)
+
+
 DEEP: Any = "a"
 for _ in range(200):
     DEEP = [DEEP]
@@ -207,7 +225,8 @@ def test_a_job_may_ask_for_evals_of_its_project(client: TestClient, served: Cont
     def answer(**fields: Any) -> Any:
         return client.post("/v1/fine_tuning/jobs", json=job | {"evals": [wanted | fields]})
 
-    assert answer().json()["evals"] == [{"eval_id": wanted["eval_id"], "run_id": None, "model": None}]
+    unknown = {"run_id": None, "model": None, "score": None, "best": False}
+    assert answer().json()["evals"] == [{"eval_id": wanted["eval_id"], **unknown}]
     assert answer(eval_id="eval_none").json()["error"]["code"] == "eval_not_found"
     wrong = {"type": "file_id", "id": job["training_file"]}
     assert answer(source=wrong).json()["error"]["param"] == "evals.0.source.id"
@@ -215,5 +234,8 @@ def test_a_job_may_ask_for_evals_of_its_project(client: TestClient, served: Cont
     assert loud["param"] == "evals.0.sampling_params.reasoning_effort"
     long = answer(sampling_params={"max_completion_tokens": 10**9}).json()["error"]
     assert long["param"] == "evals.0.sampling_params.max_completion_tokens"
+    job["model"] = a_base_model(served.database, "mute", tools=False)
+    assert answer(sampling_params={"tools": [TOOL]}).json()["error"]["param"] == "evals.0.sampling_params.tools"
+    assert answer().status_code == 200
     job["method"] = {"type": "reward"}
     assert "gives no answers" in answer().json()["error"]["message"]
