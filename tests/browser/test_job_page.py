@@ -3,12 +3,12 @@
 from typing import Any
 
 from playwright.sync_api import expect
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from api.context import Context
+from api.records import charted_steps
 from api.records.base import db_now
 from api.records.batches import Batch
-from api.records.events import Event
 from api.records.jobs import Job
 from api.services import keys
 from api.spec.batch import BatchStatus
@@ -40,16 +40,14 @@ def a_classifier(context: Context) -> Job:
     """A job that trained a classifier, with the metrics of two steps."""
     project = a_project(context.database)
     model = a_model(context, project, method={"type": "classification"}, suffix="mail")
-    shared: dict[str, Any] = {"created_at": 1.0, "level": "info", "message": "Step", "type": "metrics"}
     with context.database.write() as session:
         job = session.scalars(select(Job).where(Job.fine_tuned_model == model)).one()
         labels = {"problem": "single_label", "names": ["a bill", "a card", "a letter"]}
         job.resolved = {**(job.resolved or {}), "labels": labels}
         job.evaluation = EVALUATION
-        shared["job_id"] = job.id
-        points = [{"step": step, "train_loss": 1 / step, "train_accuracy": 0.8} for step in (1, 2)]
-        rows = [shared | {"id": f"ftevent-{job.id}-{point['step']}", "data": point | EVALUATED} for point in points]
-        session.execute(insert(Event), rows)
+        for step in (1, 2):
+            point = {"step": step, "train_loss": 1 / step, "train_accuracy": 0.8}
+            charted_steps.add(session, job.id, "Step", point | EVALUATED)
     return job
 
 
