@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.estimate.stored import StoredEstimate
-from api.records import dependencies, events, webhook_deliveries
+from api.records import dependencies, events, job_metadata, webhook_deliveries
 from api.records.base import Base, UnixTime, changed_rows, db_now
 from api.records.pages import Listing, Page, paginate
 from api.spec.artifacts import SavedState
@@ -161,15 +161,15 @@ def page(
     if search is not None:
         names = (Job.id, Job.base_model, Job.parent_model, Job.model_id)
         query = query.where(or_(*(name.icontains(search, autoescape=True) for name in names)))
-    for key, value in (metadata or {}).items():
-        query = query.where(Job.recipe["metadata"][key].as_string() == value)
-    if metadata == {}:
-        query = query.where(func.coalesce(Job.recipe["metadata"].as_string(), "{}").in_(["{}", "null"]))
+    order = None
+    if metadata is not None:
+        query, order = job_metadata.only_with(query, Job.id, project_id, metadata), job_metadata.ORDER
     return paginate(
         session,
         LISTING,
         project_id,
         query,
+        order=order,
         after=after,
         limit=limit,
     )

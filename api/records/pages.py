@@ -102,17 +102,18 @@ def paginate(
     after: str | None,
     limit: int,
     newest_first: bool = True,
+    order: tuple[SortColumn, ...] | None = None,
     start: tuple[object, ...] | None = None,
 ) -> Page[T]:
     """Return a page of the query's rows: those after the owner's row with the id `after`, even if the query does not
     select that row.
 
-    `start`: the position where the first page begins. It is not a condition of `query`, because later pages have a
-    bound of their own, and PostgreSQL may read from the farther of two bounds. Raises UnknownCursor if `after` never
-    was in the owner's list.
+    `order`: columns of the query that equal those of the listing's order, but have an index. `start`: the position
+    where the first page begins. It is not a condition of `query`, because later pages have a bound of their own, and
+    PostgreSQL may read from the farther of two bounds. Raises UnknownCursor if `after` never was in the owner's list.
     """
-    order = listing.order
-    position = tuple_(*order)
+    sorted_by = order or listing.order
+    position = tuple_(*sorted_by)
 
     def after_row(values: Iterable[object]) -> Select[T]:
         bound = tuple_(*values)
@@ -121,7 +122,7 @@ def paginate(
     begin = query if start is None else after_row(start)
     if after is not None:
         begin = after_row(listing.position(session, owner, after))
-    columns = [column.desc() if newest_first else column.asc() for column in order]
+    columns = [column.desc() if newest_first else column.asc() for column in sorted_by]
 
     def rows() -> Iterator[T]:
         statement, count, read = begin, min(limit, FIRST_ROWS) + 1, 0
@@ -130,7 +131,7 @@ def paginate(
             read += len(batch)
             if len(batch) < count or read > limit:
                 return
-            statement = after_row(getattr(batch[-1], column.key) for column in order)
+            statement = after_row(getattr(batch[-1], column.key) for column in listing.order)
             rows_that_fit = MAX_BYTES * len(batch) // sum(map(size_of, batch))
             count = min(limit + 1 - read, rows_that_fit + 1)
 

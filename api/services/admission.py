@@ -10,7 +10,7 @@ from api.errors import InvalidRequest
 from api.estimate.machine import may_recompute
 from api.estimate.shapes import untrained_experts
 from api.infra import tracker_registry
-from api.records import base_models, evals, events, files, trackings
+from api.records import base_models, evals, events, files, job_metadata, trackings
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
@@ -121,6 +121,7 @@ def insert_job(
         events.add_event(session, job.id, warning, level="warn")
     plan_trackings(context, session, job.id, recipe)
     session.refresh(job)
+    job_metadata.add(session, job.project_id, job.id, job.created_at, recipe.metadata or {})
     return job
 
 

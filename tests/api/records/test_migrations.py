@@ -8,8 +8,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import select, text
 
-from api.records import Base, Database, charted_steps, events
+from api.records import Base, Database, charted_steps, events, jobs
 from api.records.events import Event
+from api.records.jobs import Job
 from api.records.migrate import WrongSchema, alembic_config, is_new, migrate, require_current
 from api.records.models import Checkpoint, Model
 from tests.services import Postgres
@@ -70,11 +71,21 @@ def test_models_of_an_older_release_get_their_size(older: Database) -> None:
         assert all(row.bytes == sum(artifact["bytes"] for artifact in row.artifacts) > 0 for row in found)
 
 
+def test_jobs_of_an_older_release_are_found_by_their_metadata(older: Database) -> None:
+    with older.read() as session:
+        found = session.scalars(select(Job)).all()
+        for metadata in ({}, {"team": "a"}):
+            page = jobs.page(session, found[0].project_id, metadata=metadata, after=None, limit=100)
+            expected = {job.id for job in found if (job.recipe["metadata"] or {}) == metadata}
+            assert expected
+            assert {job.id for job in page.data} == expected
+
+
 def test_steps_of_an_older_release_are_charted(older: Database) -> None:
     with older.read() as session:
-        jobs = session.scalars(select(Event.job_id).where(Event.type == "metrics").distinct()).all()
-        assert jobs
-        for job_id in jobs:
+        trained = session.scalars(select(Event.job_id).where(Event.type == "metrics").distinct()).all()
+        assert trained
+        for job_id in trained:
             steps = events.newest_metrics(session, job_id)
             assert charted_steps.of(session, job_id) == (steps, len(steps))
 

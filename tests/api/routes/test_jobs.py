@@ -173,7 +173,9 @@ def test_nothing_crosses_projects(client: TestClient, other_project: TestClient,
     assert client.get(path).json() == job
 
 
-def test_jobs_are_found_by_their_metadata(client: TestClient, job: dict[str, object]) -> None:
+def test_jobs_are_found_by_their_metadata(
+    client: TestClient, job: dict[str, object], other_project: TestClient
+) -> None:
     first = create(client, metadata={"team": "a b", "env": "x"}).json()["id"]
     second = create(client, metadata={"team": "a b", "env": "y"}).json()["id"]
 
@@ -181,9 +183,12 @@ def test_jobs_are_found_by_their_metadata(client: TestClient, job: dict[str, obj
         return [each["id"] for each in client.get(f"/v1/fine_tuning/jobs?{query}").json()["data"]]
 
     assert found("metadata[team]=a b") == [second, first]
-    assert found("metadata[team]=a b&metadata[env]=x") == [first]
+    assert found("metadata[team]=a b&metadata[env]=x") == found("metadata[env]=x&metadata[team]=a b") == [first]
+    assert found(f"metadata[team]=a b&after={second}") == [first]
+    assert found("metadata[team]=a b&status=paused") == []
     assert found("metadata[team]=c") == []
     assert found("metadata=null") == found("metadata=") == [job["id"]]
+    assert other_project.get("/v1/fine_tuning/jobs?metadata[team]=a b").json()["data"] == []
 
 
 def test_attempts_are_listed_with_the_meaning_of_their_outcome(
