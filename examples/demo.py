@@ -74,7 +74,7 @@ def main() -> int:
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
         console.print(f"\n{'Passed' if passed else 'FAILED'} after {minutes} min {seconds} s.")
         if options.keep:
-            show_page(credentials["base_url"], job.id, data_dir)
+            show_page(job.id, data_dir)
             wait_for_interrupt()
         else:
             show_page_later(job.id, data_dir)
@@ -173,24 +173,24 @@ def evaluate(report: dict[str, Any], heldout: list[tuple[str, Card]]) -> bool:
     return gain >= MIN_GAIN and difference[kind] <= limit
 
 
-def show_page(base_url: str, job_id: str, data_dir: Path) -> None:
-    """Print the address of the page that shows the job."""
-    address = f"{base_url.removesuffix('/v1')}/jobs/{job_id}"
-    console.print(f"\nSee the job in a browser: {address}", soft_wrap=True)
-    print_sign_in(data_dir)
+def show_page(job_id: str, data_dir: Path) -> None:
+    """Print a link that signs a browser in, once, and shows the job; and the command that prints another link."""
+    command = ["open", f"/jobs/{job_id}", "--data-dir", str(data_dir)]
+    opened = subprocess.run([*ATTUNE, *command], check=True, stdout=subprocess.PIPE, text=True)
+    console.print(f"\nSee the job in a browser: {opened.stdout.strip()}", soft_wrap=True)
+    console.print(f"The link works once, within 10 min. For another: {attune()} {' '.join(command)}", soft_wrap=True)
     console.print("Ctrl-C stops the service.")
 
 
 def show_page_later(job_id: str, data_dir: Path) -> None:
-    """Print the command that starts the service again, and the path of the page that shows the job."""
-    attune = "attune" if shutil.which("attune") else Path(sys.executable).with_name("attune")
-    console.print(f"Start the service again: {attune} up --data-dir {data_dir}", soft_wrap=True)
-    console.print(f"See the job in a browser: open /jobs/{job_id} at the address that it prints.", soft_wrap=True)
-    print_sign_in(data_dir)
+    """Print the commands that start the service again and show the job in a browser."""
+    console.print(f"Start the service again: {attune()} up --data-dir {data_dir}", soft_wrap=True)
+    console.print(f"See the job in a browser: {attune()} open /jobs/{job_id} --data-dir {data_dir}", soft_wrap=True)
 
 
-def print_sign_in(data_dir: Path) -> None:
-    console.print(f"Sign in with the api_key in {data_dir / 'credentials.json'}.", soft_wrap=True)
+def attune() -> Path | str:
+    """Return the `attune` command as a person can type it here."""
+    return "attune" if shutil.which("attune") else Path(sys.executable).with_name("attune")
 
 
 def wait_for_interrupt() -> None:

@@ -59,6 +59,11 @@ COMMANDS = {
         "Have a URL notified when jobs, batches and runs of evals end.",
         CLIENT,
     ),
+    "open": (
+        "api.cli.open_page:open_app",
+        "Print a link that signs a browser in to the dashboard, and open it on a desktop.",
+        CLIENT,
+    ),
     "login": ("api.cli.login:login_app", "Store a server's address and your API key for later commands.", CLIENT),
     "logout": ("api.cli.login:logout_app", "Delete the stored address and API key.", CLIENT),
     "whoami": ("api.cli.login:whoami_app", "Show the server, the project and the key that commands use.", CLIENT),

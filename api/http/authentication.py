@@ -24,8 +24,11 @@ PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/metrics", KEYS_PATH)
 READS = ("/v1/fine_tuning/previews", "/v1/fine_tuning/estimates")
 """POST requests that a read-only key may send, because they change nothing. They read the project's files in child
 processes, under the same limits and in the same fair order for every key."""
-SESSION = "/session"
-"""Path of the dashboard's sign-in (POST), which is public, and sign-out (DELETE), which a read-only key may send."""
+SESSION, LINKS = "/session", "/session/links"
+"""Paths of the dashboard's sign-out (DELETE) and of links that sign a browser in (POST). A read-only key may send
+both."""
+SIGN_INS = (SESSION, f"{LINKS}/spend")
+"""Paths of the dashboard's sign-in (POST), by key and by link, which are public."""
 KEY_THREADS = 8
 """Number of threads reserved for looking up keys, so that authentication never waits for the work of other requests."""
 KEY_WAITING = 1000
@@ -69,7 +72,7 @@ class Authenticate:
             if scope["method"] not in SAFE_METHODS:
                 if token:
                     session_cookie.require_own_page(scope)
-                if not caller.may_write and scope["path"] not in (*READS, SESSION):
+                if not caller.may_write and scope["path"] not in (*READS, SESSION, LINKS):
                     raise Forbidden("This key can only read")
         except ServiceError as error:
             await send_error(send, error)
@@ -82,7 +85,7 @@ class Authenticate:
     def _is_public(self, method: str, path: str) -> bool:
         if method in SAFE_METHODS and self._is_page(path):
             return True
-        return path in PUBLIC or (method == "POST" and path == SESSION)
+        return path in PUBLIC or (method == "POST" and path in SIGN_INS)
 
     def _of_key(self, authorization: str) -> ValidKey:
         kind, _, plain = authorization.partition(" ")

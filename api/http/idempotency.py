@@ -38,7 +38,7 @@ POLL_S = 0.1
 MAX_RESPONSE_BYTES = 256 * 1024
 """Maximum length of a stored response, in bytes. Longer responses, and responses that are not JSON (streams), are not
 stored. If their request is repeated, it runs again."""
-UNKEPT = ("/v1/keys",)
+UNKEPT = ("/v1/keys", "/session/links")
 """Paths that refuse an Idempotency-Key, because their responses contain a secret that must not be stored."""
 
 
@@ -173,7 +173,7 @@ def _check(key: str, path: str, content_type: str) -> None:
     if path in UNKEPT:
         raise InvalidRequest(
             "Idempotency-Key is not accepted here, because the response has a secret that is not stored: send the "
-            "request without it, and list the keys if the response was lost",
+            "request without it",
             code="idempotency_key_not_accepted",
         )
     # LimitBody does not limit the bodies on these paths, so a body that is not a form must not be read into memory.

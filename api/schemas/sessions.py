@@ -13,6 +13,19 @@ class SignIn(BaseModel):
     key: Annotated[str, Field(min_length=1, max_length=256)]
 
 
+class LinkToken(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    token: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class LinkObject(BaseModel):
+    object: Literal["session.link"] = "session.link"
+    path: str
+    """Path on this server, with the token in its fragment."""
+    expires_at: int
+
+
 class SessionKey(BaseModel):
     id: str
     name: str

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 from api.context import Caller, Context
 from api.errors import Unauthorized
-from api.records import keys, sessions
+from api.records import keys, sessions, sign_in_links
+
+LINK_S = 600.0
+"""Seconds for which a link signs a browser in, unless it is used before."""
+
+
+class LinkSpent(Unauthorized):
+    code = "sign_in_link_spent"
+    param = "token"
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,32 @@ def sign_in(context: Context, plain_key: str) -> tuple[str, SignedIn]:
             )
         token = sessions.create(session, key.id, context.settings.session_s)
     return token, _describe(context, key.id)
+
+
+def create_link(context: Context, key_id: str) -> tuple[str, float]:
+    """Create a link that signs one browser in, once, with the key. Return its path, and the time at which it expires.
+
+    It replaces an earlier link of the key. The token is in the fragment, which browsers send to no server and in no
+    `Referer`, so no log and no preview of the link has it.
+    """
+    with context.database.write() as session:
+        token, expires_at = sign_in_links.create(session, key_id, LINK_S)
+    return f"/sign-in#token={token}", expires_at
+
+
+def sign_in_by_link(context: Context, token: str) -> tuple[str, SignedIn]:
+    """Spend a link. Return the token of a new session, and a description of the key and its project.
+
+    Raise LinkSpent if the link was used before, has expired or was replaced, or if its key is no longer valid.
+    """
+    with context.database.write() as session:
+        key_id = sign_in_links.spend(session, token)
+        session_token = sessions.create(session, key_id, context.settings.session_s) if key_id else None
+    if key_id is None or session_token is None:
+        raise LinkSpent(
+            "This link was used before, has expired, or was replaced by a newer one: run `attune open` for another"
+        )
+    return session_token, _describe(context, key_id)
 
 
 def sign_out(context: Context, token: str) -> None:

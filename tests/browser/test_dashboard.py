@@ -69,7 +69,7 @@ def test_a_person_signs_in_follows_a_job_pauses_it_and_signs_out(
     page = visitor.page
     page.goto("/keys")
     expect(page.get_by_label("API key")).to_be_visible()
-    expect(page.locator("form.sign-in")).to_contain_text("credentials.json")
+    expect(page.locator("form.sign-in")).to_contain_text("attune open")
     page.goto("/jobs?search=story")
     page.get_by_label("API key").fill("sk-attune-wrong")
     page.get_by_role("button", name="Sign in").click()

@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 from sqlalchemy import select
 
+from api.cli.client import Client
+from api.cli.open_page import create_link
 from api.context import Context
 from api.records import charted_steps
 from api.records.base import db_now
@@ -105,6 +107,34 @@ def test_an_error_leads_to_its_file_and_to_its_explanation(visitor: Visitor, ser
     page.keyboard.press("g")
     page.keyboard.press("j")
     expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+
+
+def test_a_link_signs_in_once_and_shows_its_page(browser: Browser, server: Server) -> None:
+    address, context, plain = server
+    job_id = a_job(context.database, a_project(context.database))
+    visitor = Visitor(browser, address)
+    page = visitor.page
+    with Client(f"{address}/v1", plain) as client:
+        link = create_link(client, f"jobs/{job_id}")["url"]
+        page.goto(link)
+        expect(page.get_by_role("heading", name=job_id)).to_be_visible()
+        assert page.url == f"{address}/jobs/{job_id}"
+        assert all("token" not in url.partition("#")[0] for url in visitor.requests)
+
+        page.goto("about:blank")
+        page.goto(link)
+        expect(page.get_by_role("dialog")).to_contain_text("signed in to project default with the key test")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text("was used before")
+        visitor.context.clear_cookies()
+        page.goto("about:blank")
+        page.goto(link)
+        expect(page.get_by_role("alert")).to_contain_text("run `attune open` for another")
+        page.get_by_label("API key").fill(plain)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("heading", name=job_id)).to_be_visible()
+    visitor.context.close()
+    assert visitor.foreign == visitor.faults == []
 
 
 def test_a_running_job_says_how_long_and_that_it_pauses(visitor: Visitor, server: Server) -> None:

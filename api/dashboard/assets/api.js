@@ -46,7 +46,7 @@ export async function request(path, { method = "GET", body, headers = {}, signal
 
 async function failed(response, method) {
   const { error } = await response.json().catch(() => ({}));
-  const wrongKey = method === "POST" && response.url.endsWith("/session");
+  const wrongKey = method === "POST" && new URL(response.url).pathname.startsWith("/session");
   if (response.status === 401 && !wrongKey) connection.dispatchEvent(new Event("signed-out"));
   return new ApiError(error?.message ?? `The server answered with status ${response.status}, without an explanation by Attune. Is Attune running behind this address? A proxy may have refused the request.`, {
     ...error, status: response.status, requestId: response.headers.get("x-request-id"),

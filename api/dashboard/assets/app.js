@@ -148,6 +148,10 @@ function firstSight() {
   });
 }
 
+if (location.pathname === "/sign-in") {
+  const { followLink } = await import("./sign-in.js");
+  await followLink(main);
+}
 const seen = firstSight();
 show();
 await seen;

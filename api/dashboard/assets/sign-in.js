@@ -1,19 +1,20 @@
-/** The form that exchanges an API key for a session. */
+/** Sign-in: by an API key that a person types, or by a link that works once. */
 
 import { post } from "./api.js";
-import { command, fill, h } from "./elements.js";
+import { command, confirm, fill, h, toast } from "./elements.js";
 
 /** Ask for a key where the view would be; the address stays. Resolve once the person is signed in. */
-export function askForKey(main) {
+export function askForKey(main, reason = "") {
   return new Promise((resolve) => {
     const input = h("input", { id: "key", name: "key", type: "password", required: true, autocomplete: "current-password", spellcheck: "false", "aria-describedby": "problem" });
-    const problem = h("p.problem", { id: "problem", role: "alert" });
+    const problem = h("p.problem", { id: "problem", role: "alert" }, reason);
     const submit = h("button.primary", { type: "submit" }, "Sign in");
     const form = h("form.sign-in", {},
       h("h1", {}, "Sign in to Attune"),
-      h("label", { for: "key" }, "API key"), input, problem, submit,
-      h("p.muted", {}, "On the server's machine, ", h("code", {}, "attune up"), " writes a key to ", h("code", {}, "credentials.json"), " in its data folder. This command creates another key, in the same folder:"),
-      command("attune keys create --data-dir attune-data"));
+      h("p.muted", {}, "This command prints a link that signs this browser in. Run it in the folder where the server was started, or after ", h("code", {}, "attune login"), ":"),
+      command("attune open"),
+      h("p.muted.or", {}, "Or enter an API key. The server's is in ", h("code", {}, "attune-data/credentials.json"), "."),
+      h("label", { for: "key" }, "API key"), input, problem, submit);
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       submit.disabled = true;
@@ -33,4 +34,19 @@ export function askForKey(main) {
     document.getElementById("tools").replaceChildren();
     input.focus();
   });
+}
+
+/** Spend the link in the address, and go to the page that it names. Somebody who is signed in is asked before. */
+export async function followLink(main) {
+  const given = new URLSearchParams(location.hash.slice(1)), token = given.get("token");
+  history.replaceState(null, "", new URL(given.get("page") ?? "/", location.origin).pathname); // the token leaves the history
+  if (!token) return;
+  const session = await fetch("/session").catch(() => null), now = session?.ok && await session.json();
+  if (now && !await confirm("Sign in by this link?", `You are signed in to project ${now.project} with the key ${now.key.name}.`, "Sign in", { loses: false })) return;
+  try {
+    await post("/session/links/spend", { token });
+  } catch (error) {
+    if (now) toast(error.message, "bad");
+    else await askForKey(main, error.message);
+  }
 }

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ COMMAND_LINES = {
     "workers": ["workers"],
     "usage": ["usage", "--by", "model", "--by", "key"],
     "whoami": ["whoami"],
+    "open": ["open", "/jobs"],
     "login": ["login", "URL"],
     "logout": ["logout"],
     "webhooks create": ["webhooks", "create", "https://example.com/hook"],
@@ -155,11 +157,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context,
         patch.setenv("ATTUNE_BASE_URL", server.base_url)
         patch.setenv("ATTUNE_API_KEY", key)
         patch.setenv("COLUMNS", "200")
+        patch.setenv("BROWSER", str(a_browser(folder)))
         patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         server.start()
         yield context, server.base_url
         server.stop()
+
+
+def a_browser(folder: Path) -> Path:
+    """A program that keeps what it is asked to show."""
+    script = folder / "browser"
+    script.write_text(f'#!/bin/sh\ncp "${{1#file://}}" {folder / "shown.html"}\n')
+    script.chmod(0o700)
+    return script
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +329,15 @@ def test_an_interrupted_upload_in_parts_is_continued(
     assert b"".join(sent[:2] + sent[3:]) == ROW * 12
     assert (file["filename"], file["sha256"]) == ("large.jsonl", hashlib.sha256(ROW * 12).hexdigest())
     assert _json("files", "upload", str(path))["id"] != file["id"]
+
+
+def test_a_browser_gets_a_link_that_no_command_line_shows(service: tuple[Context, str]) -> None:
+    code, shown = run_on_terminal("open", "jobs/ftjob-1")
+    assert code == 0
+    assert "The browser opens it." in shown
+    page = (service[0].settings.data_dir / "shown.html").read_text()
+    (link,) = re.findall(rf"{service[1].removesuffix('/v1')}/sign-in#token=[\w-]+&page=/jobs/ftjob-1", shown)
+    assert link in unescape(page)
 
 
 def test_tables_are_aligned_on_a_terminal_and_separated_by_tabs_elsewhere(names: dict[str, str]) -> None:

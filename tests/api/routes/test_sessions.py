@@ -2,12 +2,15 @@
 
 import hashlib
 import re
+import time
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import select, update
 
 from api.context import Context
+from api.records.sign_in_links import SignInLink
 from api.services import keys
 from tests.api.conftest import client_of
 
@@ -120,3 +123,51 @@ def test_attempts_to_sign_in_are_limited(browser: TestClient) -> None:
     assert {answer.status_code for answer in answers[:10]} == {401}
     assert answers[-1].status_code == 429
     assert int(answers[-1].headers["retry-after"]) > 0
+
+
+def a_link(client: TestClient) -> str:
+    """Create a link with the client's key. Return its token."""
+    answer = client.post("/session/links")
+    assert answer.status_code == 200, answer.text
+    assert 590 < answer.json()["expires_at"] - time.time() <= 600
+    return str(answer.json()["path"]).removeprefix("/sign-in#token=")
+
+
+def spend(browser: TestClient, token: str, headers: dict[str, str] = OWN) -> tuple[int, str]:
+    answer = browser.post("/session/links/spend", json={"token": token}, headers=headers)
+    return answer.status_code, answer.json().get("project") or answer.json()["error"]["code"]
+
+
+def test_a_link_signs_one_browser_in_once(app: FastAPI, browser: TestClient) -> None:
+    token = a_link(client_of(app, "other", scope="read"))
+    assert browser.get("/sign-in").status_code == 200
+    assert browser.get("/session/links/spend").status_code == 401
+    assert spend(browser, token, {"origin": "https://elsewhere.example"}) == (403, "foreign_origin")
+    assert spend(browser, token) == (200, "other")
+    assert browser.get("/session").json()["scope"] == "read"
+    assert spend(TestClient(app), token) == (401, "sign_in_link_spent")
+
+
+def test_a_link_ends_with_the_next_one_with_its_key_and_after_ten_minutes(
+    app: FastAPI, browser: TestClient, served: Context
+) -> None:
+    key, plain = keys.create(served, project="default", name="mine", scope="write")
+    client = TestClient(app, headers={"Authorization": f"Bearer {plain}"})
+    first, second = a_link(client), a_link(client)
+    assert spend(browser, first) == (401, "sign_in_link_spent")
+    with served.database.write() as session:
+        session.execute(update(SignInLink).values(expires_at=time.time() - 1))
+    assert spend(browser, second) == (401, "sign_in_link_spent")
+    third = a_link(client)
+    with served.database.read() as session:
+        assert third not in str(session.scalars(select(SignInLink.sha256)).one())
+    keys.revoke(served, key.id)
+    assert spend(browser, third) == (401, "sign_in_link_spent")
+
+
+def test_a_session_creates_no_link_for_another(browser: TestClient, served: Context) -> None:
+    sign_in(browser, served)
+    assert browser.post("/session/links", headers=OWN).status_code == 403
+    _, plain = keys.create(served, project="default", name="mine", scope="write")
+    headers = {"Authorization": f"Bearer {plain}", "Idempotency-Key": "a"}
+    assert browser.post("/session/links", headers=headers).json()["error"]["code"] == "idempotency_key_not_accepted"
