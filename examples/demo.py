@@ -63,6 +63,7 @@ def main() -> int:
         files = write_rows(run, options.seed)
         print_row(files["train"])
         print_heading("A job, through the openai client")
+        cancel_unfinished(client)
         job, losses = fine_tune(client, files, options.seed)
         console.print(draw(losses))
         print_heading("The result, downloaded")
@@ -103,6 +104,14 @@ def print_row(path: Path) -> None:
     for message in json.loads(path.open().readline())["messages"]:
         for line in message["content"].splitlines():
             console.print(f"  {message['role']:>9}  {line}", markup=False, soft_wrap=True)
+
+
+def cancel_unfinished(client: OpenAI) -> None:
+    """Cancel the jobs of an interrupted demo: the new one would wait for them."""
+    for job in client.fine_tuning.jobs.list():
+        if job.status in {"validating_files", "queued", "running", "paused"}:
+            client.fine_tuning.jobs.cancel(job.id)
+            console.print(f"  Cancelled {job.id}, which an interrupted demo left behind", highlight=False)
 
 
 def fine_tune(client: OpenAI, files: dict[str, Path], seed: int) -> tuple[Any, list[float]]:

@@ -70,9 +70,8 @@ def _storage_key(context: Context, claim: BatchItemClaim) -> str:
 
 def internal_error(claim: BatchItemClaim) -> ItemResult:
     """Return the result of a request that could not be answered because of an internal error of this server."""
-    error = ServiceError(
-        "An unexpected error occurred on the server: its log names this request", code="internal_error"
-    )
+    message = f"A batch worker failed on line {claim.item.line} of {claim.work.id}: report both, which its log names"
+    error = ServiceError(message, code="internal_error")
     request_id = item_id(claim.work.id, claim.item.line)
     return ItemResult(False, _response(claim, error.status, request_id, dict(error.body())))
 

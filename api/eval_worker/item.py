@@ -154,7 +154,9 @@ def _text(content: object) -> str:
 
 def internal_error(claim: EvalItemClaim) -> Graded:
     """Return the result of an item that could not be graded because of an internal error of this server."""
-    message = f"An unexpected error occurred on the server: its log names {claim.item.id}"
+    message = (
+        f"An evaluation worker failed on item {claim.item.line} of {claim.work.id}: report both, which its log names"
+    )
     answer = Answer(error={"code": "internal_error", "message": message})
     return Graded(ItemStatus.ERRORED, _all_errored(claim), {"results": [], "sample": answer.sample()})
 

@@ -101,6 +101,7 @@ def _run(command: list[str], folder: Path, timeout_s: float, source: str, report
     """Run the command, which writes into the folder. Raise NotConvertible if the command fails or times out; after a
     failure, the message is the last line that the command wrote."""
     output, deadline = folder / "log.txt", time.monotonic() + timeout_s
+    activity = "converting" if Path(source).expanduser().exists() else "downloading and converting"
     with (
         output.open("wb") as log,
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()) as process,
@@ -112,14 +113,18 @@ def _run(command: list[str], folder: Path, timeout_s: float, source: str, report
                         f"converting {source} was stopped after {timeout_s:.0f} s. If the model is large, set "
                         "ATTUNE_CONVERT_SECONDS higher"
                     )
-                report("converting", _bytes_in(folder))
+                report(activity, _bytes_in(folder))
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(min(REPORT_S, max(0.0, deadline - time.monotonic())))
         finally:
             process.kill()
     if process.returncode != 0:
         lines = output.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip().splitlines()
-        raise NotConvertible(lines[-1] if lines else f"{source} could not be converted: exit code {process.returncode}")
+        raise NotConvertible(
+            lines[-1].removeprefix("error: ")
+            if lines
+            else f"{source} could not be converted: exit code {process.returncode}"
+        )
 
 
 def _bytes_in(folder: Path) -> int:

@@ -133,8 +133,8 @@ FAILURES: dict[FailureReason, FailurePolicy] = {
     FailureReason.INTERNAL: FailurePolicy(
         2,
         "internal_error",
-        "An unexpected error occurred on the server. Its log has the details for the operator; "
-        "`attune jobs log JOB` may show them, too.",
+        "The job failed because of a fault in Attune. The worker's log has the details under the job's id; "
+        "`attune jobs log JOB` may show them, too. Please report them.",
     ),
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.hf_api import HfApi, ModelInfo
 from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
@@ -357,6 +357,20 @@ def test_hub_model_is_pinned_to_the_commit_that_its_revision_names(
     facts = convert("someone/model", tmp_path / "out", "main")
     assert asked == {"info": ("someone/model", "main"), "download": ("someone/model", "a" * 40)}
     assert (facts["source"], facts["revision"]) == ("someone/model", "a" * 40)
+
+
+def test_a_hub_that_cannot_be_reached_is_the_problem_and_not_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ConnectError(Exception):
+        """Like that of the hub's HTTP library, which is no OSError."""
+
+    def fail(*_: object, **options: object) -> None:
+        raise ConnectError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "model_info", fail)
+    with pytest.raises(Refused, match=r"could not be reached for someone/model: Name or service not known\. If"):
+        convert("someone/model", tmp_path / "out")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError
 
 from worker.bases.files import WANTED, Refused, require_safetensors
 
@@ -29,8 +29,13 @@ def download(hub_id: str, revision: str | None, folder: Path) -> str:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no"
         raise Refused(f"the hub answered {status} for {hub_id}@{revision or 'main'}: {_first_line(error)}") from error
-    except (OfflineModeIsEnabled, OSError, ValueError) as error:
-        raise Refused(f"the hub could not be reached for {hub_id}: {_first_line(error)}") from error
+    except Refused:
+        raise
+    except Exception as error:  # which ones there are depends on the client's HTTP library
+        raise Refused(
+            f"the hub could not be reached for {hub_id}: {_first_line(error)}. If this machine has no way to it, copy "
+            "the model's folder here and name that"
+        ) from error
     return info.sha
 
 

@@ -91,7 +91,7 @@ _EVENT_SENTENCES = {reason: FAILURES[reason].sentence for reason in FailureReaso
     FailureReason.WORKER_LOST: "The worker or its trainer was lost.",
     FailureReason.OUT_OF_MEMORY: "Training ran out of memory.",
     FailureReason.DISK_FULL: "The job's own files filled the worker's disk.",
-    FailureReason.INTERNAL: "An unexpected error occurred.",
+    FailureReason.INTERNAL: "The attempt ended because of a fault in Attune; the worker's log has the details.",
 }
 """Sentences for the event of a retry: as in FAILURES, except where the sentence there states that the job has
 failed."""

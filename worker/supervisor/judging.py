@@ -76,7 +76,7 @@ class JudgeDesk:
             verdict = await self._verdict(question)
         except Exception:
             log.exception("judge_raised", model=question.model)
-            verdict = Verdict(message="an unexpected error occurred on the server")
+            verdict = Verdict(message="the worker failed to ask the judge; its log has the details")
         if self._stops:
             return  # the verdict may be that nobody waits any longer; the trainer repeats its questions later
         # The trainer needs no text, and its pipe has room for short verdicts only.

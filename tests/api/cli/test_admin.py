@@ -85,7 +85,9 @@ def test_a_base_model_that_is_refused_is_refused_in_words(attune, tmp_path: Path
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "config.json").write_text("{}")
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04")
-    assert "safetensors" in attune("models", "add", "a", str(tmp_path / "pickled"), code=2).output
+    refused = attune("models", "add", "a", str(tmp_path / "pickled"), code=2).output
+    assert "safetensors" in refused
+    assert refused.count("error: ") == 1
 
 
 def test_commands_leave_a_schema_of_another_version_alone(attune, tmp_path: Path) -> None:
