@@ -113,10 +113,9 @@ def paginate(
     PostgreSQL may read from the farther of two bounds. Raises UnknownCursor if `after` never was in the owner's list.
     """
     sorted_by = order or listing.order
-    position = tuple_(*sorted_by)
 
     def after_row(values: Iterable[object]) -> Select[T]:
-        bound = tuple_(*values)
+        position, bound = tuple_(*sorted_by), tuple_(*values)
         return query.where(position < bound if newest_first else position > bound)
 
     begin = query if start is None else after_row(start)
@@ -159,7 +158,8 @@ def _cut(items: Iterable[T], limit: int, size: Callable[[T], int], *, has_more: 
 
 def size_of(row: object) -> int:
     """Return the approximate size of a row as JSON, in bytes."""
-    return len(_ENCODER.encode({name: value for name, value in vars(row).items() if not name.startswith("_")}))
+    return len(_ENCODER.encode(vars(row)))
 
 
-_ENCODER = msgspec.json.Encoder()
+_ENCODER = msgspec.json.Encoder(enc_hook=lambda _: None)
+"""Encodes what SQLAlchemy keeps beside the columns of a row as null."""
