@@ -37,6 +37,9 @@ RATES = {"full": 3e-3, "prefix": 5e-2, "prompt": 3e-1, "ia3": 2e-1}
 """Peak learning rates with which tiny models memorise in a few dozen steps; 1e-2 for the others."""
 ROLLOUT_RATES = {"full": 1e-2, "prefix": 1e-1, "prompt": 3e-1, "ia3": 1e-1, "qlora": 1e-2}
 """… from rewards; 2e-2 for the others."""
+STEPS = 40
+ROLLOUT_STEPS = {"full": 16, "lora": 16}
+"""From rewards, where a step samples 64 answers, these techniques learn enough in fewer steps."""
 JUDGE = "ft:tiny:attune::judge"
 SCORE = {
     "type": "score_model",
@@ -66,6 +69,10 @@ class Trained:
 
 def _rate(technique: str, method: str) -> float:
     return ROLLOUT_RATES.get(technique, 2e-2) if method in OPTIONS else RATES.get(technique, 1e-2)
+
+
+def _steps(technique: str, method: str) -> int:
+    return ROLLOUT_STEPS.get(technique, STEPS) if method in OPTIONS else STEPS
 
 
 def fill(folder: Path, method: str, seed: int) -> Labels | None:
@@ -148,7 +155,7 @@ def make(
             },
             "training": {
                 "learning_rate": rate or _rate(technique, method),
-                "max_steps": steps or 40,
+                "max_steps": steps or _steps(technique, method),
                 "scheduler": "constant",
                 "warmup_ratio": 0.0,
                 "save_every": 1000,
