@@ -77,6 +77,7 @@ fix: $(INSTALLED)
 
 PAIRS := tests/worker/engine/test_pairs.py tests/worker/engine/publish/test_clean_environment.py tests/worker/engine/publish/test_published.py
 PAIRS += tests/worker/engine/test_resume_methods.py tests/worker/engine/publish/test_bottleneck_files.py tests/end_to_end/test_every_method.py
+PAIRS += tests/benchmarks/test_training.py
 
 pairs: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" $(PAIRS) $(ARGS)

@@ -110,6 +110,7 @@ def test_rows_of_equal_length_have_the_same_number_of_tokens(prepared_rows: Prep
     assert prepared.train.lengths.tolist() == [130] * 4
 
 
+@pytest.mark.pairs
 def test_both_kinds_of_runs_report_the_same_steps(
     prepared_rows: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
