@@ -1,9 +1,13 @@
 """`python -m worker.fork_server SOCKET`: imports modules, then forks a child for each requested program.
 
+A module with an argument (`MODULE:ARGUMENT`) has a function `prepare`, which is called with it, to load what all
+children need.
+
 Importing torch, transformers and peft takes seconds; a fork takes milliseconds. The server runs behind the wall, as its
-children do (docs/internals/wall.md), and only imports, forks and waits. It starts no thread and does not use the GPU,
-because threads and the state of a GPU do not survive a fork. If a library nevertheless starts a thread or uses the GPU,
-each child is started as a new Python process. `api.infra.child_process` starts this server and sends it the requests.
+children do (docs/internals/wall.md), and only imports, prepares, forks and waits. It starts no thread and does not use
+the GPU, because threads and the state of a GPU do not survive a fork. If a library nevertheless starts a thread or uses
+the GPU, each child is started as a new Python process. `api.infra.child_process` starts this server and sends it the
+requests.
 """
 
 import contextlib
@@ -35,7 +39,10 @@ def main(socket_fd: str) -> int:
     variables = set(os.environ)
     gc.disable()  # garbage collection would take a sixth of the import time and free little
     for module in msgspec.json.decode(requests.recv(MAX_REQUEST_BYTES), type=list[str]):
-        import_module(module)
+        name, _, argument = module.partition(":")
+        imported = import_module(name)
+        if argument:
+            imported.prepare(argument)
     gc.collect()
     gc.freeze()  # otherwise garbage collection in a child would write to, and so copy, the pages of all these objects
     gc.enable()

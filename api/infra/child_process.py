@@ -74,7 +74,8 @@ class ForkServer:
     one."""
 
     def __init__(self, *modules: str, threads: int | None = None) -> None:
-        """`modules`: the modules that the server imports. `threads`: see `child_environment`."""
+        """`modules`: the modules that the server imports, or prepares (`MODULE:ARGUMENT`). `threads`: see
+        `child_environment`."""
         self._modules, self._threads = modules, threads
         self._lock = threading.Lock()
         self._server = _Server(modules, threads)

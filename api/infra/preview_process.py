@@ -63,8 +63,10 @@ class PreviewFailed(Unavailable):
 
 class PreviewProcesses:
     def __init__(self, settings: Settings, programs: tuple[str, ...] = ("worker.preview", "worker.grade")) -> None:
-        """`programs`: the programs that the fork server imports, so that they start quickly."""
-        embeddings = ("worker.shared.embedding_model",) if settings.embedding_model is not None else ()
+        """`programs`: the programs that the fork server imports, so that they start quickly. It also loads the
+        embedding model, so that children which need it do not."""
+        folder = settings.embedding_folder
+        embeddings = () if folder is None else (f"worker.shared.embedding_model:{folder}",)
         self._settings, self._programs = settings, (*programs, *embeddings)
         processes = settings.preview_processes
         self._turns = FairLimiter(

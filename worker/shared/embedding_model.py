@@ -4,11 +4,13 @@ The model is a folder as sentence-transformers writes it: an encoder, whose last
 for each text. Models of sentence-transformers with further layers are refused.
 
 The import of PreTrainedModel takes more than a second. It is made at the top, so that the fork server makes it once for
-all children.
+all children. The fork server also loads the model, whose weights the children share with it and never change.
 """
 
 import json
+import traceback
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from api.spec.graders import Question, Verdict
 
@@ -31,6 +34,26 @@ MAX_TOKENS = 512
 class UnusableModel(Exception):
     """The embedding model cannot be loaded, or has parts that are not supported. Users read the message, so it contains
     no paths and no text of other exceptions."""
+
+
+def prepare(folder: str) -> None:
+    """Load the model for the forks of this process. If that fails, each of them reports why."""
+    disable_progress_bar()  # it has a thread, which a fork would not have
+    try:
+        loaded(Path(folder))
+    except (UnusableModel, MemoryError, RuntimeError):
+        traceback.print_exc()
+
+
+@cache
+def loaded(folder: Path) -> "EmbeddingModel":
+    """Return the model in the folder, which a process and its forks load once. Raise what `EmbeddingModel` raises.
+
+    The process then computes in one thread. With a few texts, several threads wait for each other most of the time, and
+    a fork would not have the threads of its parent.
+    """
+    torch.set_num_threads(1)
+    return EmbeddingModel(folder)
 
 
 class EmbeddingModel:

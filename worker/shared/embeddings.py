@@ -16,10 +16,10 @@ def similarity_verdicts(folder: str | None, questions: Iterable[Question]) -> Ve
         return {}
     if folder is None:
         return dict.fromkeys(asked, Verdict(message="the operator has named no embedding model"))
-    from worker.shared.embedding_model import EmbeddingModel, UnusableModel  # noqa: PLC0415 (see the module's docstring)
+    from worker.shared.embedding_model import UnusableModel, loaded  # noqa: PLC0415 (see the module's docstring)
 
     try:
-        return EmbeddingModel(Path(folder)).verdicts(asked.values())
+        return loaded(Path(folder)).verdicts(asked.values())
     except UnusableModel as error:
         traceback.print_exc()
         message = f"on this server, {error}"

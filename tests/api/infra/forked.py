@@ -6,12 +6,19 @@ import signal
 import sys
 import time
 
+PREPARED: list[str] = []
+
+
+def prepare(argument: str) -> None:
+    PREPARED.append(argument)
+
 
 def main(what: str, *arguments: str) -> int:
     match what:
         case "tell":
             facts = {
                 "arguments": arguments,
+                "prepared": PREPARED,
                 "environment": dict(os.environ),
                 "group": os.getpgid(0) == os.getpid(),
                 "stdin": sys.stdin.read(),

@@ -29,7 +29,7 @@ Start = Callable[..., Process]
 def server() -> Iterator[ForkServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTUNE_SECRET", "not for children")
-        server = ForkServer(CHILD)
+        server = ForkServer(f"{CHILD}:given")
     yield server
     server.close()
 
@@ -63,6 +63,11 @@ def test_a_child_has_its_arguments_input_output_and_group(start: Start, tmp_path
     facts = _told(start, "a b", "")
     assert (facts["arguments"], facts["stdin"], facts["group"]) == (["a b", ""], "a command\n", True)
     assert (tmp_path / "log").read_text() == "to the log\n"
+
+
+def test_a_forked_child_has_what_the_server_has_prepared(start: Start, request: pytest.FixtureRequest) -> None:
+    forked = request.node.callspec.params["start"] == "forked"
+    assert _told(start)["prepared"] == (["given"] if forked else [])
 
 
 def test_a_child_has_the_variables_that_it_is_given_and_no_others(start: Start) -> None:

@@ -1,7 +1,8 @@
-"""`text_similarity` with `cosine`, by a tiny random encoder."""
+"""`text_similarity` with `cosine`, by a tiny random encoder, and by a real one."""
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from api.spec.graders import Grader, Question
 from api.spec.graders.base import EMBEDDING_MODEL
 from api.spec.lifecycle import FailureReason
+from benchmarks.relations.bases import minilm
 from tests.tiny_models import make_encoder
 from tests.worker.parity import ours
 from worker.engine.errors import TrainingError
@@ -20,7 +22,7 @@ from worker.engine.generation.rewards import RewardFunction
 from worker.evaluate import CRITERIA, run_graders
 from worker.evaluate import Request as EvaluateRequest
 from worker.grade import Request, run_grader
-from worker.shared.embedding_model import EmbeddingModel
+from worker.shared.embedding_model import EmbeddingModel, loaded, prepare
 from worker.shared.embeddings import similarity_verdicts
 
 COSINE: dict[str, object] = {
@@ -36,6 +38,15 @@ TEXTS = ("It is Paris.", "Paris")
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_encoder(tmp_path_factory.mktemp("models") / "encoder")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded() -> Iterator[None]:
+    """Each test loads its models itself, and the process computes in as many threads as before."""
+    threads = torch.get_num_threads()
+    yield
+    loaded.cache_clear()
+    torch.set_num_threads(threads)
 
 
 def question(*texts: str) -> Question:
@@ -61,6 +72,36 @@ def test_the_similarity_is_the_cosine_of_the_pooled_states(encoder: Path, poolin
     expected = torch.cosine_similarity(first, second, dim=0).clamp(min=0)
     assert similarity(encoder, *TEXTS) == pytest.approx(float(expected), abs=1e-5)
     (encoder / "1_Pooling" / "config.json").unlink()
+
+
+def test_a_real_model_gives_the_similarities_of_sentence_transformers() -> None:
+    """Its formula, by hand: the mean of the states that are no padding, of length one; their product."""
+    folder = minilm()
+    texts = [
+        "A man is eating food.",
+        "A man is eating a piece of bread.",
+        "The stock market fell by two percent today.",
+    ]
+    tokenizer, network = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    mask_BT1 = inputs["attention_mask"].unsqueeze(-1)
+    with torch.no_grad():
+        sums = (network(**inputs).last_hidden_state * mask_BT1).sum(1)
+    vectors = torch.nn.functional.normalize(sums / mask_BT1.sum(1), dim=1)
+    near, far = similarity(folder, texts[0], texts[1]), similarity(folder, texts[0], texts[2])
+    assert near == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-5)
+    assert far == pytest.approx(max(0.0, float(vectors[0] @ vectors[2])), abs=1e-5)
+    assert near > 0.7 > 0.2 > far
+
+
+def test_a_prepared_model_is_loaded_once(encoder: Path, tmp_path: Path) -> None:
+    folder, asked = tmp_path / "copy", question(*TEXTS)
+    shutil.copytree(encoder, folder)
+    prepare(str(folder))
+    shutil.rmtree(folder)
+    assert similarity_verdicts(str(folder), [asked])[asked.key].value == pytest.approx(similarity(encoder, *TEXTS))
+    prepare(str(tmp_path / "none"))
+    assert "cannot be loaded" in similarity_verdicts(str(tmp_path / "none"), [asked])[asked.key].message
 
 
 def test_equal_texts_are_one_and_long_or_broken_ones_are_read(encoder: Path) -> None:
