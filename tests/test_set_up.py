@@ -5,8 +5,10 @@ import tomllib
 from itertools import chain
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,6 +32,14 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows() -> None:
         pinned = pins.get(canonicalize_name(requirement.name))
         assert pinned is not None, f"{requirement.name} is not in constraints.txt: run `make constraints`"
         assert requirement.specifier.contains(pinned), f"{requirement} does not allow the pinned {pinned}"
+
+
+@pytest.mark.parametrize("name", ["peft", "torch", "transformers"])
+def test_a_library_whose_inner_parts_the_trainer_uses_stays_at_the_tested_version(name: str) -> None:
+    """pip installs the newest version that is allowed, unless it is given constraints.txt."""
+    tested = Version(_pins()[name])
+    newer = f"{tested.major}.{tested.minor + 1}.0"
+    assert not any(each.specifier.contains(newer) for each in _requirements() if each.name == name)
 
 
 def test_pins_are_exact_and_name_no_build_of_one_index() -> None:
