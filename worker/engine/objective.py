@@ -196,15 +196,14 @@ class Objective:
         tokens, or their mean."""
         logprobs_R_W = np.zeros((len(rows), rows.width), np.float32)
         self.model.train(False)
-        # Micro-batches take the rows in order of length, so each row carries its index, where its result is stored.
-        numbered = replace(rows, per_row={"index": np.arange(len(rows), dtype=np.float32)})
-        found: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for batch in self.batches(numbered):
+        places: list[RowIndices] = []  # micro-batches take the rows in order of length
+        found: list[torch.Tensor] = []
+        for batch in self.batches(replace(rows, per_row={})):
             sums = reduce_by_sequence(self.model.token_scores(batch).smoothed_logprobs, batch, mean=mean)
-            found.append((batch.per_row["index"], sums.view(-1, rows.width).float()))
+            places.append(batch.rows)
+            found.append(sums.view(-1, rows.width).float())
         if found:  # the host waits for the device only now
-            indices_R, values_R_W = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
-            logprobs_R_W[indices_R.astype(np.int64)] = values_R_W
+            logprobs_R_W[np.concatenate(places)] = torch.cat(found).cpu().numpy()
         return logprobs_R_W
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -68,13 +67,12 @@ def _prompts_pass(
     numbers: dict[bytes, int] = {}
     number_R = np.array([numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts])
     distinct = rows_of([np.frombuffer(prompt, np.int32) for prompt in numbers])
-    numbered = replace(distinct, per_row={"number": np.arange(len(distinct), dtype=np.float32)})
     found: list[torch.Tensor] = []
     found_rows: list[int] = []
-    for batch in micro_batches(numbered, budget_tokens, model.layout, model.device):
+    for batch in micro_batches(distinct, budget_tokens, model.layout, model.device):
         model.keep_alive()
         assert batch.segments is not None, "the prompts are packed"
-        place = {int(number): index for index, number in enumerate(batch.per_row["number"].tolist())}
+        place = {number: index for index, number in enumerate(batch.rows.tolist())}
         rows = [row for row, number in enumerate(number_R) if number in place]
         owners = [place[number_R[row]] for row in rows]
         filled = PackedPrompts(cache, batch.segments.lengths, owners, rows)

@@ -146,11 +146,6 @@ def _concatenate(rows: Rows, prompts: list[TokenArray], answers: list[TokenArray
     )
 
 
-POSITION_BASE = 1 << 20
-"""A token's position goes through micro-batches as two numbers, quotient and remainder of a division by this number:
-micro-batches carry per-token values as float32, which represents integers exactly only up to 2^24."""
-
-
 @torch.no_grad()
 def token_values(
     rows: Rows,
@@ -163,10 +158,12 @@ def token_values(
     `compute` returns `count` tensors [S] for the supervised tokens of a micro-batch.
     """
     values = [np.zeros(len(rows.tokens), np.float32) for _ in range(count)]
-    high_N, low_N = (part.astype(np.float32) for part in divmod(np.arange(len(rows.tokens)), POSITION_BASE))
-    for batch in batches(replace(rows, per_token={"high": high_N, "low": low_N})):
-        high_S, low_S = (batch.per_token[name].long().cpu().numpy() for name in ("high", "low"))
-        positions_S = POSITION_BASE * high_S + low_S
-        for values_N, values_S in zip(values, compute(batch), strict=True):
-            values_N[positions_S] = values_S.float().cpu().numpy()
+    places: list[npt.NDArray[np.int64]] = []
+    found: list[torch.Tensor] = []
+    for batch in batches(replace(rows, per_token={})):
+        places.append(batch.sources)
+        found.append(torch.stack([values_S.float() for values_S in compute(batch)]))
+    if found:  # the host waits for the device only now
+        for values_N, values_S in zip(values, torch.cat(found, dim=1).cpu().numpy(), strict=True):
+            values_N[np.concatenate(places)] = values_S
     return values

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from worker.engine.model.attention import sent
+
 
 class TokenDraws:
     """Draws the tokens of R answers from softmax(logits / temperature). If the temperature is 0, takes the likeliest
@@ -34,7 +36,8 @@ class TokenDraws:
         """Return the tokens [B] of the answers `row_B` at `position`, counted from 0."""
         if not self._temperature:
             return logits_B_V.argmax(-1)
-        self._uniforms_R_T = self._uniforms_R_T.to(logits_B_V.device)  # copied at the first token only
+        if self._uniforms_R_T.device != logits_B_V.device:  # at the first token
+            self._uniforms_R_T = sent(self._uniforms_R_T, logits_B_V.device)
         return draw(logits_B_V, self._uniforms_R_T[row_B, position], self._temperature)
 
 

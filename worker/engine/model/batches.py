@@ -45,6 +45,10 @@ class MicroBatch:
     positions belong to each of them.
     """
 
+    rows: npt.NDArray[np.int64]
+    """[R]: the index of each row among those that were divided into micro-batches. On the host."""
+    sources: npt.NDArray[np.int64]
+    """[S]: the index of each supervised token in `Rows.tokens`. On the host."""
     tokens: torch.Tensor
     """[B, T]; B is 1 when packed."""
     positions: torch.Tensor
@@ -127,8 +131,7 @@ def micro_batches(rows: Rows, budget_tokens: int, layout: Layout, device: torch.
     """Yield the rows in micro-batches of at most `budget_tokens`. A longer row is a micro-batch of its own."""
     units = _units(rows, budget_tokens, layout)
     for members in plan([unit.size for unit in units], budget_tokens, layout):
-        chosen = [units[member] for member in members]
-        yield _lay_out(rows.take(np.array([row for unit in chosen for row in unit.rows])), chosen, layout, device)
+        yield _lay_out(rows, [units[member] for member in members], layout, device)
 
 
 def _units(rows: Rows, budget_tokens: int, layout: Layout) -> list[Unit]:
@@ -200,6 +203,8 @@ def plan(sizes: Sequence[int], budget_tokens: int, layout: Layout) -> list[list[
 
 
 def _lay_out(rows: Rows, units: list[Unit], layout: Layout, device: torch.device) -> MicroBatch:
+    indices = np.array([row for unit in units for row in unit.rows])
+    rows = rows.take(indices)
     lengths = (rows.ends - rows.starts).tolist()
     sequences, longest = len(lengths), max(lengths)
     placed = _pack(lengths, units, rows.width) if layout.packed else None
@@ -211,6 +216,7 @@ def _lay_out(rows: Rows, units: list[Unit], layout: Layout, device: torch.device
     tokens_N, weights_N = rows.tokens[source_N], rows.loss_weights[source_N].copy()
     weights_N[np.cumsum([0, *lengths[:-1]])] = 0
     supervised_S = np.flatnonzero(weights_N)
+    sources_S = source_N[supervised_S]
     owners_N = np.repeat(np.arange(sequences), lengths)
 
     def send(array: Array) -> torch.Tensor:
@@ -224,6 +230,8 @@ def _lay_out(rows: Rows, units: list[Unit], layout: Layout, device: torch.device
     positions_N = np.concatenate([np.arange(length) for length in lengths])
     last = [place[index] for place, index in zip(places, _last_tokens(rows, layout.pad_token), strict=True)]
     return MicroBatch(
+        rows=indices,
+        sources=sources_S,
         tokens=spread(tokens_N),
         positions=spread(positions_N) if layout.packed else send(np.broadcast_to(np.arange(longest), shape)),
         segments=Segments.of(placed.lengths, device, placed.prompts) if placed else None,
@@ -236,7 +244,7 @@ def _lay_out(rows: Rows, units: list[Unit], layout: Layout, device: torch.device
         owners=send(owners_N[supervised_S]),
         width=rows.width,
         labels=None if rows.labels is None else send(rows.labels),
-        per_token={name: send(values[source_N[supervised_S]]) for name, values in rows.per_token.items()},
+        per_token={name: send(values[sources_S]) for name, values in rows.per_token.items()},
         per_row={name: send(values) for name, values in rows.per_row.items()},
     )
 
