@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.cuda.backward import backward, grad
 from worker.engine.model.trainable import TrainableModel
 
 CUDA = torch.device("cuda", 0)
@@ -28,7 +29,10 @@ class Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
-        self.pinned: set[int] = set()
+        self.pinned: dict[int, torch.Tensor] = {}
+        """Tensors in pinned memory, by their id."""
+        self.reads = 0
+        """Number of tensors whose values the host read, and waited for."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls.append(Call(func._schema.name, args, kwargs or {}))
@@ -39,24 +43,43 @@ class Recorder(TorchDispatchMode):
 
     def blocking_copies(self) -> list[Call]:
         """Copies between the host and the GPU, in either direction, for which the host waits."""
-        copies = [call for call in self.of("_to_copy") if call.options.get("device") is not None]
-        return [
-            call
-            for call in copies
-            if (call.options["device"].type == "cuda") != call.arguments[0].is_cuda
-            and not call.options.get("non_blocking")
-        ]
+        return [call for call in self.calls if self._blocks(*call)]
+
+    def _blocks(self, operator: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
+        match operator:
+            case "aten::_to_copy":
+                device = options.get("device")
+                crosses = device is not None and (device.type == "cuda") != arguments[0].is_cuda
+                return crosses and not (options.get("non_blocking") and id(arguments[0]) in self.pinned)
+            case "aten::copy_":
+                return arguments[0].is_cuda != arguments[1].is_cuda
+            case "aten::index" | "aten::index_put" | "aten::index_put_":  # an index on the host is copied
+                return arguments[0].is_cuda and any(each is not None and not each.is_cuda for each in arguments[1])
+        return False
 
 
 @contextmanager
 def fake_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int] = HOPPER) -> Iterator[Recorder]:
     """Within the block tensors are fake. Reading a value of one, for which a host waits on a real GPU, raises.
 
-    Without a driver no gradient can be computed, not even a fake one: forward passes only.
+    Only `Tensor.cpu` returns values, zeros, and is counted in `Recorder.reads`.
     """
     patch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
-    patch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)  # has no fake implementation
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), Recorder() as recorder:
+    patch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.zeros(16, dtype=torch.uint8))
+    patch.setattr(torch.Tensor, "backward", backward)
+    patch.setattr(torch.autograd, "grad", grad)
+    with FakeTensorMode(allow_non_fake_inputs=True), Recorder() as recorder:
+
+        def read(tensor: torch.Tensor) -> torch.Tensor:
+            recorder.reads += tensor.is_cuda
+            with unset_fake_temporarily():
+                return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+        def pin(tensor: torch.Tensor) -> torch.Tensor:  # has no fake implementation
+            return recorder.pinned.setdefault(id(tensor), tensor)
+
+        patch.setattr(torch.Tensor, "cpu", read)
+        patch.setattr(torch.Tensor, "pin_memory", pin)
         yield recorder
 
 

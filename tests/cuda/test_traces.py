@@ -4,6 +4,7 @@
 """
 
 import mmap
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,24 @@ from torch.nn.attention import varlen
 from api.estimate.work import PACKED_FAMILIES
 from api.infra.child_environment import child_environment
 from api.infra.child_process import ForkServer
+from api.spec.resolve import ResolvedRecipe
 from benchmarks.gpu.rows import random_pairs, random_rows, recipe_for
 from tests.cuda.fake_gpu import CUDA, HOPPER, TURING, Recorder, fake_gpu, on_gpu
 from tests.tiny_models import FAMILIES, make_encoder, make_model
 from tests.worker import pairs
+from worker.engine import loop
 from worker.engine.data import load_data
 from worker.engine.errors import OUT_OF_MEMORY_MESSAGES
-from worker.engine.generation.cached_passes import prompts_pass, token_pass
-from worker.engine.generation.key_value_cache import CACHED, KeyValueCache, PackedPrompts
+from worker.engine.generation.decoding import decode
+from worker.engine.generation.key_value_cache import KeyValueCache
+from worker.engine.generation.token_draws import TokenDraws
 from worker.engine.model.batches import micro_batches
 from worker.engine.model.load import load_trainable
+from worker.engine.model.temporary_merge import merged_adapters
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.optimizer import adamw, clipped_step
+from worker.engine.training_state import Progress
+from worker.methods import METHODS, MethodContext
 from worker.shared.arrays import Rows
 from worker.supervisor.node import LIBRARIES
 
@@ -40,6 +47,8 @@ pytestmark = [
 LENGTHS = [5, 31, 17, 8, 24, 3]
 ROWS = random_rows(LENGTHS, 250)
 PROMPTS = [20, 40, 16]
+LAYERS = 2
+FLASH, FLASH_BACKWARD = "torch_attn::_varlen_attn", "torch_attn::_varlen_attn_backward"
 PAIRS = random_pairs(PROMPTS, 6, 250)
 SOFT_CAPPED = {"gemma2"}
 WINDOWED = {family for family in PACKED_FAMILIES if FAMILIES[family].get("sliding_window")}
@@ -50,13 +59,24 @@ def load(folder: Path, family: str, precision: str = "bfloat16", technique: str 
     return load_trainable(base, recipe_for(technique, ROWS, precision, 4096), torch.device("cpu"))
 
 
-def score(model: TrainableModel, rows: Rows = ROWS) -> None:
-    """One micro-batch of the rows, as a step lays it out."""
+def score(model: TrainableModel, rows: Rows = ROWS) -> torch.Tensor:
+    """Return the summed log-probabilities of one micro-batch of the rows, as a step lays it out."""
     [batch] = micro_batches(rows, 4096, model.layout, CUDA)
     scores = model.token_scores(batch)
     supervised = int((rows.loss_weights > 0).sum())
     for values in vars(scores).values():
         assert (values.shape, values.dtype, values.device) == ((supervised,), torch.float32, CUDA)
+    return scores.smoothed_logprobs.sum()
+
+
+def step(model: TrainableModel, recipe: ResolvedRecipe, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """One step of a training. Its metrics are the only values that the host may read, all at once."""
+    patch.setattr(loop, "as_floats", lambda sums: dict.fromkeys(sums, 1.0))
+    assert recipe.micro_batch_tokens != "auto"
+    objective = METHODS["supervised"](MethodContext(recipe, folder, model, print))
+    progress = Progress(micro_batch_tokens=recipe.micro_batch_tokens)
+    optimizer = adamw(model.masters, recipe)
+    loop.Loop(recipe, model, objective, optimizer, ROWS, progress, pytest.fail).step()
 
 
 def kernels(recorder: Recorder) -> set[str]:
@@ -69,14 +89,15 @@ def test_packed_rows_take_flash_attention_and_nothing_waits(
 ) -> None:
     model = load(tmp_path, family)
     with fake_gpu(monkeypatch) as recorder:
-        score(on_gpu(model))
+        score(on_gpu(model)).backward()
+    assert recorder.blocking_copies() == []
     if family in SOFT_CAPPED:
         assert kernels(recorder) == set(), "soft-capped scores have no kernel"
         return
-    assert kernels(recorder) == {"torch_attn::_varlen_attn"}
-    assert recorder.blocking_copies() == []
-    calls = recorder.of("_varlen_attn")
-    assert len(calls) == model.network.config.get_text_config().num_hidden_layers
+    assert kernels(recorder) == {FLASH, FLASH_BACKWARD}
+    assert len(recorder.of(FLASH_BACKWARD)) == LAYERS
+    calls = [call for call in recorder.calls if call.operator == FLASH]
+    assert len(calls) == LAYERS
     for call in calls:
         query, key, value, borders, same = call.arguments[:5]
         assert query.shape[0] == key.shape[0] == value.shape[0] == sum(LENGTHS)
@@ -87,40 +108,97 @@ def test_packed_rows_take_flash_attention_and_nothing_waits(
         assert [7, 0] in windows, "a window of 8 tokens is a token and the seven before it"
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("technique", ["lora", "full"])
+def test_a_step_waits_for_nothing(
+    technique: str, recompute: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_model(tmp_path / "base", family="llama", seed=0)
+    recipe = recipe_for(technique, ROWS, "bfloat16", 48, recompute=recompute)
+    model = load_trainable(base, recipe, torch.device("cpu"))
+    with fake_gpu(monkeypatch) as recorder:
+        step(on_gpu(model), recipe, tmp_path, monkeypatch)
+    micro_batches_of_step = 3
+    assert len(recorder.of(FLASH_BACKWARD)) == micro_batches_of_step * LAYERS
+    assert len(recorder.of("_fused_adamw")) == 1
+    assert recorder.blocking_copies() == []
+    assert recorder.reads == 0
+
+
 @pytest.mark.parametrize("family", sorted(PACKED_FAMILIES - SOFT_CAPPED))
 def test_pairs_that_share_their_prompts_take_flash_attention_and_nothing_waits(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(tmp_path, family)
     with fake_gpu(monkeypatch) as recorder:
-        score(on_gpu(model), PAIRS)
-    assert kernels(recorder) == {"torch_attn::_varlen_attn"}
+        placed = on_gpu(model)
+        score(placed, PAIRS).backward()
+    assert all(master.grad is not None for master in placed.masters.values())
+    assert kernels(recorder) == {FLASH, FLASH_BACKWARD}
     assert recorder.blocking_copies() == []
     answers = [6, 7] * len(PROMPTS)
     queries, keys = sum(PROMPTS) + sum(answers), sum(PROMPTS) + 2 * sum(PROMPTS) + sum(answers)
-    for call in recorder.of("_varlen_attn"):
+    for call in (call for call in recorder.calls if call.operator == FLASH):
         query, key, value, query_borders, key_borders = call.arguments[:5]
         assert (query.shape[0], key.shape[0], value.shape[0]) == (queries, keys, keys)
         assert query_borders.shape == key_borders.shape == (len(PROMPTS) + len(answers) + 1,)
 
 
-def test_sampling_waits_for_nothing_but_the_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The passes over prompts and tokens, and the move of rows into the places of ended answers."""
+@pytest.mark.parametrize("merges", [False, True])
+def test_sampling_waits_for_nothing_but_the_tokens(
+    merges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The passes over prompts and tokens. With a read token of 0, the second answer is the first to end."""
     model = load(tmp_path, "llama")
-    prompts = random_rows([5, 9], 250)
+    monkeypatch.setattr(torch, "Generator", GpuGenerator)
     with fake_gpu(monkeypatch) as recorder:
         placed = on_gpu(model)
-        cache = KeyValueCache(np.array([5, 5, 9]), 24, CUDA)
-        [batch] = micro_batches(prompts, 4096, placed.layout, CUDA)
-        assert batch.segments is not None
-        filled = PackedPrompts(cache, batch.segments.lengths, [0, 0, 1], [0, 1, 2])
-        prompts_pass(placed.network, batch.tokens, batch.positions, batch.segments, filled)
-        placed.network.set_attn_implementation(CACHED)
-        token_B = torch.empty(3, dtype=torch.int64, device=CUDA)
-        token_pass(placed.network, token_B, cache)
-        assert cache.keep(np.array([False, True, True])).tolist() == [2, 1]
-        assert token_pass(placed.network, token_B[:2], cache).shape[0] == 2
+        draws = TokenDraws((1,), [0, 0, 1], temperature=1.0, max_tokens=3)
+        prompts = [np.arange(length, dtype=np.int32) for length in (5, 5, 9)]
+        with torch.no_grad(), merged_adapters(placed.model) if merges else nullcontext():
+            recorder.calls.clear()
+            answers = decode(
+                placed, prompts, np.arange(3), draws, max_tokens=3, end_tokens=frozenset(), budget_tokens=64
+            )
+    assert [len(answer) for answer in answers] == [3, 3, 3]
+    assert recorder.reads == 3, "the tokens of each position"
     assert recorder.blocking_copies() == []
+    assert len(recorder.of("_varlen_attn")) == LAYERS
+    assert bool(recorder.of("addmm")) is not merges, "the products with LoRA's B"
+
+
+def test_rows_move_without_a_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last rows of a cache take the places of ended answers."""
+    with fake_gpu(monkeypatch) as recorder:
+        cache = KeyValueCache(np.array([5, 5, 9]), 24, CUDA)
+        keys = torch.empty(3, 2, 8, device=CUDA)
+        cache.write(0, torch.arange(3, device=CUDA), cache.position_B, keys, keys)
+        assert cache.keep(np.array([False, True, True])).tolist() == [2, 1]
+    assert recorder.blocking_copies() == []
+
+
+def test_merged_weights_are_rounded_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(tmp_path, "llama")
+    monkeypatch.setattr(torch, "Generator", GpuGenerator)
+    with fake_gpu(monkeypatch) as recorder:
+        placed = on_gpu(model)
+        weight = placed.network.get_submodule("model.layers.0.mlp.up_proj.base_layer").weight
+        with merged_adapters(placed.model):
+            assert (weight.dtype, weight.device) == (torch.bfloat16, CUDA)
+    noise = recorder.of("aten::random")
+    assert noise
+    assert all(call.arguments[0].is_cuda for call in noise)
+    assert recorder.blocking_copies() == []
+
+
+class GpuGenerator:
+    """Stands in for torch.Generator, which needs a GPU. Given no generator, an operator uses that of its device."""
+
+    def __init__(self, device: torch.device) -> None:
+        assert device == CUDA
+
+    def manual_seed(self, seed: int) -> None:
+        """Nothing is drawn."""
 
 
 @pytest.mark.parametrize("family", sorted(PACKED_FAMILIES - SOFT_CAPPED))
@@ -161,10 +239,13 @@ def test_every_technique_runs_in_bfloat16(technique: str, tmp_path: Path, monkey
     with fake_gpu(monkeypatch):
         placed = on_gpu(model)
         for batch in micro_batches(ROWS, 4096, placed.layout, CUDA):
-            assert placed.token_scores(batch).logprobs.device == CUDA
+            scores = placed.token_scores(batch)
+            assert scores.logprobs.device == CUDA
+            scores.smoothed_logprobs.sum().backward()
             if not placed.layout.packed:
                 break
-    assert {master.dtype for master in placed.masters.values()} == {torch.float32}
+    gradients = [master.grad for master in placed.masters.values()]
+    assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in gradients)
 
 
 @pytest.mark.parametrize(("kind", "method"), [("causal_lm", "reward"), ("encoder", "classification")])
@@ -178,6 +259,8 @@ def test_heads_score_whole_rows(kind: str, method: str, tmp_path: Path, monkeypa
         for batch in micro_batches(rows, 4096, placed.layout, CUDA):
             scores = placed.sequence_scores(batch)
             assert (scores.dtype, scores.device, scores.ndim) == (torch.float32, CUDA, 2)
+            scores.sum().backward()
+    assert all(master.grad is not None for master in placed.masters.values())
 
 
 @pytest.mark.parametrize("technique", ["lora", "full"])
