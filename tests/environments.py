@@ -30,12 +30,12 @@ def python_with(
     with _once(folder) as to_make:
         if to_make:
             _run(sys.executable, "-m", "venv", "--clear", str(folder / "venv"))
+            if our_packages_behind:  # before the installation, which installs only what these lack
+                (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+                (site / "behind.pth").write_text(sysconfig.get_path("purelib") + "\n")
             (folder / "constraints.txt").write_text("\n".join(constraints))
             pip = (str(python), "-m", "pip", "--quiet", "--disable-pip-version-check")
             _run(*pip, "install", "-c", str(folder / "constraints.txt"), *["--no-deps"] * alone, *requirements)
-            if our_packages_behind:
-                (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-                (site / "behind.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
 
 

@@ -190,6 +190,11 @@ def make_tokenizer(folder: Path) -> None:
     tokenizer = _bytes()
     tokenizer.add_special_tokens(["<s>", "<turn>", "</turn>"])
     tokenizer.save(str(folder / "tokenizer.json"))
+    write_chat_settings(folder)
+
+
+def write_chat_settings(folder: Path) -> None:
+    """Settings and a chat template for a tokenizer with these special tokens."""
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</turn>", "pad_token": "</turn>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "chat_template.jinja").write_text(

@@ -1,6 +1,11 @@
-"""Trains every technique with every method on this device and compares the published files with the trained model."""
+"""Trainings of every technique with every method: `python -m benchmarks.gpu.pairs [--only dpo]`.
+
+The published files are compared with the trained model. `--only`: the pairs whose name contains this.
+"""
 
 import io
+import sys
+import tempfile
 import time
 import traceback
 from contextlib import redirect_stdout
@@ -10,6 +15,7 @@ from shutil import copytree, rmtree
 import numpy as np
 import torch
 
+from benchmarks.gpu.parts import device, options_of
 from tests.tiny_models import make_encoder, make_model
 from tests.worker import pairs
 
@@ -17,7 +23,15 @@ WIDE = ("qlora",)
 """Techniques that quantize rows of 64 values and therefore need a wider model."""
 
 
-def check_pairs(folder: Path, device: torch.device, only: str = "") -> None:
+def main() -> None:
+    options = options_of(__doc__, "only")
+    with tempfile.TemporaryDirectory() as folder:
+        sys.exit(not check_pairs(Path(folder), device(), options.only))
+
+
+def check_pairs(folder: Path, device: torch.device, only: str) -> bool:
+    """Print the outcome of each pair. Return whether none failed."""
+    good = True
     bases = {
         "causal_lm": make_model(folder / "llama", "llama", seed=0),
         "encoder": make_encoder(folder / "bert", "bert"),
@@ -27,7 +41,7 @@ def check_pairs(folder: Path, device: torch.device, only: str = "") -> None:
         "encoder": make_encoder(folder / "bert_wide", "bert_wide"),
     }
     judge = _judge(folder, bases["causal_lm"], device)
-    print("\ntechnique   method          kind       before   after  (loss, or reward)   seconds")
+    print("technique   method          kind       before   after  (loss, or reward)   seconds")
     for pair in pairs.LEGAL:
         if only not in f"{pair.technique} {pair.method}":
             continue
@@ -42,7 +56,9 @@ def check_pairs(folder: Path, device: torch.device, only: str = "") -> None:
         except Exception as error:  # the other pairs are measured all the same
             traceback.print_exc()
             print(f"{label} FAILED: {type(error).__name__}: {error}", flush=True)
+            good = False
         rmtree(run, ignore_errors=True)
+    return good
 
 
 def _outcome(trained: pairs.Trained) -> str:
@@ -65,3 +81,7 @@ def _judge(folder: Path, base: Path, device: torch.device) -> Path:
     published = run / "out" / "model"
     copytree(base, published / "base")
     return published
+
+
+if __name__ == "__main__":
+    main()

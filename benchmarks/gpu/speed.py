@@ -1,54 +1,66 @@
-"""The speed and memory of a training step of a model with 1.2 billion weights."""
+"""LoRA of a random model against TRL: `python -m benchmarks.gpu.speed 8B [--small] [--without-trl WHY]`.
 
-import statistics
-import time
+The trainings and figures are those of `benchmarks.training`, one round, on chats of skewed lengths. The service is left
+out.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from benchmarks.gpu.bases import SHAPES, random_base
+from benchmarks.training import table
+from benchmarks.training.__main__ import Round
+from benchmarks.training.environments import PEERS, NotInstalled, Peer
+from benchmarks.training.prepared import prepare_rows
+from benchmarks.training.workloads import Workload, chat, skewed
 
-from benchmarks.gpu.rows import random_rows, recipe_for
-from worker.engine.loop import Loop
-from worker.engine.model.load import load_trainable
-from worker.engine.optimizer import adamw
-from worker.engine.training_state import Progress
-from worker.methods import METHODS, MethodContext
-
-ROUNDS = 5
+PEER_NAMES = ("TRL best", "TRL default")
+STEPS = 8
+BATCH_SIZE, SMALL_BATCH_SIZE = 32, 4
+LENGTHS = {"median": 200, "longest": 2000}
+SMALL_LENGTHS = {"median": 20, "longest": 100}
 
 
-def measure_speed(folder: Path, device: torch.device, *, small: bool) -> None:
-    """Print tokens per second and peak memory for each technique and micro-batch size."""
-    size: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2} if small else {}
-    config = LlamaConfig(
-        **{"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16} | size,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        vocab_size=512 if small else 128_256,
-        tie_word_embeddings=True,
-    )
-    base = folder / "large"
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(base)
-    lengths = [16] * 4 if small else [int(length) for length in np.linspace(64, 2048, 32)]
-    rows = random_rows(lengths, 500)
-    variants = [(technique, budget) for technique in ("lora", "full") for budget in (4096, 16_384)]
-    print(f"\n{len(rows)} rows, {sum(lengths)} tokens a step\ntechnique  micro-batch  tokens/s  peak GiB")
-    for technique, budget in variants:
-        recipe = recipe_for(technique, rows, "bfloat16", budget)
-        model = load_trainable(base, recipe, device)
-        objective = METHODS["supervised"](MethodContext(recipe, base, model, print))
-        progress, seconds = Progress(micro_batch_tokens=budget), []
-        loop = Loop(recipe, model, objective, adamw(model.masters, recipe), rows, progress, print)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        for _ in range(ROUNDS + 1):
-            started = time.perf_counter()
-            loop.step()
-            seconds.append(time.perf_counter() - started)
-        peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
-        rate = sum(lengths) / statistics.median(seconds[1:])
-        print(f"{technique:9}  {budget:11}  {rate:8.0f}  {peak:8.1f}", flush=True)
-        model.release()
-        del model, objective, loop
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("--small", action="store_true", help="a tiny model of the shape's family, and short rows")
+    parser.add_argument("--without-trl", metavar="WHY", help="leave out TRL, for this reason")
+    parser.add_argument("--install", action="store_true", help="only install TRL, or fail with the reason")
+    options = parser.parse_args()
+    peers = [PEERS[name] for name in PEER_NAMES]
+    if options.install:
+        install(peers[0])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        workload = lora_workload(options.shape, Path(folder), small=options.small)
+        prepared = prepare_rows(workload, Path(folder) / "rows")
+        measured = table.Measured(workload.name, workload.title)
+        if options.without_trl:
+            measured.absent |= {peer.name: options.without_trl for peer in peers}
+        Round(prepared, 0, os.cpu_count() or 1, with_service=False).run(measured, peers)
+        print(table.markdown(measured), flush=True)
+
+
+def install(peer: Peer) -> None:
+    try:
+        print(f"TRL's environment: {peer.python()}")
+    except NotInstalled as error:
+        sys.exit(str(error))
+
+
+def lora_workload(shape: str, folder: Path, *, small: bool) -> Workload:
+    batch_size = SMALL_BATCH_SIZE if small else BATCH_SIZE
+    lengths = skewed(STEPS * batch_size, **(SMALL_LENGTHS if small else LENGTHS))
+    return Workload(
+        shape, f"LoRA, shape of {shape}, chat of skewed lengths", "supervised", lengths, batch_size, chat,
+        learning_rate=2e-4, make_base=partial(random_base, folder / "model", shape, small=small),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

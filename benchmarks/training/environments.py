@@ -57,13 +57,15 @@ class NotInstalled(Exception):
 
 @cache
 def _install(name: str, requirements: tuple[str, ...], like_ours: bool) -> Path:
-    # Our own build of torch, +cpu or not, so that kernels are the same and no CUDA is downloaded for a CPU.
-    exact = (*requirements, f"torch=={torch.__version__}")
+    # Our own build of torch, +cpu or not, so that kernels are the same and no CUDA is downloaded for a CPU. A build for
+    # CUDA has no version that pip could install again, and 3 GB: there, our packages are behind the peer's.
+    on_gpu = torch.version.cuda is not None and like_ours
+    exact = requirements if on_gpu else (*requirements, f"torch=={torch.__version__}")
     constraints = our_constraints() if like_ours else []
     versions = hashlib.sha256("\n".join([*exact, *constraints]).encode()).hexdigest()[:8]
     try:
         folder = CACHE.resolve() / "peers" / f"{name}-{versions}"
-        return python_with(*exact, folder=folder, constraints=constraints)
+        return python_with(*exact, folder=folder, constraints=constraints, our_packages_behind=on_gpu)
     except subprocess.CalledProcessError as error:
         raise NotInstalled(f"pip could not install {', '.join(exact)}: exit code {error.returncode}") from error
 

@@ -11,8 +11,10 @@ from benchmarks.training.prepared import Prepared
 from benchmarks.training.workloads import RANK
 from worker.engine.model.facts import facts_of_base
 
-ROWS = 1024
+ROWS, GPU_ROWS = 1024, 8192
 """Number of tokens in each measured product."""
+PRODUCTS, GPU_PRODUCTS = 1, 20
+"""Number of products in a row, since starting one on a GPU takes as long as computing a small one."""
 REPEATS = 5
 
 
@@ -23,21 +25,25 @@ def matmul_rate(base: Path, threads: int) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     matrices = Base.of(facts_of_base(base)).matrices
     shapes = {(matrix.inputs, matrix.outputs) for matrix in matrices}
-    seconds = {shape: _seconds(*shape, device) for shape in shapes}
-    flops = sum(2 * ROWS * matrix.inputs * matrix.outputs for matrix in matrices)
+    rows = GPU_ROWS if device.type == "cuda" else ROWS
+    seconds = {shape: _seconds(rows, *shape, device) for shape in shapes}
+    flops = sum(2 * rows * matrix.inputs * matrix.outputs for matrix in matrices)
     return flops / sum(seconds[matrix.inputs, matrix.outputs] for matrix in matrices)
 
 
-def _seconds(inputs: int, outputs: int, device: torch.device) -> float:
+def _seconds(rows: int, inputs: int, outputs: int, device: torch.device) -> float:
+    """Return the median time of a product [rows, inputs] @ [inputs, outputs]."""
     left, right = (
-        torch.randn(shape, dtype=torch.bfloat16, device=device) for shape in ((ROWS, inputs), (inputs, outputs))
+        torch.randn(shape, dtype=torch.bfloat16, device=device) for shape in ((rows, inputs), (inputs, outputs))
     )
+    products = GPU_PRODUCTS if device.type == "cuda" else PRODUCTS
     times = []
     for _ in range(REPEATS + 1):
         begin = time.perf_counter()
-        product = torch.matmul(left, right)
+        for _ in range(products):
+            product = torch.matmul(left, right)
         float(product[0, 0])  # waits for a GPU
-        times.append(time.perf_counter() - begin)
+        times.append((time.perf_counter() - begin) / products)
     return statistics.median(times[1:])
 
 

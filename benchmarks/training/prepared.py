@@ -1,6 +1,7 @@
 """A workload's rows, prepared once: the arrays that our trainer reads, and the same tokens as JSON for the peers."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from worker.shared.arrays import Array, Rows, load_rows
 class Prepared:
     workload: Workload
     base: Path
-    """Folder with a copy of the base model, since the cached one may be converted anew during a long run."""
+    """Folder with links to the base model's files, or copies of them, since the cached model may be converted anew
+    during a long run."""
     folder: Path
     """Holds train.jsonl and heldout.jsonl, the uploads; peer-train.jsonl and peer-heldout.jsonl; and data/, the
     arrays."""
@@ -61,7 +63,7 @@ def prepare_rows(workload: Workload, folder: Path) -> Prepared:
     folder = folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     base = folder / "model"
-    shutil.copytree(workload.make_base(), base)
+    shutil.copytree(workload.make_base(), base, copy_function=_link)
     rows = workload.rows(base)
     method = workload.recipe(0)["method"]
     train, heldout = jsonl(*rows["train"]), jsonl(*rows["heldout"])
@@ -77,6 +79,14 @@ def prepare_rows(workload: Workload, folder: Path) -> Prepared:
     facts = outcome.report["files"][0]
     labels = Labels(problem=facts["problem"], names=tuple(facts["label_names"])) if facts["problem"] else None
     return Prepared(workload, base, folder, arrays["train"], labels)
+
+
+def _link(source: str, target: str) -> None:
+    """Link or copy a file. The linked file stays if the source's folder is removed."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
 
 
 def peer_rows(arrays: Rows, rows: list[Row]) -> Iterator[Row]:

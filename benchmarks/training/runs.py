@@ -39,7 +39,7 @@ class Run:
     checkpoint_s: float
     checkpoint_bytes: int
     peak_bytes: int
-    """Peak resident memory of the training process until its last step."""
+    """Peak memory of the training until its last step: resident memory of its process, or torch's on a GPU."""
     model: Path
     """The saved adapter."""
 
@@ -96,15 +96,16 @@ def _our_run(
     workload: Workload, run: Path, started: float, reports: list[tuple[float, dict[str, Any]]], peak: int
 ) -> Run:
     steps = [(at, _our_tokens(workload, report)) for at, report in reports if report["type"] == "metrics"]
-    (saved,) = [index for index, (_, report) in enumerate(reports) if report["type"] == "state"]
-    state = run / reports[saved][1]["path"]
+    saved_at, saved = next((at, report) for at, report in reports if report["type"] == "state")
+    done = reports[-1][1]
+    state = run / saved["path"]
     return Run(
         started=started,
         ended=time.monotonic(),
         steps=steps,
-        checkpoint_s=reports[saved][0] - reports[saved - 1][0],  # the phase "saving" comes right before it
+        checkpoint_s=saved_at - steps[workload.save_step - 1][0],
         checkpoint_bytes=sum(path.stat().st_size for path in state.rglob("*") if path.is_file()),
-        peak_bytes=peak,
+        peak_bytes=done["peaks"]["training"] if done["device"] == "cuda" else peak,
         model=run / "out" / "model",
     )
 

@@ -47,7 +47,8 @@ def main() -> None:
         )
     else:
         base = AutoModelForCausalLM.from_pretrained(request["base"], dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, request["adapter"]).eval()
+    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")  # of the rows' tensors
+    model = PeftModel.from_pretrained(base, request["adapter"]).to(torch.get_default_device()).eval()
     losses = {"supervised": supervised, "classification": classification, "dpo": dpo}[request["kind"]](model, rows)
     sums, counts = zip(*losses, strict=True)
     print(sum(sums) / sum(counts))

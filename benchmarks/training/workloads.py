@@ -129,9 +129,14 @@ def _single_tokens(base: Path) -> tuple[str, ...]:
             len(tokenizer.encode(f"a {word}", add_special_tokens=False)) == 2
         )
 
-    words = re.findall(r"[a-z]+", " ".join(_docstrings()))
+    words = docstring_words()
     kept = {word for word in set(words) if is_one_token(word)}
     return tuple(word for word in words if word in kept)
+
+
+def docstring_words() -> list[str]:
+    """Return the words of the standard library's docstrings, in their order."""
+    return re.findall(r"[a-z]+", " ".join(_docstrings()))
 
 
 def _docstrings() -> Iterator[str]:
@@ -141,7 +146,7 @@ def _docstrings() -> Iterator[str]:
                 yield inspect.getdoc(member) or ""
 
 
-def _chat(words: Words, length: int, index: int) -> Row:
+def chat(words: Words, length: int, index: int) -> Row:
     asked = max(1, length // 4)
     return {"messages": [*_question(words.take(asked)), _message("assistant", words.take(length - asked))]}
 
@@ -176,7 +181,7 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _skewed(count: int, *, median: int, longest: int) -> tuple[int, ...]:
+def skewed(count: int, *, median: int, longest: int) -> tuple[int, ...]:
     """Return log-normal lengths: most rows are short, and a few are many times as long."""
     draw = random.Random(0)
     return tuple(min(max(round(median * math.exp(draw.gauss(0, 0.9))), 8), longest) for _ in range(count))
@@ -185,17 +190,17 @@ def _skewed(count: int, *, median: int, longest: int) -> tuple[int, ...]:
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("skewed", "chat, skewed lengths", "supervised", _skewed(96, median=55, longest=600), 8, _chat),
-        Workload("equal", "chat, 130 tokens each", "supervised", (112,) * 64, 8, _chat),
+        Workload("skewed", "chat, skewed lengths", "supervised", skewed(96, median=55, longest=600), 8, chat),
+        Workload("equal", "chat, 130 tokens each", "supervised", (112,) * 64, 8, chat),
         Workload("documents", "documents of 1,024 tokens", "supervised", (1023,) * 12, 2, _document),
         Workload(
             "classification", "classification, MiniLM", "classification",
-            _skewed(192, median=40, longest=250), 16, _labeled, make_base=bases.minilm,
+            skewed(192, median=40, longest=250), 16, _labeled, make_base=bases.minilm,
         ),
         Workload("dpo", "DPO, prompts of 400 tokens", "dpo", (400,) * 24, 4, _pair, learning_rate=2e-4),
         Workload(
             "qlora", "QLoRA, chat of skewed lengths", "supervised",
-            _skewed(48, median=40, longest=300), 8, _chat, quantized=True,
+            skewed(48, median=40, longest=300), 8, chat, quantized=True,
         ),
         Workload("ppo", "PPO, answers of 32 tokens", "ppo", (32,) * 48, 8, _prompt, 1e-4, answer_tokens=32),
         Workload(

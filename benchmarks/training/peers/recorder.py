@@ -106,6 +106,9 @@ def record(request: Request) -> None:
 
 
 def peak_bytes() -> int:
-    """Return the peak resident memory of this process."""
+    """Return the peak of the memory that torch has allocated on the GPU; without one, of this process's resident
+    memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
