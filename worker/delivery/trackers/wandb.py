@@ -104,6 +104,8 @@ class Offline:
         run = self.tracker.begin(self.info)
         _log(run, self._points)
         run.finish(exit_code=_exit_code(status))
+        # `finish` returns before the library's process has written the file. This waits for the end of that process.
+        wandb.teardown()
 
 
 class Online:
