@@ -6,6 +6,7 @@ The server runs in a process of its own, with a job of 100,000 steps that stream
 1,000 jobs.
 """
 
+import logging
 import math
 import multiprocessing
 import tempfile
@@ -17,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
+import structlog
 from playwright.sync_api import Browser, Page
 from sqlalchemy import insert
 
@@ -121,6 +123,7 @@ def serving(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def serve(settings: Settings, parent: Connection) -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     app = create_app(settings)
     _, key = keys.create(app.state.context, project="default", name="bench", scope="write")
     with listening(app) as address:

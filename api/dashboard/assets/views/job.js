@@ -7,6 +7,8 @@ import { copyable, fill, h, modelLink, section, status, when } from "../elements
 import * as format from "../format.js";
 
 const POINTS = 1000, POLL_S = 5;
+/** Milliseconds of a frame that charts may take, and between two drawings of them. */
+const FRAME_MS = 12, PAUSE_MS = 200;
 const FINAL = ["succeeded", "failed", "cancelled"];
 
 /** @param {import("../app.js").Page} page */
@@ -17,7 +19,7 @@ export async function show(page) {
   setTitle(`Job ${first.user_provided_suffix ?? id}`);
   const title = h("div"), verdict = h("div"), details = h("div.view"), aside = h("aside", { "aria-label": "About the job" });
   const curves = drawnCurves(page, first.method.type), controls = h("div");
-  root.append(h("div.group-of-head", {}, h("div.head", {}, title, controls), verdict), h("div.beside", {}, h("div.view", {}, curves.element, details), aside));
+  root.append(h("div.group-of-head", {}, h("div.head", {}, title, controls), verdict), h("div.beside", {}, curves.element, details, aside));
   curves.add(metrics.data);
 
   const more = await import("./job-details.js");
@@ -75,6 +77,8 @@ function changed() {
   };
 }
 
+const frame = () => new Promise(requestAnimationFrame);
+
 /** What the job is made of, as one column of names and values. */
 function about(job, worker) {
   const link = (href, text) => h("a", { href }, text);
@@ -130,29 +134,37 @@ function file(id) {
 function drawnCurves(page, method) {
   const series = new Series(), charts = new Map();
   const grid = h("div.charts"), waiting = h("p.muted", {}, "Curves appear with the first step.");
-  const controls = chartControls(page, schedule);
-  let marks = [], scheduled = false, report = () => {};
+  const controls = chartControls(page, () => { hurry(); draw(); });
+  let marks = [], stale = false, drawing = false, report = () => {}, hurry = () => {};
   page.signal.addEventListener("abort", () => { for (const { drawn } of charts.values()) drawn.destroy(); }, { once: true });
 
-  function draw() {
-    scheduled = false;
-    waiting.hidden = series.points.length > 0;
-    for (const control of controls.elements) control.hidden = !waiting.hidden;
-    const { steps } = series;
-    let made = false;
-    measurements(series.names).forEach((name) => {
-      const columns = [series.values(name, "train"), series.values(name, "valid")];
-      const validated = hasValues(columns[1]);
-      const known = charts.get(name);
-      if (known?.validated !== validated) {
-        if (made) return schedule(); // the others in the next frames, so that none takes long
-        make(name, validated, known);
-        made = true;
+  /** Draw all charts, in each frame as many as fit into it. Then wait: steps may come faster than anybody reads them. */
+  async function draw() {
+    stale = true;
+    if (drawing) return;
+    drawing = true;
+    while (stale && !page.signal.aborted) {
+      stale = false;
+      let ends = await frame() + FRAME_MS;
+      waiting.hidden = series.points.length > 0;
+      for (const control of controls.elements) control.hidden = !waiting.hidden;
+      for (const name of measurements(series.names)) {
+        if (performance.now() > ends) ends = await frame() + FRAME_MS;
+        if (page.signal.aborted) return;
+        show(name);
       }
-      const { smoothing, log, range } = controls.settings;
-      charts.get(name).drawn.update(steps, validated ? columns : [columns[0]], { smoothing, marks: validated ? marks : [], log: log && name.includes("loss") }, range);
-    });
-    report(series.best("f1_by_class"));
+      report(series.best("f1_by_class"));
+      await new Promise((resolve) => { hurry = resolve; setTimeout(resolve, PAUSE_MS); });
+    }
+    drawing = false;
+  }
+
+  function show(name) {
+    const columns = [series.values(name, "train"), series.values(name, "valid")];
+    const validated = hasValues(columns[1]);
+    if (charts.get(name)?.validated !== validated) make(name, validated, charts.get(name));
+    const { smoothing, log, range } = controls.settings;
+    charts.get(name).drawn.update(series.steps, validated ? columns : [columns[0]], { smoothing, marks: validated ? marks : [], log: log && name.includes("loss") }, range);
   }
 
   function make(name, validated, known) {
@@ -166,12 +178,6 @@ function drawnCurves(page, method) {
     charts.set(name, { drawn, validated });
   }
 
-  function schedule() {
-    if (scheduled) return;
-    scheduled = true;
-    requestAnimationFrame(draw);
-  }
-
   const element = section("Curves", controls.elements, waiting, grid);
   return {
     element,
@@ -181,16 +187,16 @@ function drawnCurves(page, method) {
     },
     add(points) {
       series.add(points);
-      schedule();
+      draw();
     },
     /** Call a function with the best step that measured a classifier's classes, each time it may have changed. */
     onClasses(action) {
       report = action;
-      schedule();
+      draw();
     },
     mark(step) {
       marks = step === null ? [] : [{ x: step, label: "best" }];
-      schedule();
+      draw();
     },
   };
 }
