@@ -4,6 +4,7 @@ The assets' address contains a hash of their content, so browsers keep them for 
 """
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,11 +20,11 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.dashboard.modules import ASSETS, CHART_MODULE, CHART_SCRIPT, needed_by
 from api.dashboard.views import VIEWS
 from api.http.middleware import NO_SNIFFING
 
 FOLDER = Path(__file__).parent
-ASSETS = FOLDER / "assets"
 CHARTS = ("youplot", "vendor")
 """Package, and the folder in it, with the released files of uPlot, which draws the charts."""
 STYLES = ("uplot.min.css", "design.css")
@@ -62,18 +63,25 @@ def _routes() -> list[BaseRoute]:
 
     assets = Router([Route("/style.css", style), Mount("/", StaticFiles(directory=ASSETS, packages=[CHARTS]))])
     mount = Mount(_root(), Immutable(GZipMiddleware(assets, minimum_size=1024)))
-    pages = {theme: page_of("shell.html", theme) for theme in (None, *THEMES)}
+    modules = {
+        "/": VIEWS[0].name,
+        SIGN_IN: VIEWS[0].name,
+        **{f"/{view.name}": view.name for view in VIEWS},
+        **{f"/{view.name}/{{id:path}}": view.item for view in VIEWS if view.item},
+    }
+    return [mount, *(Route(path, _shown(module), include_in_schema=False) for path, module in modules.items())]
+
+
+def _shown(module: str) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint of the addresses that a view's module shows."""
+    modules = needed_by(module)
+    script = CHART_SCRIPT if CHART_MODULE in modules else None
+    pages = {theme: page_of("shell.html", theme, modules=modules, script=script) for theme in (None, *THEMES)}
 
     async def show(request: Request) -> Response:
         return pages[theme_of(request)].answer(request)
 
-    paths = (
-        "/",
-        SIGN_IN,
-        *(f"/{view.name}" for view in VIEWS),
-        *(f"/{view.name}/{{id:path}}" for view in VIEWS if view.item),
-    )
-    return [mount, *(Route(path, show, include_in_schema=False) for path in paths)]
+    return show
 
 
 def is_page(path: str) -> bool:
