@@ -42,7 +42,7 @@ class Checkup:
         self._parts = [
             Part("database", lambda: diagnosis.check_database(settings)),
             Part("storage", lambda: _check_storage(context)),
-            Part("stored", lambda: [service_checks.check_stored(context)]),
+            Part("stored bytes", lambda: [service_checks.check_stored(context)]),
             Part("broker", lambda: [diagnosis.check_broker(settings)]),
             Part("queue", lambda: [service_checks.check_queue(context)]),
             Part("disk", lambda: [diagnosis.check_disk(settings)]),

@@ -105,7 +105,7 @@ def check_database(settings: Settings) -> Iterator[Check]:
     database = Database(settings.database)
     try:
         ahead_s = time() - database.clock()
-        yield Check("database", "ok", name)
+        yield Check("database", "ok", f"{name} answers")
         yield _check_schema(database)
         if not database.is_sqlite:
             yield check_clock(ahead_s, "database")
@@ -124,7 +124,7 @@ def _check_schema(database: Database) -> Check:
     except WrongSchema as error:
         detail, _, remedy = str(error).partition(": ")
         return Check("schema", "problem", detail, f"{remedy[:1].upper()}{remedy[1:]}")
-    return Check("schema", "ok", f"{schema_version(database)}, that of this version")
+    return Check("schema", "ok", f"version {schema_version(database)}, the newest")
 
 
 def check_storage(settings: Settings) -> Check:
@@ -179,7 +179,7 @@ def check_broker(settings: Settings) -> Check:
         return Check(
             "broker", "problem", f"{address} does not answer: {cause}", "Start it, or correct ATTUNE_BROKER_URL."
         )
-    return Check("broker", "ok", address)
+    return Check("broker", "ok", f"{address} answers")
 
 
 def check_disk(settings: Settings) -> Check:

@@ -65,11 +65,14 @@ def check_queue(context: Context) -> Check:
         for worker, alive, _ in monitoring.beats(session):
             slots[worker.stage] += worker.slots * (alive and worker.held is None)
     waits = {stage: (count, age_s) for stage, (count, age_s) in backlog.items() if count}
-    detail = "; ".join(f"{stage}: {count}, the oldest for {_minutes(age_s)}" for stage, (count, age_s) in waits.items())
+    detail = "; ".join(
+        f"{_count(count, 'file' if stage == 'scan' else 'job')} for {stage}, the oldest for {_minutes(age_s)}"
+        for stage, (count, age_s) in waits.items()
+    )
     if any(age_s > STUCK_S and held[stage] < slots[stage] for stage, (_, age_s) in waits.items()):
         remedy = "`attune jobs get JOB` shows why a job waits. It may need a GPU that no worker has."
-        return Check("queue", "warning", f"{detail}, although slots are free", remedy)
-    return Check("queue", "ok", detail or f"nothing waits ({', '.join(backlog)})")
+        return Check("queue", "warning", f"waiting although slots are free: {detail}", remedy)
+    return Check("queue", "ok", f"waiting: {detail}" if detail else "nothing waits")
 
 
 def check_base_models(context: Context) -> Check:
@@ -87,7 +90,7 @@ def check_stored(context: Context) -> Check:
         sizes = monitoring.bytes_by_kind(session)
     kinds = sorted((kind for kind, size in sizes.items() if size), key=lambda kind: -sizes[kind])
     parts = ", ".join(f"{'base models' if kind == 'base' else kind} {_size(sizes[kind])}" for kind in kinds)
-    return Check("stored", "ok", f"{_size(sum(sizes.values()))}{parts and f': {parts}'}")
+    return Check("stored bytes", "ok", f"{_size(sum(sizes.values()))}{parts and f': {parts}'}")
 
 
 def _seen(context: Context) -> list[SeenWorker]:
@@ -132,7 +135,7 @@ def _check_stage(stage: str, consequence: str, seen: Sequence[SeenWorker]) -> Ch
             f"{len(live)} live, {len(lost)} lost: {'; '.join(lost)}",
             "See the log of the lost worker, and start it again. Its work goes to another worker.",
         )
-    return Check(component, "ok", f"{len(live)} live, slots: {sum(worker.slots for worker in live)}")
+    return Check(component, "ok", f"{len(live)} live, {_count(sum(worker.slots for worker in live), 'slot')}")
 
 
 def _check_versions(live: Sequence[SeenWorker]) -> Check:
@@ -163,6 +166,10 @@ def _check_clocks(live: Sequence[SeenWorker]) -> Check:
         f"differ from the database's: {'; '.join(wrong)}",
         "Synchronize the clocks of all machines, for example with chrony.",
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _minutes(seconds: float) -> str:

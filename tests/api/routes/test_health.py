@@ -48,8 +48,8 @@ def register(context: Context, owner: str, stage: Stage, **changes: object) -> N
 def test_an_operator_sees_every_component(operator: TestClient, served: Context) -> None:
     a_base_model(served.database)
     found = checks(operator)
-    assert {"database", "schema", "storage", "stored", "broker", "queue", "disk", "base models"} <= set(found)
-    assert found["schema"]["detail"].endswith("that of this version")
+    assert {"database", "schema", "storage", "stored bytes", "broker", "queue", "disk", "base models"} <= set(found)
+    assert found["schema"]["detail"].endswith("the newest")
     assert (found["broker"]["status"], found["base models"]["detail"]) == ("ok", "tiny")
     missing = found["workers: train"]
     assert (missing["status"], missing["detail"]) == ("problem", "none is live, so jobs wait")
@@ -66,7 +66,7 @@ def test_wrong_clocks_and_versions_of_workers_are_named(operator: TestClient, se
     register(served, "a:prepare-0:1", Stage.PREPARE)
     register(served, "b:train-0:2", Stage.TRAIN, clock_at=Worker.seen_at + 40)
     found = checks(operator)
-    assert (found["workers: train"]["status"], found["workers: train"]["detail"]) == ("ok", "1 live, slots: 2")
+    assert (found["workers: train"]["status"], found["workers: train"]["detail"]) == ("ok", "1 live, 2 slots")
     assert found["workers' clocks"]["status"] == "warning"
     assert found["workers' clocks"]["detail"].endswith("b (train) by +40 s")
     assert "a (prepare): 0; b (train): 0" in found["versions"]["detail"]
@@ -89,7 +89,7 @@ def test_the_queue_of_all_projects_is_stuck_if_slots_stay_free(operator: TestCli
     queue = checks(operator)["queue"]
     assert (queue["status"], queue["detail"]) == (
         "warning",
-        "train: 1, the oldest for 120 min, although slots are free",
+        "waiting although slots are free: 1 job for train, the oldest for 120 min",
     )
 
 

@@ -25,7 +25,7 @@ export async function show({ root, signal }) {
       { title: "Finding", cell: ({ detail, remedy }) => h("div.anywhere", {}, detail, remedy && h("span.sub", {}, remedy)) },
     ],
   });
-  list.element.classList.add("stacked");
+  list.element.classList.add("stacked", "listed");
   const verdict = h("p");
   const { scope } = await api.session().catch((error) => { if (error.status === 401) throw error; return {}; }); // the database may be away
   await api.poll(10, signal, async () => {

@@ -92,7 +92,7 @@ function about(job, worker) {
     ["Training file", file(job.training_file)],
     ["Validation file", job.validation_file && file(job.validation_file)],
     ["Evals", job.evals.length ? job.evals.map(evaluated) : null],
-    ["Worker", worker && ranOn(worker)],
+    [/:prepare/.test(worker) ? "Prepared by" : "Trained by", worker && ranOn(worker)],
     ["Created", when(job.created_at)],
     ["Started", job.started_at && when(job.started_at)],
     ["Finished", job.finished_at && when(job.finished_at)],
