@@ -47,20 +47,22 @@ def of(session: Session, job_id: str) -> tuple[Sequence[int], int]:
     return array("q", (seq for _, seq in rows)), rows[-1].step - rows[0].step + 1 if rows else 0
 
 
-def choose(session: Session, numbers: Sequence[int], limit: int) -> Sequence[int]:
-    """Return at most `limit` (two or more) of the numbers, those of the steps that show the course of the metrics."""
+def choose(session: Session, numbers: Sequence[int], limit: int, *, again: bool = False) -> Sequence[int]:
+    """Return at most `limit` (two or more) of the numbers, those of the steps that show the course of the metrics.
+
+    `again`: whether to choose from the result again (`Columns.chosen`)."""
     if len(numbers) <= limit:
         return numbers
     columns = Columns()
     for batch in events.batches_of(numbers):
         columns.extend(events.metrics_at(session, batch))
-    return [numbers[index] for index in columns.chosen(limit)]
+    return [numbers[index] for index in columns.chosen(limit, again=again)]
 
 
 def thin(session: Session, job_id: str) -> None:
     """Leave at most KEPT steps of the job charted."""
     numbers, _ = of(session, job_id)
-    dropped = sorted(set(numbers) - set(choose(session, numbers, KEPT)))
+    dropped = sorted(set(numbers) - set(choose(session, numbers, KEPT, again=True)))
     for batch in events.batches_of(dropped):
         session.execute(delete(ChartedStep).where(ChartedStep.job_id == job_id, ChartedStep.seq.in_(batch)))
 

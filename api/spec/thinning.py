@@ -37,16 +37,16 @@ class Columns:
             column.extend(numbers)
         self._length += len(points)
 
-    def chosen(self, limit: int) -> list[int]:
+    def chosen(self, limit: int, *, again: bool = False) -> list[int]:
         """Return the indices of at most `limit` (two or more) points, in ascending order.
 
         The first and the last are always chosen. If there is room, so are the lowest and the highest point of every
         series, beginning with `train_loss`, and then the lowest and the highest `train_loss` in each of several equal
         stretches of steps.
 
-        A selection may be chosen from an earlier selection and the points since: no point of it was lost. The number
-        of steps of a stretch is a power of two, and its first step a multiple of that. So the stretches of a longer job
-        consist of whole stretches of the shorter one.
+        `again`: whether later selections are chosen from this one and the points since. Then no point of theirs is
+        lost: the number of steps of a stretch is a power of two, and its first step a multiple of that, so the
+        stretches of a longer job consist of whole stretches of the shorter one.
         """
         if self._length <= limit:
             return list(range(self._length))
@@ -54,7 +54,9 @@ class Columns:
         names = self._names()
         for name in names:
             kept.update(self._extremes(name, 0, self._length)[: limit - len(kept)])
-        for start, end in pairwise(self._edges((limit - 2) // 2 - len(names))) if names else ():
+        # Extremes that coincide leave room for more stretches now, but perhaps not in a later selection.
+        used = 2 + 2 * len(names) if again else len(kept)
+        for start, end in pairwise(self._edges((limit - used) // 2)) if names else ():
             kept.update(self._extremes(names[0], start, end))
         return sorted(kept)
 

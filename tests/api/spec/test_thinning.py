@@ -49,5 +49,14 @@ def test_no_point_to_choose_is_lost_by_choosing_as_points_come_in(
     points = points_of(list(losses))
     kept: list[dict[str, object]] = []
     for start in range(0, len(points), at_a_time):
-        kept = downsample(kept + points[start : start + at_a_time], most)
-    assert {point["step"] for point in downsample(points, most)} <= {point["step"] for point in kept}
+        kept += points[start : start + at_a_time]
+        kept = [kept[index] for index in Columns(kept).chosen(most, again=True)]
+    later = Columns(points).chosen(most, again=True)
+    assert {points[index]["step"] for index in later} <= {point["step"] for point in kept}
+
+
+def test_room_that_coinciding_extremes_leave_is_used() -> None:
+    points: list[dict[str, object]] = [
+        {"step": step, "train_loss": -step, **{f"metric{n}": step for n in range(9)}} for step in range(64)
+    ]
+    assert len(downsample(points, 20)) >= 10
