@@ -78,6 +78,7 @@ def a_job(database: Database, project_id: str, status: JobStatus = JobStatus.QUE
                 project_id=project_id,
                 status=status,
                 created_at=db_now(),
+                method=given["recipe"]["method"]["type"],
                 training_file="file-none",
                 seed=0,
                 model_id=f"ft:tiny:attune::{job_id[-8:]}",

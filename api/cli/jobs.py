@@ -20,6 +20,7 @@ from api.cli.console import (
 from api.cli.errors import Commands
 from api.cli.files import attach_files
 from api.cli.job_copies import clone, rerun
+from api.cli.job_list import list_jobs
 from api.cli.job_options import (
     Assignments,
     BatchSize,
@@ -41,7 +42,6 @@ from api.cli.job_options import (
 )
 from api.cli.job_results import checkpoints, compare, metrics
 from api.cli.job_view import job_fields
-from api.cli.listing import add_list_command, time_of
 from api.cli.watch import create_job, format_event, wait_for_job, watch_job
 
 jobs_app = typer.Typer(
@@ -96,21 +96,6 @@ def create(
     with connect(base_url, api_key, data_dir) as client:
         attach_files(client, body, training_file, validation, for_job=True)
         create_job(client, body, watch=watch, as_json=as_json)
-
-
-add_list_command(
-    jobs_app,
-    "/fine_tuning/jobs",
-    {
-        "ID": "id",
-        "STATUS": "status",
-        "BASE MODEL": "model",
-        "CREATED": time_of("created_at"),
-        "FINE-TUNED MODEL": "fine_tuned_model",
-    },
-    summary="List the project's jobs.",
-    example="attune jobs list --limit 5",
-)
 
 
 @jobs_app.command(epilog="Example: attune jobs get ftjob-abc123")
@@ -246,6 +231,9 @@ EXAMPLES: dict[Callable[..., None], str] = {
     compare: "attune jobs compare ftjob-abc123 ftjob-def456",
     rerun: "attune jobs rerun ftjob-abc123 --watch",
 }
+jobs_app.command(name="list", epilog="Example: attune jobs list --status failed --method dpo --metadata team=maps")(
+    list_jobs
+)
 for command, example in EXAMPLES.items():
     jobs_app.command(epilog=f"Example: {example}")(command)
 jobs_app.command(cls=JobCommand, epilog="Example: attune jobs clone ftjob-abc123 --rank 64 --epochs 3 --watch")(clone)

@@ -4,12 +4,13 @@ A worker owns a job while its lease lasts. Every claim increases the job's fence
 requires the fence of its claim: a worker that lost its job changes nothing (`StaleFence`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     Connection,
     Double,
     ForeignKey,
@@ -32,12 +33,19 @@ from api.records.pages import Listing, Page, paginate
 from api.spec.artifacts import SavedState
 from api.spec.fields import JsonObject
 from api.spec.job import JobError, JobProgress, StoredRecipe
+from api.spec.job_filters import EVERY_JOB, JobFilters
 from api.spec.lifecycle import FAILURES, FINAL, TRANSITIONS, FailureReason, JobStatus
 
 
 class Job(Base):
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_project_id_created_at", "project_id", "created_at"),)
+    __table_args__ = (
+        Index("ix_jobs_project_id_created_at", "project_id", "created_at"),
+        *(
+            Index(f"ix_jobs_project_id_{name}_created_at", "project_id", name, "created_at")
+            for name in ("status", "method", "base_model", "parent_model")
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -52,6 +60,8 @@ class Job(Base):
     recipe: Mapped[StoredRecipe]
     resolved: Mapped[JsonObject | None]
     """The recipe with every "auto" resolved (api.spec.resolve.ResolvedRecipe)."""
+    method: Mapped[str] = mapped_column(String(32))
+    """The type of the recipe's method."""
     base_model: Mapped[str] = mapped_column(String(128), index=True)
     """The operator's base model at the root of the job's lineage. The job uses its facts and its tokenizer."""
     parent_model: Mapped[str | None] = mapped_column(String(256), index=True)
@@ -108,6 +118,8 @@ class Job(Base):
 
 
 LISTING = Listing(Job.project_id, Job.id, (Job.created_at, Job.id))
+TUNED = "ft:"
+"""Begin of the ids of fine-tuned models. No base model has such a name."""
 
 
 class StaleFence(Exception):
@@ -140,39 +152,31 @@ def with_ids(session: Session, project_id: str, job_ids: Sequence[str]) -> Seque
 
 
 def page(
-    session: Session,
-    project_id: str,
-    *,
-    metadata: dict[str, str] | None = None,
-    status: str | None = None,
-    search: str | None = None,
-    after: str | None,
-    limit: int,
+    session: Session, project_id: str, filters: JobFilters = EVERY_JOB, *, after: str | None, limit: int
 ) -> Page[Job]:
-    """Return a page of the project's jobs, newest first.
-
-    `metadata` selects jobs with all these pairs; an empty dict selects jobs without metadata. `search` selects jobs
-    with this text in their id, in the name of the model that they begin from, or in the id of the model that they
-    publish, which contains the suffix.
-    """
-    query = select(Job).where(Job.project_id == project_id)
-    if status is not None:
-        query = query.where(Job.status == status)
-    if search is not None:
-        names = (Job.id, Job.base_model, Job.parent_model, Job.model_id)
-        query = query.where(or_(*(name.icontains(search, autoescape=True) for name in names)))
+    """Return a page of the project's jobs that pass all filters, newest first."""
+    query = select(Job).where(Job.project_id == project_id, *_conditions(filters))
     order = None
-    if metadata is not None:
-        query, order = job_metadata.only_with(query, Job.id, project_id, metadata), job_metadata.ORDER
-    return paginate(
-        session,
-        LISTING,
-        project_id,
-        query,
-        order=order,
-        after=after,
-        limit=limit,
-    )
+    if filters.metadata is not None:
+        query, order = job_metadata.only_with(query, Job.id, project_id, filters.metadata), job_metadata.ORDER
+    start = None if filters.created_before is None else (float(filters.created_before), "")
+    return paginate(session, LISTING, project_id, query, order=order, after=after, limit=limit, start=start)
+
+
+def _conditions(filters: JobFilters) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions of the filters on the table of jobs."""
+    if filters.status is not None:
+        yield Job.status == filters.status
+    if filters.method is not None:
+        yield Job.method == filters.method
+    if filters.model is not None:
+        column = Job.parent_model if filters.model.startswith(TUNED) else Job.base_model
+        yield column == filters.model
+    if filters.search is not None:
+        names = (Job.id, Job.base_model, Job.parent_model, Job.model_id)
+        yield or_(*(name.icontains(filters.search, autoescape=True) for name in names))
+    if filters.created_after is not None:
+        yield Job.created_at >= filters.created_after
 
 
 def active_count(session: Session, project_id: str) -> int:

@@ -3,6 +3,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
+from pydantic import AfterValidator
 
 from api.context import Context
 from api.http.deps import METADATA_PARAMETER, After, Ctx, MetadataFilter, Repeated, Who
@@ -14,6 +15,8 @@ from api.schemas.jobs import AttemptList, CheckpointList, JobList, JobObject
 from api.schemas.stored import StoredJson, stored
 from api.services import graders, job_evals, job_logs, jobs, models, waiting
 from api.services.waiting import TimedJob
+from api.spec.catalog import METHODS
+from api.spec.job_filters import JobFilters
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 
@@ -42,7 +45,23 @@ async def create_job(recipe: Recipe, context: Ctx, caller: Who, repeated: Repeat
     return await answer_in_turn(context, caller, create)
 
 
+def _known_method(name: str | None) -> str | None:
+    if name is not None and name not in METHODS:
+        raise ValueError(f"no method has this name; there are {', '.join(METHODS)}")
+    return name
+
+
+MethodName = Annotated[
+    str | None,
+    AfterValidator(_known_method),
+    Query(json_schema_extra={"anyOf": [{"enum": [*METHODS]}, {"type": "null"}]}),
+]
+ModelName = Annotated[
+    str | None,
+    Query(min_length=1, max_length=256, description="A base model, or the fine-tuned model that the jobs continue."),
+]
 Search = Annotated[str | None, Query(min_length=1, max_length=128, description="Part of an id or of a model's name.")]
+Time = Annotated[int | None, Query(ge=0, le=2**53, description="Unix time of the creation.")]
 
 
 @router.get("", openapi_extra={"parameters": [METADATA_PARAMETER]})
@@ -51,13 +70,31 @@ def list_jobs(
     caller: Who,
     metadata: MetadataFilter,
     status: JobStatus | None = None,
+    method: MethodName = None,
+    model: ModelName = None,
     search: Search = None,
+    created_after: Time = None,
+    created_before: Time = None,
     after: After = None,
     limit: Limit = 20,
 ) -> JobList:
-    """List jobs, newest first. `metadata[key]=value` selects jobs with that pair, `status` jobs with that status, and
-    `search` jobs with that text in their id or in the name of their base model or fine-tuned model."""
-    page = jobs.page(context, caller, metadata=metadata, status=status, search=search, after=after, limit=limit)
+    """List jobs, newest first: those that pass all filters.
+
+    `metadata[key]=value` selects jobs with that pair, `status` and `method` jobs with that status or method, `model`
+    jobs on that base model or from that fine-tuned model, `search` jobs with that text in their id or in the name of
+    their base model or fine-tuned model, `created_after` and `created_before` jobs of that time (the first second is
+    included, the last is not).
+    """
+    filters = JobFilters(
+        status=status,
+        method=method,
+        model=model,
+        search=search,
+        metadata=metadata,
+        created_after=created_after,
+        created_before=created_before,
+    )
+    page = jobs.page(context, caller, filters, after=after, limit=limit)
     return JobList(data=_shown(context, waiting.all_timed(context, page.data)), has_more=page.has_more)
 
 

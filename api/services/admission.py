@@ -102,6 +102,7 @@ def insert_job(
         status=JobStatus.VALIDATING_FILES,
         created_at=db_now(),
         recipe=stored,
+        method=recipe.method.type,
         base_model=origin.base.name,
         parent_model=None if origin.producing_job is None else recipe.model,
         base_weights=origin.base_weights,

@@ -17,6 +17,7 @@ from api.services import budgets, layers, lineage
 from api.services.admission import insert_job
 from api.services.models import NoSuchModel
 from api.spec.fields import JsonObject
+from api.spec.job_filters import EVERY_JOB, JobFilters
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 from api.spec.recipe import Recipe
 
@@ -74,23 +75,13 @@ def recipe(context: Context, caller: Caller, job_id: str) -> JsonObject:
 def page(
     context: Context,
     caller: Caller,
+    filters: JobFilters = EVERY_JOB,
     *,
-    metadata: dict[str, str] | None = None,
-    status: JobStatus | None = None,
-    search: str | None = None,
     after: str | None,
     limit: int,
 ) -> Page[Job]:
     with context.database.read() as session:
-        return jobs.page(
-            session,
-            caller.project_id,
-            metadata=metadata,
-            status=status,
-            search=search,
-            after=after,
-            limit=limit,
-        )
+        return jobs.page(session, caller.project_id, filters, after=after, limit=limit)
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> Job:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,19 @@ def test_a_list_with_more_entries_names_the_options_for_them(names: dict[str, st
     shown = result.stdout.splitlines()[-1].split("\t")[0]
     assert result.stderr.startswith(f"1 shown, and there are more. For the next: --after {shown}")
     assert "there are more" not in CliRunner().invoke(app, ["files", "list", "--limit", "100"]).stderr
+
+
+def test_jobs_are_listed_by_filters(names: dict[str, str], service: tuple[Context, str]) -> None:
+    recipe = Recipe(model="tiny", training_file="file-none", method={"type": "kto"}).model_dump(mode="json")
+    job_id = a_job(service[0].database, a_project(service[0].database), JobStatus.PAUSED, recipe=recipe)
+    day = f"{datetime.now():%Y-%m-%d}"
+    options = ["--method", "kto", "--status", "paused", "--model", "tiny", "--search", job_id[6:], "--since", day]
+    assert [job["id"] for job in _json("jobs", "list", *options)["data"]] == [job_id]
+    for none in (["--until", day], ["--metadata", "team=maps"]):
+        assert _json("jobs", "list", *options, *none)["data"] == []
+    refused = CliRunner().invoke(app, ["jobs", "list", "--metadata", "team"])
+    assert (refused.exit_code, refused.stderr) == (2, "error: --metadata team has no value: write it as KEY=VALUE.\n")
+    assert "there are supervised" in CliRunner().invoke(app, ["jobs", "list", "--method", "sft"]).stderr
 
 
 def test_the_scan_of_a_file_takes_no_slot_of_a_worker(names: dict[str, str]) -> None:

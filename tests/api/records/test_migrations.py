@@ -13,6 +13,7 @@ from api.records.events import Event
 from api.records.jobs import Job
 from api.records.migrate import WrongSchema, alembic_config, is_new, migrate, require_current
 from api.records.models import Checkpoint, Model
+from api.spec.job_filters import JobFilters
 from tests.services import Postgres
 
 
@@ -75,10 +76,17 @@ def test_jobs_of_an_older_release_are_found_by_their_metadata(older: Database) -
     with older.read() as session:
         found = session.scalars(select(Job)).all()
         for metadata in ({}, {"team": "a"}):
-            page = jobs.page(session, found[0].project_id, metadata=metadata, after=None, limit=100)
+            page = jobs.page(session, found[0].project_id, JobFilters(metadata=metadata), after=None, limit=100)
             expected = {job.id for job in found if (job.recipe["metadata"] or {}) == metadata}
             assert expected
             assert {job.id for job in page.data} == expected
+
+
+def test_jobs_of_an_older_release_are_found_by_their_method(older: Database) -> None:
+    with older.read() as session:
+        found = session.scalars(select(Job)).all()
+        assert len({job.method for job in found}) > 1
+        assert all(job.method == job.recipe["method"]["type"] for job in found)
 
 
 def test_steps_of_an_older_release_are_charted(older: Database) -> None:

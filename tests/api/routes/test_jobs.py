@@ -222,6 +222,40 @@ def test_jobs_are_found_by_their_status_and_by_a_part_of_a_name(
     assert found(status="validating_files", after=named) == [job["id"]]
 
 
+def test_jobs_are_found_by_their_method_model_and_time(client: TestClient, served: Context) -> None:
+    project, ids = a_project(served.database), []
+    for number, kind in enumerate(("dpo", "dpo", "supervised", "dpo")):
+        recipe = Recipe(model="tiny", training_file="file-none", method={"type": kind}).model_dump(mode="json")
+        ids.append(a_job(served.database, project, base_model=f"base-{number // 3}", recipe=recipe))
+        parent = "ft:tiny:attune::abcdefgh" if number == 1 else None
+        put_in(served, ids[-1], JobStatus.QUEUED, created_at=1000.5 + 10 * number, parent_model=parent)
+
+    def found(**query: str | int) -> list[int]:
+        answer = client.get("/v1/fine_tuning/jobs", params=query)
+        assert answer.status_code == 200, answer.text
+        return [ids.index(each["id"]) for each in answer.json()["data"]]
+
+    assert found(method="dpo") == [3, 1, 0]
+    assert found(method="dpo", limit=2) == [3, 1]
+    assert found(method="dpo", limit=2, after=ids[2]) == [1, 0]
+    assert found(model="base-0", method="dpo") == [1, 0]
+    assert found(model="ft:tiny:attune::abcdefgh") == [1]
+    assert found(model="base-9") == []
+    assert found(created_after=1010, created_before=1030) == [2, 1]
+    assert found(created_after=1010, created_before=1030, after=ids[2]) == [1]
+    assert found(created_before=1030, limit=1, status="queued", method="dpo") == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("method", "sft", "there are supervised"), ("status", "done", "'running'"), ("created_after", "-1", "0")],
+)
+def test_unknown_values_of_filters_are_refused(client: TestClient, name: str, value: str, words: str) -> None:
+    answer = client.get("/v1/fine_tuning/jobs", params={name: value})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+    assert words in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(("query", "status"), [('metadata[a"b]=x', 400), ("metadata=junk", 400), ("after=%00", 400)])
 def test_odd_filters_are_refused_and_never_an_error_of_ours(client: TestClient, query: str, status: int) -> None:
     assert client.get(f"/v1/fine_tuning/jobs?{query}").status_code == status
