@@ -304,4 +304,5 @@ def _files(artifacts: list[Artifact]) -> ModelFiles:
 
 
 def _base(base: base_models.BaseModelRow) -> ModelFiles:
-    return {"digest": base.digest, "artifacts": base.artifacts, "name": base.name}
+    end_tokens = base.facts.get("end_tokens", [])
+    return {"digest": base.digest, "artifacts": base.artifacts, "name": base.name, "end_tokens": end_tokens}

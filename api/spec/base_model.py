@@ -90,6 +90,8 @@ class BaseModelFacts(TypedDict):
     tools: NotRequired[bool]
     """Whether chats may offer tools: the chat template has a place for them, and writes calls in a form that is known.
     Not set: unknown until a sampler has loaded the model."""
+    end_tokens: NotRequired[list[int]]
+    """Tokens that end an answer, for servers that take them with a request. Not set: they use their own."""
     dequantised_from: str | None
     """Quantization of the GGUF file that the weights come from, such as Q4_1; null for other sources."""
     shapes: NotRequired[Shapes]

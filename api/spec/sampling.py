@@ -81,6 +81,8 @@ class ModelFiles(TypedDict):
     artifacts: list[Artifact]
     name: NotRequired[str]
     """Name of the base model. A fully fine-tuned model has none."""
+    end_tokens: NotRequired[list[int]]
+    """The base model's fact of this name."""
 
 
 class AdapterFiles(TypedDict):

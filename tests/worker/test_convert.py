@@ -27,6 +27,7 @@ from worker.bases.files import Refused
 from worker.convert import convert
 from worker.engine.model.families import recomputes
 from worker.rows.chat_template import ChatTemplate
+from worker.rows.end_tokens import EndTokens
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -81,7 +82,7 @@ def test_folder_becomes_a_base_model_with_its_facts(model: Path, tmp_path: Path)
     facts = json.loads((tmp_path / "out/attune.json").read_text())
     assert (facts["parameters"], facts["context_window"], facts["dtype"]) == (PARAMETERS, 64, "float32")
     assert (facts["license"], facts["chat_template"], facts["source"]) == ("apache-2.0", True, "source")
-    assert facts["tools"] is False
+    assert (facts["tools"], facts["end_tokens"]) == (False, sorted(EndTokens.load(model).stops))
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "LICENSE",
         "attune.json",

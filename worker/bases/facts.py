@@ -19,6 +19,7 @@ from worker.engine.model.families import (
     transformers_class,
 )
 from worker.rows.chat_template import TEMPLATE_SECONDS, ChatTemplate
+from worker.rows.end_tokens import EndTokens
 from worker.rows.limits import TooSlow, time_limit
 from worker.sampling.call_form import CallForm
 
@@ -63,6 +64,7 @@ def facts_of(
             license=license_name,
             chat_template=template is not None,
             tools=template is not None and takes_tools(template),
+            end_tokens=sorted(EndTokens.load(folder).stops) if kind_of(config) == "causal_lm" else [],
             dequantised_from=dequantised_from,
             shapes=shapes_of(config),
         )

@@ -197,9 +197,9 @@ class Sampler:
         """
         request, base = self._request(job), job.content["model"]["base"]
         child: SamplingChild | VllmServer
-        if self._vllm is not None and (name := self._vllm.name_of(base, request)) is not None:
+        if self._vllm is not None and (served := self._vllm.model_of(base, request)) is not None:
             child = self._vllm
-            child.send(request, name)
+            child.send(request, served)
         else:
             if request.technique is None or not request.technique.whole_model:
                 fetch_once(self._storage, base["artifacts"], Path(request.base))

@@ -8,11 +8,14 @@ one ends at once, with its connection; the server then frees its place.
 import asyncio
 import json
 import queue
+import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import httpx
@@ -21,6 +24,7 @@ import structlog
 from anyio.from_thread import start_blocking_portal
 
 from api.settings import Settings
+from api.spec.fields import JsonObject
 from api.spec.sampling import ModelFiles, SamplerJob
 from worker.shared.reports import (
     CancelledReport,
@@ -30,7 +34,7 @@ from worker.shared.reports import (
     SamplerReport,
 )
 from worker.supervisor.sampling_child import POLL_S, ChildLost
-from worker.supervisor.vllm_stream import AnswerReader, Unreadable, path_and_body
+from worker.supervisor.vllm_stream import AnswerReader, Served, Unreadable, path_and_body, tokenize_body
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +62,11 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
+class _Tokenized(msgspec.Struct):
+    count: int
+    max_model_len: int
+
+
 class _ErrorBody(msgspec.Struct):
     error: _Error | None = None
     message: str = ""
@@ -81,8 +90,9 @@ class VllmServer:
         limits, timeout = httpx.Limits(max_connections=None), httpx.Timeout(None, connect=CONNECT_S)
         self._client = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=False)
         self._checks = httpx.Client(headers=headers, timeout=ALIVE_S, trust_env=False)
-        self._adapters: OrderedDict[str, None] = OrderedDict()
-        """Names of the adapters on the server, the least recently used first."""
+        self._adapters: OrderedDict[str, int] = OrderedDict()
+        """The adapters on the server, the least recently used first: {name: number of its loading}."""
+        self._numbers, self._prefix = count(), secrets.token_hex(4)
         self._in_use: Counter[str] = Counter()
         self._loading = asyncio.Lock()
         self._answered_at = -CHECK_S
@@ -91,8 +101,8 @@ class VllmServer:
         self._stack = ExitStack()
         self._portal = self._stack.enter_context(start_blocking_portal(name="vllm"))
 
-    def name_of(self, base: ModelFiles, request: SamplerJob) -> str | None:
-        """Return the server's name of the base model; None if the sampler's own child has to answer the request,
+    def model_of(self, base: ModelFiles, request: SamplerJob) -> Served | None:
+        """Return the server's base model; None if the sampler's own child has to answer the request,
         because the server has not this model or cannot do what the request asks."""
         if request.messages is None:
             listed = len(request.prompts or ()) > 1
@@ -100,7 +110,8 @@ class VllmServer:
                 return None
         if request.adapter is not None and not _loadable(request):
             return None
-        return self._models.get(base.get("name", ""))
+        name = self._models.get(base.get("name", ""))
+        return None if name is None else Served(name, base.get("end_tokens", ()))
 
     def is_alive(self) -> bool:
         """Return whether the server answers. Logs the reason if it does not."""
@@ -117,8 +128,8 @@ class VllmServer:
         self._answered_at = time.monotonic()
         return True
 
-    def send(self, request: SamplerJob, base: str) -> None:
-        """Send a request, which is answered with reports. `base`: the server's name of the base model."""
+    def send(self, request: SamplerJob, base: Served) -> None:
+        """Send a request, which is answered with reports."""
         self._inboxes[request.id] = queue.SimpleQueue()
         self._sent[request.id] = self._portal.start_task_soon(self._answer, request, base)
 
@@ -152,7 +163,7 @@ class VllmServer:
         self._stack.close()
         self._checks.close()
 
-    async def _answer(self, request: SamplerJob, base: str) -> None:
+    async def _answer(self, request: SamplerJob, base: Served) -> None:
         inbox = self._inboxes[request.id]
         last: SamplerReport | None = CancelledReport(id=request.id)
         try:
@@ -173,57 +184,75 @@ class VllmServer:
         finally:
             inbox.put(last)
 
-    async def _outcome(self, request: SamplerJob, base: str, inbox: Inbox) -> SamplerReport | None:
+    async def _outcome(self, request: SamplerJob, base: Served, inbox: Inbox) -> SamplerReport | None:
         """Put the reports of the answer into the inbox. Return the last one; None if the answer broke off. Raises
         NotLoaded, Unreadable, and httpx.HTTPError."""
         if request.adapter is None:
             return await self._stream(request, base, inbox)
         folder = Path(request.adapter)
-        name = f"attune-{folder.name}"
-        self._in_use[name] += 1
+        # Each process has names of its own, so that none unloads what another one uses.
+        adapter = replace(base, name=f"attune-{self._prefix}-{folder.name}")
+        self._in_use[adapter.name] += 1
         try:
-            await self._load(name, folder)
+            number = await self._load(adapter.name, folder)
             try:
-                return await self._stream(request, name, inbox)
-            except NotLoaded:  # the server was started anew
-                self._adapters.pop(name, None)
-                await self._load(name, folder)
-                return await self._stream(request, name, inbox)
+                return await self._stream(request, adapter, inbox)
+            except NotLoaded:  # the server was started anew, or has dropped the adapter
+                await self._load(adapter.name, folder, lost=number)
+                return await self._stream(request, adapter, inbox)
         finally:
-            self._in_use[name] -= 1
+            self._in_use[adapter.name] -= 1
 
-    async def _stream(self, request: SamplerJob, model: str, inbox: Inbox) -> SamplerReport | None:
+    async def _stream(self, request: SamplerJob, model: Served, inbox: Inbox) -> SamplerReport | None:
         path, body = path_and_body(request, model)
         reader = AnswerReader(request)
-        async with self._client.stream("POST", f"{self._url}/{path}", json=body) as response:
-            if response.status_code in REFUSALS:
-                return _refused(request, await _start_of(response))
-            if response.status_code == httpx.codes.NOT_FOUND:
-                raise NotLoaded(f"{model} is not on the server")
-            response.raise_for_status()
-            async for data in _events(response):
-                for report in reader.read(data):
-                    inbox.put(report)
-        return CompleteReport(id=request.id) if reader.complete else None
+        for last in (False, True):
+            async with self._client.stream("POST", f"{self._url}/{path}", json=body) as response:
+                if response.status_code == httpx.codes.NOT_FOUND:
+                    raise NotLoaded(f"{model.name} is not on the server")
+                if response.status_code not in REFUSALS:
+                    response.raise_for_status()
+                    async for data in _events(response):
+                        for report in reader.read(data):
+                            inbox.put(report)
+                    return CompleteReport(id=request.id) if reader.complete else None
+                refused = _refused(request, await _start_of(response))
+            # vLLM refuses an answer that may be longer than its context; the sampler's own child ends it there.
+            room = 0 if last else await self._room(body)
+            if not 0 < room < request.max_tokens:
+                break
+            body["max_tokens"] = room
+        return refused
 
-    async def _load(self, name: str, folder: Path) -> None:
-        """Load the adapter unless the server has it. Raises NotLoaded."""
+    async def _room(self, body: JsonObject) -> int:
+        """Return the number of tokens for which the context has room after the request's prompt; 0 if unknown."""
+        address = f"{self._url.removesuffix('/v1')}/tokenize"
+        response = await self._client.post(address, json=tokenize_body(body), timeout=ADMIN_S)
+        try:
+            found = msgspec.json.decode(response.content, type=_Tokenized)
+        except (msgspec.DecodeError, RecursionError):
+            return 0
+        return found.max_model_len - found.count
+
+    async def _load(self, name: str, folder: Path, *, lost: int | None = None) -> int:
+        """Load the adapter unless the server has it, and return the number of this loading. Raises NotLoaded.
+
+        `lost`: number of a loading after which the server had not the adapter.
+        """
         async with self._loading:
+            if name in self._adapters and self._adapters[name] == lost:
+                await self._unload(name)
             if name not in self._adapters:
-                asked = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
+                asked = {"lora_name": name, "lora_path": str(folder)}
                 response = await self._client.post(f"{self._url}/load_lora_adapter", json=asked, timeout=ADMIN_S)
-                # Versions that do not know `load_inplace` refuse a name that another sampler has loaded.
-                if not response.is_success and name not in await self._listed():
+                if not response.is_success:
                     raise NotLoaded(f"{name} was not loaded, with status {response.status_code}: {response.text[:500]}")
-            self._adapters[name] = None
+                self._adapters[name] = next(self._numbers)
             self._adapters.move_to_end(name)
             idle = [each for each in self._adapters if not self._in_use[each]]
             for oldest in idle[: max(0, len(self._adapters) - MAX_ADAPTERS)]:
                 await self._unload(oldest)
-
-    async def _listed(self) -> set[str]:
-        response = await self._client.get(f"{self._url}/models", timeout=CONNECT_S)
-        return {model["id"] for model in response.raise_for_status().json()["data"]}
+            return self._adapters[name]
 
     async def _unload(self, name: str) -> None:
         del self._adapters[name]

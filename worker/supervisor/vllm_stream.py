@@ -1,7 +1,8 @@
 """From a request to the body that a vLLM server takes, and from the chunks of its answer to a sampler's reports."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -77,10 +78,19 @@ class Chunk(msgspec.Struct):
     usage: _Usage | None = None
 
 
-def path_and_body(request: SamplerJob, model: str) -> tuple[str, JsonObject]:
-    """Return the path and the body of the HTTP request. `model`: its name on the server."""
+@dataclass(frozen=True)
+class Served:
+    """A model on the server."""
+
+    name: str
+    end_tokens: Sequence[int] = ()
+    """Tokens that end its answers, beside those that the server knows."""
+
+
+def path_and_body(request: SamplerJob, model: Served) -> tuple[str, JsonObject]:
+    """Return the path and the body of the HTTP request."""
     body: JsonObject = {
-        "model": model,
+        "model": model.name,
         "stream": True,
         # Each chunk then has the number of the prompt's tokens, and of the answer's so far.
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
@@ -89,6 +99,7 @@ def path_and_body(request: SamplerJob, model: str) -> tuple[str, JsonObject]:
         "top_p": request.top_p,
         "seed": request.seed,
         "stop": request.stop,
+        "stop_token_ids": [*model.end_tokens],
         **PLAIN,
     }
     if request.response_format is not None:
@@ -96,7 +107,7 @@ def path_and_body(request: SamplerJob, model: str) -> tuple[str, JsonObject]:
     if request.messages is None:
         assert request.prompts is not None
         return "completions", {**body, "prompt": request.prompts[0], "max_tokens": request.max_tokens}
-    body |= {"messages": [_sent(message) for message in request.messages], "max_completion_tokens": request.max_tokens}
+    body |= {"messages": [_sent(message) for message in request.messages], "max_tokens": request.max_tokens}
     if request.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     if not request.thinking:
@@ -109,6 +120,12 @@ def path_and_body(request: SamplerJob, model: str) -> tuple[str, JsonObject]:
             "parallel_tool_calls": request.parallel_tool_calls,
         }
     return "chat/completions", body
+
+
+def tokenize_body(body: JsonObject) -> JsonObject:
+    """Return the body of the request that counts the prompt's tokens. `body`: that of `path_and_body`."""
+    names = ("model", "messages", "prompt", "tools", "chat_template_kwargs")
+    return {name: body[name] for name in names if name in body}
 
 
 def _sent(message: Mapping[str, object]) -> JsonObject:

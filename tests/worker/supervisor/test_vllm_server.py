@@ -20,6 +20,7 @@ from tests.worker.supervisor.vllm_stand_in import KEY, Vllm, chunk, vllm_stand_i
 from worker.supervisor import vllm_server
 from worker.supervisor.sample import Sampler
 from worker.supervisor.vllm_server import VllmServer
+from worker.supervisor.vllm_stream import Served
 
 LORA = {
     "adapter_config.json": json.dumps({"peft_type": "LORA", "bias": "none"}).encode(),
@@ -48,7 +49,7 @@ def opened(tmp_path: Path, sqlite_url: str, valkey_url: str, vllm: Vllm) -> Iter
         sample_vllm_api_key=KEY,
     )
     context = Context.open(settings)
-    a_base_model(context.database)
+    a_base_model(context.database, end_tokens=[2])
     (folder := tmp_path / "sampler").mkdir()
     sampler = Sampler(settings, context.storage, folder)
     thread = threading.Thread(target=sampler.run)
@@ -94,7 +95,8 @@ def test_a_base_model_is_answered_by_the_server(opened: Context, caller: Caller,
     body = vllm.asked[0]
     assert body["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
     assert (body["tools"], body["tool_choice"]) == ([tool], "auto")
-    assert (body["model"], body["seed"], body["stop"], body["max_completion_tokens"]) == ("served", 3, ["x"], 5)
+    assert (body["model"], body["seed"], body["stop"], body["max_tokens"]) == ("served", 3, ["x"], 5)
+    assert body["stop_token_ids"] == [2]
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
 
 
@@ -128,7 +130,7 @@ def test_an_adapter_is_handed_over_once_and_again_after_a_restart(opened: Contex
     assert (vllm.adapters[name] / "adapter_model.safetensors").read_bytes() == b"w"
     vllm.adapters.clear()
     assert texts(ask(opened, caller, model)) == "Hello\u2028"
-    assert vllm.loads == 2
+    assert (vllm.loads, list(vllm.adapters)) == (2, [name])
 
 
 def test_an_adapter_that_the_server_cannot_load_is_an_error_in_words(opened: Context, caller: Caller) -> None:
@@ -142,6 +144,15 @@ def test_what_the_server_refuses_is_refused_with_its_reason(opened: Context, cal
     with pytest.raises(InvalidRequest, match="maximum context length is 8 tokens") as refused:
         ask(opened, caller)
     assert refused.value.param == "messages"
+
+
+def test_an_answer_ends_where_the_context_of_the_server_ends(opened: Context, caller: Caller, vllm: Vllm) -> None:
+    vllm.context = 10
+    assert texts(ask(opened, caller)) == "Hello\u2028"
+    assert [body["max_tokens"] for body in vllm.asked] == [5, 3]
+    vllm.context = 7
+    with pytest.raises(InvalidRequest, match="maximum context length"):
+        ask(opened, caller)
 
 
 @pytest.mark.parametrize("trouble", ["status", "broken off"])
@@ -186,9 +197,10 @@ def test_the_sampler_itself_answers_what_the_server_cannot(
     asked = {"messages": ASK.messages} | ask_for if config is not None else ask_for
     job = SamplerJob.model_validate({"id": "a", "base": "", **model, **asked, **OPTIONS})
     files: ModelFiles = {"digest": "d", "artifacts": []}
-    assert server.name_of({**files, "name": "tiny"}, job) == ("tiny" if served else None)
-    assert server.name_of({**files, "name": "other"}, job) is None
-    assert server.name_of(files, job) is None, "a whole model"
+    found = server.model_of({**files, "name": "tiny", "end_tokens": [2]}, job)
+    assert found == (Served("tiny", [2]) if served else None)
+    assert server.model_of({**files, "name": "other"}, job) is None
+    assert server.model_of(files, job) is None, "a whole model"
     server.close()
 
 

@@ -36,6 +36,8 @@ class Vllm:
     url: str = ""
     adapters: dict[str, Path] = field(default_factory=dict)
     chunks: list[dict[str, Any]] = field(default_factory=lambda: HELLO)
+    context: int = 100
+    """Tokens of a prompt, which has 7, and its answer together."""
     status: int = 200
     """Of answers."""
     away: bool = False
@@ -65,18 +67,21 @@ class Handler(BaseHTTPRequestHandler):
                 if found:
                     vllm.adapters[body["lora_name"]] = path
                 self._reply(200 if found else 404, {})
+            case "/tokenize":
+                assert body["messages"]
+                self._reply(200, {"count": 7, "max_model_len": self.vllm.context, "tokens": []})
             case "/v1/unload_lora_adapter":
                 self._reply(200 if vllm.adapters.pop(body["lora_name"], None) else 404, {})
             case _ if body["model"] not in ("served", *vllm.adapters):
                 self._reply(404, {"error": {"message": "The model does not exist."}})
             case _:
                 vllm.asked.append(body)
-                self._answer()
+                self._answer(fits=7 + body["max_tokens"] <= vllm.context)
 
-    def _answer(self) -> None:
+    def _answer(self, *, fits: bool) -> None:
         vllm = self.vllm
-        if vllm.status != 200:
-            return self._reply(vllm.status, ERROR)
+        if vllm.status != 200 or not fits:
+            return self._reply(vllm.status if fits else 400, ERROR)
         self.send_response(200)
         self.end_headers()
         try:
