@@ -185,6 +185,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.freeze()  # pytest collects ten times at the end, and all modules are still there
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _without_older_garbage() -> None:
     """Leave what imports and earlier modules made out of garbage collections: a trainer asks for four, and each would
