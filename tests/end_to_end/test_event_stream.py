@@ -9,9 +9,12 @@ import pytest
 from api.context import Context
 from api.services import keys
 from api.spec.lifecycle import JobStatus
+from tests.conftest import EMBEDDED
 from tests.events import add_events, end, told
 from tests.factories import a_job, a_project
 from tests.services.parts import AttuneApi
+
+SETTINGS = EMBEDDED
 
 
 @pytest.fixture
