@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.cuda.backward import backward, grad
+from worker.engine.model.norms import replace_norms
 from worker.engine.model.trainable import TrainableModel
 
 CUDA = torch.device("cuda", 0)
@@ -84,7 +85,9 @@ def fake_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int] = HOPPER) ->
 
 
 def on_gpu(loaded: TrainableModel) -> TrainableModel:
-    """The model with fake weights on the GPU in place of its own."""
+    """The model with fake weights on the GPU in place of its own, and with the layers that it has there."""
+    with unset_fake_temporarily():
+        replace_norms(loaded.model)
     fakes: dict[int, nn.Parameter] = {}
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:

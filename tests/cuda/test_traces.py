@@ -120,6 +120,7 @@ def test_a_step_waits_for_nothing(
         step(on_gpu(model), recipe, tmp_path, monkeypatch)
     micro_batches_of_step = 3
     assert len(recorder.of(FLASH_BACKWARD)) == micro_batches_of_step * LAYERS
+    assert len(recorder.of("_fused_rms_norm_backward")) >= micro_batches_of_step * 2 * LAYERS
     assert len(recorder.of("_fused_adamw")) == 1
     assert recorder.blocking_copies() == []
     assert recorder.reads == 0

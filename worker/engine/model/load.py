@@ -27,7 +27,7 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from api.spec.techniques.base import FourBits
 from worker.engine.errors import TrainingError
-from worker.engine.model import lora, products
+from worker.engine.model import lora, norms, products
 from worker.engine.model.adapters import HEADS, initialize_prefix, with_technique
 from worker.engine.model.attention import PACKED
 from worker.engine.model.batches import Layout
@@ -86,21 +86,24 @@ def load_trainable(
         reads_whole=reads_whole,
     )
     if replaces_layers():
-        trainable.restore_layers = _replace_layers(model)
+        trainable.restore_layers = _replace_layers(model, device)
     if technique.changes_base:
         trainable.extras = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
     return trainable
 
 
 def replaces_layers() -> bool:
-    """Return whether worker.engine.model.lora and .products compute the model's linear layers in training.
+    """Return whether worker.engine.model.lora, .products and .norms compute the model's layers in training.
     ATTUNE_FAST_LAYERS=0 keeps the libraries' own forward."""
     return os.environ.get("ATTUNE_FAST_LAYERS") != "0"
 
 
-def _replace_layers(model: nn.Module) -> Callable[[], None]:
-    """Replace the forward of linear layers. Return a function that restores the libraries' forward."""
-    restores = (lora.apply(model), products.replace_linear_layers(model))
+def _replace_layers(model: nn.Module, device: torch.device) -> Callable[[], None]:
+    """Replace the forward of linear layers and, on a GPU, of norms. Return a function that restores the libraries'
+    forward."""
+    restores = [lora.apply(model), products.replace_linear_layers(model)]
+    if device.type == "cuda":
+        restores.append(norms.replace_norms(model))
 
     def restore() -> None:
         for each in restores:
