@@ -8,16 +8,17 @@ from sqlalchemy import select
 from api.cli.client import Client
 from api.cli.open_page import create_link
 from api.context import Context
-from api.records import charted_steps
+from api.records import charted_steps, job_metadata
 from api.records.base import db_now
 from api.records.batches import Batch
 from api.records.jobs import Job
 from api.services import keys
 from api.spec.batch import BatchStatus
 from api.spec.lifecycle import JobStatus
+from api.spec.recipe import Recipe
 from tests.api.routes.test_job_evals import evaluated
 from tests.browser.chromium import Visitor
-from tests.factories import a_batch, a_job, a_model, a_project
+from tests.factories import a_base_model, a_batch, a_job, a_model, a_project
 
 Server = tuple[str, Context, str]
 
@@ -51,6 +52,16 @@ def a_classifier(context: Context) -> Job:
             point = {"step": step, "train_loss": 1 / step, "train_accuracy": 0.8}
             charted_steps.add(session, job.id, "Step", point | EVALUATED)
     return job
+
+
+def a_job_of_maps(context: Context, method: str) -> str:
+    """A job with this method and with metadata."""
+    project, pairs = a_project(context.database), {"team": "maps & more"}
+    recipe = Recipe(model="filtered", training_file="file-none", method={"type": method}, metadata=pairs)
+    job_id = a_job(context.database, project, base_model="filtered", recipe=recipe.model_dump(mode="json"))
+    with context.database.write() as session:
+        job_metadata.add(session, project, job_id, session.get_one(Job, job_id).created_at, pairs)
+    return job_id
 
 
 def change(context: Context, table: type[Job] | type[Batch], name: str, **values: Any) -> None:
@@ -135,6 +146,42 @@ def test_a_link_signs_in_once_and_shows_its_page(browser: Browser, server: Serve
         expect(page.get_by_role("heading", name=job_id)).to_be_visible()
     visitor.context.close()
     assert visitor.foreign == visitor.faults == []
+
+
+def test_filters_of_the_list_are_kept_by_its_address(visitor: Visitor, server: Server) -> None:
+    context, page = server[1], visitor.page
+    a_base_model(context.database, "filtered")
+    found = [a_job_of_maps(context, method) for method in ("dpo", "dpo", "kto")]
+    rows = page.locator("tbody tr")
+    page.goto("/jobs")
+    page.get_by_label("Metadata, as key=value").fill("team=maps & more")
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(3)
+    page.get_by_label("Method").select_option("DPO")
+    page.get_by_label("Model").select_option("filtered")
+    page.get_by_label("Created").select_option("Last 7 days")
+    expect(rows).to_have_count(2)
+    expect(page.get_by_label("Compare " + found[2])).to_be_hidden()
+
+    # A new job of that kind appears by itself, and another one does not.
+    newest = a_job_of_maps(context, "dpo")
+    a_job(context.database, a_project(context.database))
+    expect(rows).to_have_count(3)
+    page.get_by_role("link", name=newest).click()
+    expect(page.get_by_role("heading", name=newest)).to_be_visible()
+    page.go_back()
+    expect(rows).to_have_count(3)
+    page.reload()
+    expect(rows).to_have_count(3)
+    expect(page.get_by_label("Method")).to_have_value("dpo")
+    page.get_by_role("button", name="Remove the filter team = maps & more").click()
+    page.get_by_label("Status").select_option("Paused")
+    page.get_by_role("button", name="Clear the filters").click()
+    expect(page.get_by_label("Model")).to_have_value("")
+    assert page.url.endswith("/jobs")
+    page.goto(f"/jobs/{newest}")
+    page.get_by_role("link", name="maps & more").click()
+    expect(page.get_by_label("Compare " + found[2])).to_be_visible()
 
 
 def test_a_running_job_says_how_long_and_that_it_pauses(visitor: Visitor, server: Server) -> None:

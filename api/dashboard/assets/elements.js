@@ -98,6 +98,15 @@ export function copyable(text, shown = text) {
 
 export const modelAddress = (id) => `/models/${encodeURIComponent(id)}`;
 
+/** The name of a filter by metadata, as the API and the address of the jobs write it. */
+export const PAIR = /^metadata\[([^\]"\\]{1,64})\]$/;
+
+/** The address of the jobs with a pair of metadata; null if the API cannot be asked for it. */
+export function jobsWith(key, value) {
+  const name = `metadata[${key}]`;
+  return PAIR.test(name) && value ? `/jobs?${new URLSearchParams({ [name]: value })}` : null;
+}
+
 /** A model's id as a link to it, and a button that copies it. */
 export const modelLink = (id) => [h("a.anywhere", { href: modelAddress(id) }, h("code", {}, id)), " ", h("span.muted", {}, copyable(id, "Copy"))];
 

@@ -13,7 +13,7 @@ export function askForKey(main, reason = "") {
       h("h1", {}, "Sign in to Attune"),
       h("p.muted", {}, "This command prints a link that signs this browser in. Run it in the folder where the server was started, or after ", h("code", {}, "attune login"), ":"),
       command("attune open"),
-      h("p.muted.or", {}, "Or enter an API key. The server's is in ", h("code", {}, "attune-data/credentials.json"), "."),
+      h("p.muted.or", {}, "Or enter an API key. ", h("code", {}, "attune up"), " writes one to ", h("code", {}, "attune-data/credentials.json"), "."),
       h("label", { for: "key" }, "API key"), input, problem, submit);
     form.addEventListener("submit", async (event) => {
       event.preventDefault();

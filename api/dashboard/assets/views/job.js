@@ -3,7 +3,7 @@
 import * as api from "../api.js";
 import { chart, chartControls } from "../line-chart.js";
 import { Series, hasValues, heading, measurements } from "../training-curves.js";
-import { copyable, fill, h, modelLink, section, status, when } from "../elements.js";
+import { copyable, fill, h, jobsWith, modelLink, section, status, when } from "../elements.js";
 import * as format from "../format.js";
 
 const POINTS = 1000, POLL_S = 5;
@@ -100,7 +100,7 @@ function about(job, worker) {
     ["Trained tokens", job.trained_tokens && h("span", { title: format.exact(job.trained_tokens) }, format.count(job.trained_tokens))],
     ["Seed", String(job.seed)],
     ["Priority", job.priority ? String(job.priority) : null],
-    ...Object.entries(job.metadata ?? {}),
+    ...Object.entries(job.metadata ?? {}).map(([key, value]) => [key, jobsWith(key, value) ? link(jobsWith(key, value), value) : value]),
   ].filter(([, value]) => value !== null && value !== undefined && value !== false);
   return h("dl.facts.column", {}, rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }

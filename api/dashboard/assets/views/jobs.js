@@ -3,14 +3,13 @@
 import * as api from "../api.js";
 import { button, command, complain, empty, h, quantity, refill, status, when, writes } from "../elements.js";
 import * as format from "../format.js";
+import { jobFilters } from "../job-filters.js";
 import { table } from "../table.js";
 
 const PATH = "/v1/fine_tuning/jobs", PAGE = 100, POLL_S = 4;
-const STATUSES = ["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
 
 /** @param {import("../app.js").Page} page */
 export async function show({ root, query, signal, setQuery, kept, keep }) {
-  const filter = { status: query.get("status"), search: query.get("search") };
   const chosen = new Set();
   /** @type {Map<string, any>} */
   let known = new Map();
@@ -26,30 +25,23 @@ export async function show({ root, query, signal, setQuery, kept, keep }) {
   });
   next.hidden = true;
   const compare = h("a.button", { hidden: true });
-  const search = h("input", { type: "search", placeholder: "Search ids and models", "aria-label": "Search jobs", value: filter.search });
-  const statuses = h("select", { "aria-label": "Status" }, h("option", { value: "" }, "All statuses"),
-    STATUSES.map((name) => h("option", { value: name, selected: name === filter.status }, format.sentence(name))));
-  root.append(
-    h("div.head", {}, h("h1", {}, "Jobs"), h("div.actions", {}, compare, newJob())),
-    h("div.filters", {}, search, statuses), list.element, nothing, h("div", {}, next));
-
-  let typed = null;
-  search.addEventListener("input", () => { clearTimeout(typed); typed = setTimeout(() => change({ search: search.value.trim() || null }), 200); });
-  statuses.addEventListener("change", () => change({ status: statuses.value || null }));
-  let wanted = kept.rows ?? 0; // those that were shown when the reader left
-  await api.poll(POLL_S, signal, async () => {
-    await load();
-    for (; more && known.size < wanted;) await loadMore();
-    wanted = 0;
-  });
-
-  function change(changes) {
-    Object.assign(filter, changes);
+  const filters = jobFilters(query, (changes) => {
     setQuery(changes);
     known = new Map();
     keep({ rows: 0 });
     load().catch(complain(signal));
-  }
+  });
+  root.append(
+    h("div.head", {}, h("h1", {}, "Jobs"), h("div.actions", {}, compare, newJob())),
+    filters.element, list.element, nothing, h("div", {}, next));
+
+  let wanted = kept.rows ?? 0; // those that were shown when the reader left
+  await api.poll(POLL_S, signal, async () => {
+    await load();
+    filters.offer();
+    for (; more && known.size < wanted;) await loadMore();
+    wanted = 0;
+  });
 
   function loadMore() {
     return load([...known.keys()].at(-1));
@@ -57,9 +49,9 @@ export async function show({ root, query, signal, setQuery, kept, keep }) {
 
   /** Load the newest jobs, or those after one. Jobs that are missing between those that came do not match any more. */
   async function load(after) {
-    const asked = { ...filter };
-    const page = await api.get(PATH, { ...filter, limit: PAGE, after }, signal);
-    if (asked.status !== filter.status || asked.search !== filter.search) return;
+    const asked = filters.state;
+    const page = await api.get(PATH, { ...filters.query(), limit: PAGE, after }, signal);
+    if (asked !== filters.state) return;
     if (!after) {
       const oldest = page.has_more ? page.data.at(-1).created_at : 0;  // others of that second may be on the next page
       for (const job of known.values()) if (job.created_at > oldest) known.delete(job.id);
@@ -74,7 +66,7 @@ export async function show({ root, query, signal, setQuery, kept, keep }) {
     list.update([...known.values()]);
     list.element.hidden = !known.size;
     next.hidden = !more;
-    refill(nothing, known.size ? null : without(filter, () => { search.value = statuses.value = ""; change({ search: null, status: null }); }));
+    refill(nothing, known.size ? null : without(filters));
   }
 
   /** The box that chooses a job for a comparison. */
@@ -125,7 +117,7 @@ function newJob() {
   return link && writes(h("a.button.primary", { href: link.href }, "New job"));
 }
 
-function without({ status, search }, clear) {
-  if (status || search) return empty("No job matches.", h("button", { type: "button", onclick: clear }, "Clear the filters"));
+function without(filters) {
+  if (filters.state) return empty("No job matches.", h("button", { type: "button", onclick: filters.clear }, "Clear the filters"));
   return empty("No jobs yet. A job trains a base model on the rows of a file.", newJob(), command("attune jobs create rows.jsonl --model MODEL --watch"));
 }
