@@ -33,7 +33,9 @@ key = attune("keys", "create", "--data-dir", "data").split()[-1]
 with TestClient(create_app(Settings(data_dir=Path("data")))) as client:
     assets = re.findall(r'(?:src|href)="(/assets/[^"]+)"', client.get("/").text)
     assert len(assets) > 1, assets
-    for path in ("/readyz", "/openapi.json", "/v1/fine_tuning/catalog", *assets):
+    pages = re.findall(r'href="(/docs/[^"]+)"', client.get("/docs").text)
+    assert {"/docs/tutorial", "/docs/changelog", "/docs/internals/queue"} <= {*pages}
+    for path in ("/readyz", "/openapi.json", "/v1/fine_tuning/catalog", *assets, *pages):
         client.get(path, headers={"Authorization": f"Bearer {key}"}).raise_for_status()
 folder = Path(sys.argv[1])
 for name, module in sys.modules.items():

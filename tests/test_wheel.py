@@ -11,7 +11,7 @@ import hatchling.build
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"api", "worker", "migrations", "examples"}
+PACKAGES = {"api", "worker", "migrations", "examples", "docs"}
 
 
 @pytest.fixture(scope="module")
