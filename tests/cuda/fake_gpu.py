@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
@@ -59,6 +61,26 @@ class Recorder(TorchDispatchMode):
         return False
 
 
+class Read:
+    """The values of a tensor on the host, as an array of zeros: this is all that the engine asks for."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+
+    def numpy(self) -> npt.NDArray[np.generic]:
+        return np.zeros(self._tensor.shape, str(self._tensor.dtype).removeprefix("torch."))
+
+
+class Generator:
+    """Stands in for torch.Generator on the GPU. Given None, an operator uses the generator of its device."""
+
+    def __init__(self, device: torch.device) -> None:
+        assert device == CUDA
+
+    def manual_seed(self, seed: int) -> None:
+        """Nothing is drawn."""
+
+
 @contextmanager
 def fake_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int] = HOPPER) -> Iterator[Recorder]:
     """Within the block tensors are fake. Reading a value of one, for which a host waits on a real GPU, raises.
@@ -66,15 +88,15 @@ def fake_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int] = HOPPER) ->
     Only `Tensor.cpu` returns values, zeros, and is counted in `Recorder.reads`.
     """
     patch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    patch.setattr(torch, "Generator", Generator)
     patch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.zeros(16, dtype=torch.uint8))
     patch.setattr(torch.Tensor, "backward", backward)
     patch.setattr(torch.autograd, "grad", grad)
     with FakeTensorMode(allow_non_fake_inputs=True), Recorder() as recorder:
 
-        def read(tensor: torch.Tensor) -> torch.Tensor:
+        def read(tensor: torch.Tensor) -> Read:
             recorder.reads += tensor.is_cuda
-            with unset_fake_temporarily():
-                return torch.zeros(tensor.shape, dtype=tensor.dtype)
+            return Read(tensor)
 
         def pin(tensor: torch.Tensor) -> torch.Tensor:  # has no fake implementation
             return recorder.pinned.setdefault(id(tensor), tensor)

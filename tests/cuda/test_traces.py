@@ -47,7 +47,7 @@ pytestmark = [
 LENGTHS = [5, 31, 17, 8, 24, 3]
 ROWS = random_rows(LENGTHS, 250)
 PROMPTS = [20, 40, 16]
-LAYERS = 2
+LAYERS, MAX_TOKENS = 2, 4
 FLASH, FLASH_BACKWARD = "torch_attn::_varlen_attn", "torch_attn::_varlen_attn_backward"
 PAIRS = random_pairs(PROMPTS, 6, 250)
 SOFT_CAPPED = {"gemma2"}
@@ -69,14 +69,16 @@ def score(model: TrainableModel, rows: Rows = ROWS) -> torch.Tensor:
     return scores.smoothed_logprobs.sum()
 
 
-def step(model: TrainableModel, recipe: ResolvedRecipe, folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """One step of a training. Its metrics are the only values that the host may read, all at once."""
+def step(model: TrainableModel, recipe: ResolvedRecipe, run: Path, rows: Rows, patch: pytest.MonkeyPatch) -> None:
+    """One step of a training, after the pass of its reference. The host may read the step's metrics, all at once."""
     patch.setattr(loop, "as_floats", lambda sums: dict.fromkeys(sums, 1.0))
-    assert recipe.micro_batch_tokens != "auto"
-    objective = METHODS["supervised"](MethodContext(recipe, folder, model, print))
-    progress = Progress(micro_batch_tokens=recipe.micro_batch_tokens)
+    objective = METHODS[recipe.method.type](MethodContext(recipe, run, model, print))
+    rows = objective.prepare(rows)
+    if objective.has_reference:
+        objective.compute_reference(rows, np.arange(len(rows)), lambda: None)
+    progress = Progress(micro_batch_tokens=objective.budget_tokens)
     optimizer = adamw(model.masters, recipe)
-    loop.Loop(recipe, model, objective, optimizer, ROWS, progress, pytest.fail).step()
+    loop.Loop(recipe, model, objective, optimizer, rows, progress, pytest.fail).step()
 
 
 def kernels(recorder: Recorder) -> set[str]:
@@ -117,13 +119,36 @@ def test_a_step_waits_for_nothing(
     recipe = recipe_for(technique, ROWS, "bfloat16", 48, recompute=recompute)
     model = load_trainable(base, recipe, torch.device("cpu"))
     with fake_gpu(monkeypatch) as recorder:
-        step(on_gpu(model), recipe, tmp_path, monkeypatch)
+        step(on_gpu(model), recipe, tmp_path, ROWS, monkeypatch)
     micro_batches_of_step = 3
     assert len(recorder.of(FLASH_BACKWARD)) == micro_batches_of_step * LAYERS
     assert len(recorder.of("_fused_rms_norm_backward")) >= micro_batches_of_step * 2 * LAYERS
     assert len(recorder.of("_fused_adamw")) == 1
     assert recorder.blocking_copies() == []
     assert recorder.reads == 0
+
+
+READS = {"dpo": 1, "kto": 2, "ppo": MAX_TOKENS + 2, "reinforcement": MAX_TOKENS + 2}
+"""Number of tensors that the host reads, by method: log-probabilities of the reference, those of KTO's mismatched
+answers and, of sampled answers, the tokens at each position and the old log-probabilities. The other methods read none.
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_of_every_method_waits_only_for_what_the_host_needs(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = {"grader": pairs.GRADER, "max_tokens": MAX_TOKENS, "kl_coefficient": 0.1}
+    monkeypatch.setattr(pairs, "OPTIONS", {"ppo": sampling, "reinforcement": sampling | {"num_iterations": 2}})
+    base = make_model(tmp_path / "base", "llama")
+    recipe = pairs.make(tmp_path / "run", base, "lora", method, seed=1).model_copy(update={"precision": "bfloat16"})
+    model = load_trainable(base, recipe, torch.device("cpu"))
+    rows = load_data(tmp_path / "run" / "data", recipe).train
+    with fake_gpu(monkeypatch) as recorder:
+        step(on_gpu(model), recipe, tmp_path / "run", rows, monkeypatch)
+    assert recorder.of(FLASH_BACKWARD)
+    assert recorder.blocking_copies() == []
+    assert recorder.reads == READS.get(method, 0)
 
 
 @pytest.mark.parametrize("family", sorted(PACKED_FAMILIES - SOFT_CAPPED))
@@ -151,7 +176,6 @@ def test_sampling_waits_for_nothing_but_the_tokens(
 ) -> None:
     """The passes over prompts and tokens. With a read token of 0, the second answer is the first to end."""
     model = load(tmp_path, "llama")
-    monkeypatch.setattr(torch, "Generator", GpuGenerator)
     with fake_gpu(monkeypatch) as recorder:
         placed = on_gpu(model)
         draws = TokenDraws((1,), [0, 0, 1], temperature=1.0, max_tokens=3)
@@ -180,7 +204,6 @@ def test_rows_move_without_a_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_merged_weights_are_rounded_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(tmp_path, "llama")
-    monkeypatch.setattr(torch, "Generator", GpuGenerator)
     with fake_gpu(monkeypatch) as recorder:
         placed = on_gpu(model)
         weight = placed.network.get_submodule("model.layers.0.mlp.up_proj.base_layer").weight
@@ -190,16 +213,6 @@ def test_merged_weights_are_rounded_on_the_gpu(tmp_path: Path, monkeypatch: pyte
     assert noise
     assert all(call.arguments[0].is_cuda for call in noise)
     assert recorder.blocking_copies() == []
-
-
-class GpuGenerator:
-    """Stands in for torch.Generator, which needs a GPU. Given no generator, an operator uses that of its device."""
-
-    def __init__(self, device: torch.device) -> None:
-        assert device == CUDA
-
-    def manual_seed(self, seed: int) -> None:
-        """Nothing is drawn."""
 
 
 @pytest.mark.parametrize("family", sorted(PACKED_FAMILIES - SOFT_CAPPED))
