@@ -146,7 +146,7 @@ def test_a_later_job_uses_the_measurement_of_the_base_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     passes = count_passes(choice[1], monkeypatch)
-    pairs.make(tmp_path / "run", tiny_llama, *choice, seed=3, steps=4)
+    pairs.make(tmp_path / "run", tiny_llama, *choice, seed=3, steps=4, rate=1e-2)
     first = _evaluation(train_here(tmp_path / "run"))
     assert passes == ["with_reference", *2 * ["comparison_metrics", "sample_answers"]]
     passes.clear()
