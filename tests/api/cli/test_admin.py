@@ -54,6 +54,17 @@ def test_revoking_the_local_key_replaces_it(attune, tmp_path: Path) -> None:
     context.database.dispose()
 
 
+def test_the_local_key_of_an_older_release_becomes_an_operators(attune, tmp_path: Path) -> None:
+    context = Context.open(load_settings(data_dir=tmp_path / "data"))
+    old = json.loads(attune("keys", "create", "--name", "local admin", "--scope", "admin", "--json").stdout)
+    address = {"base_url": "http://127.0.0.1:8000/v1", "api_key": old["api_key"]}
+    context.settings.credentials_file.write_text(json.dumps(address))
+    assert keys.ensure_local(context, address["base_url"]) is None, "the key stays the same"
+    (local,) = json.loads(attune("keys", "list", "--json").stdout)
+    assert (local["id"], local["scope"]) == (old["id"], "operator")
+    context.database.dispose()
+
+
 def test_a_base_model_is_added_verified_and_removed_before_any_server_runs(
     attune, tiny_model: Path, tmp_path: Path
 ) -> None:
