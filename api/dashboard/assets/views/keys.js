@@ -20,7 +20,7 @@ export async function show({ root, signal }) {
     columns: [
       { title: "Key", cell: (key) => [key.name, h("span.sub", {}, h("code", {}, key.redacted_value))] },
       { title: "Status", cell: state },
-      { title: "Scope", cell: (key) => [key.scope, h("span.sub.wide", {}, RIGHTS[key.scope])] },
+      { title: "Scope", cell: (key) => [key.scope, h("span.sub", {}, RIGHTS[key.scope])] },
       { title: "Created", cell: (key) => when(key.created_at), figures: true, wide: true },
       { title: "Last used", cell: (key) => (key.last_used_at ? when(key.last_used_at) : h("span.muted", {}, "never")), figures: true, wide: true },
       { title: "Expires", cell: (key) => (key.expires_at ? when(key.expires_at) : h("span.muted", {}, "never")), figures: true, wide: true },
@@ -28,6 +28,7 @@ export async function show({ root, signal }) {
       { title: "", cell: (key) => isLive(key) && mayWrite && allowed.includes(key.scope) && button("Revoke", () => revoke(key), { kind: "danger" }), figures: true },
     ],
   });
+  list.element.classList.add("stacked", "listed");
   const isLive = (key) => !key.revoked_at && !(key.expires_at && key.expires_at * 1000 < Date.now());
 
   function state(key) {
