@@ -7,7 +7,7 @@ import posixpath
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -20,8 +20,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from api.dashboard.document_search import Passage, passages, plain, search
 from api.dashboard.reference import pages as reference_pages
-from api.dashboard.shell import Page, page_of, theme_of
+from api.dashboard.shell import page_of, theme_of
+from api.services.budgets import RequestRate
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -30,6 +32,8 @@ OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md",
 NAVIGATION = "zensical.toml"
 REFERENCE = ("endpoints", "objects")
 """Pages that are generated from the OpenAPI document."""
+SEARCHES_PER_S = 2
+"""Rate limit of searches from one address, which need no key and take milliseconds of a thread."""
 OWN_BY_SECTION = ("metrics",)
 """Pages where a name has another meaning in each section. Their anchors of names begin with the section's."""
 
@@ -48,6 +52,8 @@ class Document:
     html: str
     sections: tuple[Heading, ...]
     """The headings of the second level."""
+    passages: tuple[Passage, ...]
+    """What the search looks through."""
 
 
 Navigation = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
@@ -56,15 +62,25 @@ Navigation = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
 def install(app: FastAPI) -> None:
     """Add the pages to the app."""
-    shown: dict[tuple[str, str | None], Page] = {}
+    documents: dict[str, Document] = {}
+    searches = RequestRate(SEARCHES_PER_S, "one address", burst_s=10)
+
+    def document(name: str) -> Document:
+        if name not in documents:
+            documents[name] = render(name, _text(app, name))
+        return documents[name]
 
     def show(request: Request) -> Response:
-        name, theme = request.path_params.get("name", "index"), theme_of(request)
-        if name not in names():
-            return _framed(name, None, theme, status=404).answer(request)
-        if (name, theme) not in shown:
-            shown[name, theme] = _framed(name, render(name, _text(app, name)), theme)
-        return shown[name, theme].answer(request)
+        name, query = request.path_params.get("name", "index"), request.query_params.get("q", "")
+        values: dict[str, object] = {"name": name, "query": query, "navigation": navigation(), "address": address}
+        if query.strip():
+            searches.take(request.client.host if request.client else "")
+            results = search({each: document(each).passages for each in titles()}, query)
+            values |= {"name": None, "results": results, "titles": titles()}
+        elif name in titles():
+            values["document"] = document(name)
+        status = 200 if query.strip() or name in titles() else 404
+        return page_of("document.html", theme_of(request), status=status, **values).answer(request)
 
     for path in ("/docs", "/docs/{name:path}"):
         app.router.routes.append(Route(path, show, include_in_schema=False))
@@ -90,16 +106,9 @@ def navigation() -> Navigation:
 
 
 @cache
-def names() -> frozenset[str]:
-    return frozenset(name for _, pages in navigation() for _, name in pages)
-
-
-def _framed(name: str, document: Document | None, theme: str | None, status: int = 200) -> Page:
-    """Return a page with the frame and the list of all pages. Without a document it says that there is none."""
-    listed = navigation()
-    return page_of(
-        "document.html", theme, status=status, name=name, document=document, navigation=listed, address=address
-    )
+def titles() -> Mapping[str, str]:
+    """Return {name of each page: its title}, in the order of the navigation."""
+    return {name: title for _, pages in navigation() for title, name in pages}
 
 
 def _text(app: FastAPI, name: str) -> str:
@@ -123,7 +132,8 @@ def render(name: str, text: str) -> Document:
     _linked(name, tokens)
     html = markdown.renderer.render(tokens, markdown.options, {})
     title = next((heading.title for level, heading in headings if level == "h1"), name)
-    return Document(title, html, tuple(heading for level, heading in headings if level == "h2"))
+    sections = tuple(heading for level, heading in headings if level == "h2")
+    return Document(title, html, sections, tuple(passages(tokens)))
 
 
 def _anchored(name: str, tokens: Sequence[Token]) -> Iterator[tuple[str, Heading]]:
@@ -136,7 +146,7 @@ def _anchored(name: str, tokens: Sequence[Token]) -> Iterator[tuple[str, Heading
         first_cell = token.type == "tr_open" or (first_cell and token.type == "td_open")
         children = content.children or []
         if token.type == "heading_open":
-            title = "".join(child.content for child in children if child.type in ("text", "code_inline"))
+            title = plain(content)
             anchor = _unique(slug(title), taken)
             token.attrSet("id", anchor)
             section = anchor if token.tag == "h2" else section
@@ -188,4 +198,4 @@ def _target(name: str, link: str) -> str | None:
     linked = posixpath.normpath(posixpath.join("docs", posixpath.dirname(name), path))
     inside = linked.removeprefix("docs/") if linked.startswith("docs/") else OUTSIDE.get(linked, "")
     page = inside.removesuffix(".md")
-    return address(page) + hash_ + anchor if inside.endswith(".md") and page in names() else None
+    return address(page) + hash_ + anchor if inside.endswith(".md") and page in titles() else None

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.dashboard import documentation
+from api.dashboard.document_search import MAX_RESULTS
 from api.main import create_app
 from api.settings import Settings
 from api.spec.catalog import METHODS
@@ -17,17 +19,22 @@ CURVES = Path(documentation.__file__).parent / "assets" / "training-curves.js"
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The HTML of every page by its address, to readers without a key."""
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """Somebody without a key."""
     app = create_app(Settings(data_dir=tmp_path_factory.mktemp("docs")))
-    browser = TestClient(app)
+    yield TestClient(app, raise_server_exceptions=False)
+    app.state.context.database.dispose()
+
+
+@pytest.fixture(scope="module")
+def pages(reader: TestClient) -> dict[str, str]:
+    """The HTML of every page by its address."""
     texts = {}
-    for name in documentation.names():
-        answer = browser.get(documentation.address(name))
+    for name in documentation.titles():
+        answer = reader.get(documentation.address(name))
         assert answer.status_code == 200
         assert "script-src 'self'" in answer.headers["content-security-policy"]
         texts[documentation.address(name)] = answer.text
-    app.state.context.database.dispose()
     return texts
 
 
@@ -60,12 +67,45 @@ def test_no_script_is_inline(pages: dict[str, str]) -> None:
     assert not re.search(r' (style|on\w+)="', "".join(pages.values()))
 
 
-def test_an_unknown_page_says_so(tmp_path: Path) -> None:
-    app = create_app(Settings(data_dir=tmp_path))
-    answer = TestClient(app).get("/docs/..%2f..%2fpyproject")
+def test_an_unknown_page_says_so(reader: TestClient) -> None:
+    answer = reader.get("/docs/..%2f..%2fpyproject")
     assert answer.status_code == 404
     assert "has no page <code>../../pyproject</code>" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("Out of memory", "troubleshooting#out_of_memory"),
+        ("too_many_evals", "troubleshooting#too_many_evals"),
+        ("gguf", "results#gguf"),
+        ("session ended", "troubleshooting#session_ended"),
+    ],
+)
+def test_a_search_leads_to_the_passage(reader: TestClient, pages: dict[str, str], query: str, first: str) -> None:
+    found = re.findall(r'<li><a href="/docs/([^"]+)"', results(reader.get("/docs", params={"q": query}).text))
+    assert found[0] == first
+    assert len(set(found)) == len(found) <= MAX_RESULTS
+
+
+def test_a_search_without_a_result_says_so(reader: TestClient, pages: dict[str, str]) -> None:
+    found = results(reader.get("/docs", params={"q": "<b>nowhere"}).text)
+    assert "No passages have the words of <strong>&lt;b&gt;nowhere</strong>." in found
+
+
+def test_searches_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documentation, "SEARCHES_PER_S", 0.001)
+    monkeypatch.setattr(documentation, "titles", lambda: {"index": "Overview"})
+    app = create_app(Settings(data_dir=tmp_path))
+    reader = TestClient(app, raise_server_exceptions=False)
+    assert reader.get("/docs?q=guide").status_code == 200
+    assert reader.get("/docs?q=guide").json()["error"]["code"] == "rate_limit_exceeded"
+    assert reader.get("/docs").status_code == 200
     app.state.context.database.dispose()
+
+
+def results(html: str) -> str:
+    return html.partition("<article>")[2].partition("</article>")[0]
 
 
 def test_anchors_of_headings_are_those_of_the_site() -> None:
