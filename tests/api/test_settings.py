@@ -1,4 +1,4 @@
-"""Settings that are more than a value: the servers of judges."""
+"""Settings that are more than a value: the servers of judges and of vLLM."""
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -36,3 +36,11 @@ def test_child_processes_have_the_same_judges(monkeypatch: pytest.MonkeyPatch) -
 def test_servers_of_judges_are_checked(servers: object, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Settings.model_validate(FIRST | {"judge_servers": servers})
+
+
+def test_a_vllm_server_needs_models_and_models_a_server() -> None:
+    given = {"sample_vllm_url": "http://127.0.0.1:8001/v1/", "sample_vllm_models": "a=b, c"}
+    assert Settings.model_validate(given).vllm_models == {"a": "b", "c": "c"}
+    for one, value in given.items():
+        with pytest.raises(ValidationError, match="give both or none"):
+            Settings.model_validate({one: value})
