@@ -77,4 +77,8 @@ def changed_rows(result: Result[Any]) -> int:
 
 def insert(session: Session, row: type[Base]) -> postgresql.Insert | sqlite.Insert:
     """Return an INSERT of the database's dialect: unlike SQLAlchemy's general INSERT, it supports ON CONFLICT."""
-    return postgresql.insert(row) if session.get_bind().dialect.name == "postgresql" else sqlite.insert(row)
+    return sqlite.insert(row) if is_sqlite(session) else postgresql.insert(row)
+
+
+def is_sqlite(session: Session) -> bool:
+    return session.get_bind().dialect.name == "sqlite"

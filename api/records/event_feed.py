@@ -22,7 +22,7 @@ def read(session: Session, job_id: str, after: int, limit: int) -> tuple[Sequenc
     concern only deliveries to a hub or a tracker; streams do not wait for them.
     """
     ended = session.scalar(select(Job.status).where(Job.id == job_id)) in FINAL
-    query = select(Event).where(of_job(job_id, after)).order_by(Event.job_id, Event.seq).limit(limit)
+    query = select(Event).where(of_job(session, job_id, after)).order_by(Event.job_id, Event.seq).limit(limit)
     return session.scalars(query).all(), ended
 
 

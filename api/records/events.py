@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Base, UnixTime, db_now
+from api.records.base import Base, UnixTime, db_now, is_sqlite
 from api.records.pages import Listing, Page, UnknownCursor, paginate
 from api.spec.fields import JsonObject
 from api.spec.ids import new_id
@@ -57,6 +57,7 @@ class Event(Base):
 
 
 LISTING = Listing(Event.job_id, Event.id, (Event.job_id, Event.seq))
+_ON_SQLITE = Listing(Event.job_id, Event.id, (Event.seq,))
 
 
 def add_event(
@@ -83,13 +84,17 @@ def add_event(
     return event.seq
 
 
-def of_job(job_id: str, after: int) -> ColumnElement[bool]:
+def of_job(session: Session, job_id: str, after: int) -> ColumnElement[bool]:
     """Return the condition that an event belongs to the job and comes after this sequence number.
 
     Sort the result by (job_id, seq), not by seq alone. To sort by seq alone, PostgreSQL may read the primary key, which
     has the events of all jobs. For a job with many events it does, and a page of an old job then reads all newer events
     of other jobs. Only the index on (job_id, seq) has the matching events in the order (job_id, seq).
+
+    SQLite uses only the first column of a tuple as a bound, and would read all events of the job up to the bound.
     """
+    if is_sqlite(session):
+        return and_(Event.job_id == job_id, Event.seq > after)
     position = tuple_(Event.job_id, Event.seq)
     return and_(position > tuple_(job_id, after), position <= tuple_(job_id, MAX_SEQ))
 
@@ -100,14 +105,19 @@ def page(session: Session, job_id: str, *, messages_only: bool = False, after: s
     All events of a job are deleted together, without a record of their positions (api.records.pages.DeletedRow): a job
     may have a million of them.
     """
+    # See of_job.
+    listing = LISTING
+    start: tuple[object, ...] = (job_id, MAX_SEQ)
     query = select(Event).where(tuple_(Event.job_id, Event.seq) > tuple_(job_id, 0))
+    if is_sqlite(session):
+        listing, start, query = _ON_SQLITE, (MAX_SEQ,), select(Event).where(Event.job_id == job_id)
     try:
         return paginate(
             session,
-            LISTING,
+            listing,
             job_id,
             query.where(_MESSAGES) if messages_only else query,
-            start=(job_id, MAX_SEQ),
+            start=start,
             after=after,
             limit=limit,
         )
@@ -125,7 +135,7 @@ def delete_of(session: Session, job_ids: Sequence[str]) -> None:
 
 def metrics_after(session: Session, job_id: str, seq: int) -> Sequence[Event]:
     """Return the job's metrics events after this sequence number, oldest first."""
-    query = select(Event).where(of_job(job_id, seq), Event.type == "metrics")
+    query = select(Event).where(of_job(session, job_id, seq), Event.type == "metrics")
     return session.scalars(query.order_by(Event.job_id, Event.seq)).all()
 
 

@@ -61,7 +61,7 @@ def beats(session: Session) -> list[tuple[Worker, bool, float]]:
 
 def newest_step(session: Session, job_id: str) -> JsonObject | None:
     """Return the metrics of the job's newest step."""
-    query = select(Event.data).where(of_job(job_id, 0), Event.seq <= MAX_SEQ, Event.type == "metrics")
+    query = select(Event.data).where(of_job(session, job_id, 0), Event.seq <= MAX_SEQ, Event.type == "metrics")
     return session.scalar(query.order_by(Event.job_id.desc(), Event.seq.desc()).limit(1))
 
 
