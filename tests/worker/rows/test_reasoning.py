@@ -45,9 +45,13 @@ def talk(form: Any) -> dict[str, Any]:
 
 
 @cache
+def template(name: str) -> ChatTemplate:
+    return ChatTemplate({"default": templates.ALL[name]}, NAMED)
+
+
+@cache
 def renderer(name: str, reasoning: Any) -> Renderer:
-    template = ChatTemplate({"default": templates.ALL[name]}, NAMED)
-    return Renderer(template, end_texts=frozenset({"</s>"}), added_texts=set(bases.SPECIAL), reasoning=reasoning)
+    return Renderer(template(name), end_texts=frozenset({"</s>"}), added_texts=set(bases.SPECIAL), reasoning=reasoning)
 
 
 def render(name: str, row: dict[str, Any], reasoning: Any) -> Rendered:
