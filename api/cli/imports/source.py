@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import httpx
 
-from api.cli.client import GENERATION_TIMEOUT, LOOPBACK, TIMEOUT, Document
+from api.cli.client import GENERATION_TIMEOUT, TIMEOUT, Document, connection
 from api.cli.connect import with_version
 from api.cli.console import format_duration, print_note
 from api.cli.errors import CommandError, ExitCode
@@ -69,9 +69,7 @@ class Source:
         headers = {"authorization": f"Bearer {key}", "accept-encoding": "identity"}  # so that a range counts file bytes
         if key_source == KEY:
             headers |= {name: os.environ[variable] for name, variable in SCOPES.items() if os.environ.get(variable)}
-        self._http = httpx.Client(
-            base_url=base_url, headers=headers, timeout=TIMEOUT, trust_env=httpx.URL(base_url).host not in LOOPBACK
-        )
+        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT, **connection(base_url))
 
     def __enter__(self) -> Self:
         return self
