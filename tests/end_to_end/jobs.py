@@ -51,15 +51,15 @@ def create(client: OpenAI, file_id: str, *, steps: int, **extra: Any) -> str:
     ).id
 
 
-def wait_until(what: Callable[[], bool], timeout_s: float = 120.0) -> None:
+def wait_until(what: Callable[[], bool], timeout_s: float = 120.0, *, every_s: float = 0.1) -> None:
     give_up_at = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < give_up_at, "it did not happen in time"
-        time.sleep(0.1)
+        time.sleep(every_s)
 
 
 def ended(client: OpenAI, job_id: str, timeout_s: float = 180.0) -> Any:
-    wait_until(lambda: client.fine_tuning.jobs.retrieve(job_id).status in FINAL, timeout_s)
+    wait_until(lambda: client.fine_tuning.jobs.retrieve(job_id).status in FINAL, timeout_s, every_s=0.25)
     return client.fine_tuning.jobs.retrieve(job_id)
 
 

@@ -15,9 +15,8 @@ from api.settings import Settings
 from tests.conftest import opened
 from tests.end_to_end.jobs import wait_until
 from tests.end_to_end.test_evals import CRITERIA, ITEM_SCHEMA, SAMPLED, content
-from tests.end_to_end.test_production import answers
 from tests.services import AttunePart, Postgres, Valkey
-from tests.services.process import free_ports
+from tests.services.process import answers, free_ports
 
 ITEMS = 500
 FEW = 60

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from openai import OpenAI
 from sqlalchemy import select
@@ -21,7 +20,7 @@ from api.spec.lifecycle import JobStatus, Stage
 from tests.conftest import opened
 from tests.end_to_end.jobs import create, rows, upload, wait_until
 from tests.services import AttunePart, Postgres, SeaweedS3, Valkey
-from tests.services.process import free_ports
+from tests.services.process import answers, free_ports
 from tests.test_deployment import OURS
 
 JOBS = {"many": 3, "few": 2, "some": 2}
@@ -95,13 +94,6 @@ def test_two_workers_run_each_job_once_and_each_project_in_turn_and_answer(
     tuned = next(job.fine_tuned_model for job in client.fine_tuning.jobs.list())
     message: Any = {"role": "user", "content": "1+1"}
     assert client.chat.completions.create(model=str(tuned), messages=[message], max_tokens=2).choices
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
 
 
 def _client(context: Context, project: str, address: str) -> OpenAI:

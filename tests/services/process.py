@@ -8,6 +8,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 START_TIMEOUT_S = 180.0
 
@@ -27,6 +29,15 @@ def accepts_connections(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def answers(url: str) -> bool:
+    """Whether a server gives this URL's content."""
+    try:
+        with urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
 
 
 class Server:
