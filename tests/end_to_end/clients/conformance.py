@@ -19,6 +19,8 @@ import openai
 BASE_URL, API_KEY, READ_ONLY_KEY, TRAINING_FILE, TOO_SHORT_FILE = sys.argv[1:]
 INJECTED = (402, 403, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504)
 PAGE = 7
+MANY = 200
+"""Items and requests of what is cancelled: a few would be done first if this process gets no turn for a while."""
 
 
 def client_with(key):
@@ -125,7 +127,6 @@ def graded():
 def mistakes():
     """Each thing that a client can do wrong, by name."""
     training_file = upload(TRAINING_FILE)
-    ended = jobs.cancel(create(training_file).id)
     reader, stranger = client_with(READ_ONLY_KEY), client_with("sk-wrong")
 
     def marked(name):
@@ -134,6 +135,7 @@ def mistakes():
     def supervised(**hyperparameters):
         return {"method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
 
+    ended = jobs.cancel(create(training_file, **supervised(n_epochs=50, batch_size=1)).id)
     return {
         "epochs out of range": lambda m: create(training_file, **supervised(n_epochs=0), **m),
         "unknown field": lambda m: create(training_file, extra_body={"lerning_rate": 1}, **m),
@@ -256,19 +258,21 @@ def evaluated():
         ],
     )
     messages = {"type": "template", "template": [{"role": "user", "content": "{{ item.word }}"}]}
-    items = {"type": "file_content", "content": [{"item": {"word": "a"}}, {"item": {"word": "b"}}]}
-    sampled = {
-        "type": "completions",
-        "model": "tiny",
-        "source": items,
-        "input_messages": messages,
-        "sampling_params": {"max_completion_tokens": 4, "temperature": 0},
-    }
+
+    def sampled(count):
+        return {
+            "type": "completions",
+            "model": "tiny",
+            "source": {"type": "file_content", "content": [{"item": {"word": "ab"[row % 2]}} for row in range(count)]},
+            "input_messages": messages,
+            "sampling_params": {"max_completion_tokens": 4, "temperature": 0},
+        }
+
     runs = client.evals.runs
-    begun = runs.create(made.id, name="run", data_source=sampled)
+    begun = runs.create(made.id, name="run", data_source=sampled(2))
     run = until(lambda: runs.retrieve(begun.id, eval_id=made.id), "completed", "failed", "canceled")
     found = list(runs.output_items.list(run.id, eval_id=made.id))
-    halted = runs.create(made.id, name="halted", data_source=sampled)
+    halted = runs.create(made.id, name="halted", data_source=sampled(MANY))
     cancelled = runs.cancel(halted.id, eval_id=made.id)
     return {
         "made": made.to_dict(),
@@ -288,17 +292,23 @@ def evaluated():
 def in_batches():
     """Every method of batches."""
     body = {"model": "tiny", "messages": [{"role": "user", "content": "abc"}], "max_tokens": 2}
-    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
-    content = (json.dumps(line) + "\n").encode()
-    file = client.files.create(file=("batch.jsonl", content), purpose="batch")
-    given = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    begun = client.batches.create(**given)
+
+    def create(count):
+        lines = [
+            json.dumps({"custom_id": f"{row}", "method": "POST", "url": "/v1/chat/completions", "body": body})
+            for row in range(count)
+        ]
+        file = client.files.create(file=("batch.jsonl", "\n".join(lines).encode()), purpose="batch")
+        given = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        return client.batches.create(**given)
+
+    begun = create(1)
     batch = until(lambda: client.batches.retrieve(begun.id), "completed", "failed", "expired")
     return {
         "batch": batch.to_dict(),
         "answers": [json.loads(answer) for answer in client.files.content(batch.output_file_id).text.splitlines()],
         "listed": [each.id for each in client.batches.list(limit=PAGE).data],
-        "cancelled": client.batches.cancel(client.batches.create(**given).id).status,
+        "cancelled": client.batches.cancel(create(MANY).id).status,
     }
 
 
@@ -311,7 +321,8 @@ def until(ask, *statuses):
 
 def retried():
     """The same create as the client would send it again."""
-    body = {"model": "tiny", "training_file": upload(TRAINING_FILE).id}
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 50, "batch_size": 1}}}
+    body = {"model": "tiny", "training_file": upload(TRAINING_FILE).id, "method": method}
     first = jobs.create(**body)
     again = jobs.create(**body, extra_headers={"x-stainless-retry-count": "1"})
     keyed = [jobs.create(**body, extra_headers={"Idempotency-Key": first.id}) for _ in range(2)]

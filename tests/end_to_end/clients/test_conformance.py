@@ -211,7 +211,7 @@ def test_batches_are_answered(seen: dict[str, Any]) -> None:
     in_batches = seen["in_batches"]
     batch, (answer,) = in_batches["batch"], in_batches["answers"]
     assert (batch["status"], batch["request_counts"]["completed"]) == ("completed", 1)
-    assert (answer["custom_id"], answer["response"]["status_code"]) == ("a", 200)
+    assert (answer["custom_id"], answer["response"]["status_code"]) == ("0", 200)
     assert batch["id"] in in_batches["listed"]
     assert in_batches["cancelled"] in ("cancelling", "cancelled")
 
