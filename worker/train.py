@@ -158,7 +158,11 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objectiv
             except Interrupted:
                 continue  # `pipe.stopping` is set; the next attempt repeats the step, or its evaluation
             if has_diverged(progress):
-                raise TrainingError(FailureReason.DIVERGED)
+                message = (
+                    f"The loss diverged at step {progress.step}, so nothing was published. Try a learning rate below "
+                    f"{recipe.learning_rate:g}."
+                )
+                raise TrainingError(FailureReason.DIVERGED, message)
     finally:
         callbacks.finish_saving()
     return callbacks

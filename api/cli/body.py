@@ -62,7 +62,7 @@ def change_body(
 def require_model_and_file(body: Document, training_file: str | None) -> None:
     """Raise CommandError if the body has no model or no training file, before any file is uploaded."""
     if "model" not in body:
-        raise CommandError(ExitCode.REFUSED, "no base model: give --model; `attune models list` lists the base models.")
+        raise CommandError(ExitCode.REFUSED, "no base model: give --model; `attune catalog` lists the base models.")
     if training_file is None and "training_file" not in body:
         raise CommandError(ExitCode.REFUSED, "no training file: give a path or the id of an uploaded file.")
 

@@ -27,7 +27,7 @@ class NoSuchJob(NotFound):
     code = "fine_tune_not_found"
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"Could not find fine tune: {job_id[:64]}")
+        super().__init__(f"Could not find fine tune: {job_id[:64]}. GET /v1/fine_tuning/jobs lists the jobs")
 
 
 class WrongState(InvalidRequest):

@@ -19,7 +19,7 @@ class NoSuchModel(NotFound):
     code = "model_not_found"
 
     def __init__(self, model_id: str) -> None:
-        super().__init__(f"The model '{model_id[:256]}' does not exist")
+        super().__init__(f"The model '{model_id[:256]}' does not exist: GET /v1/models lists those that do")
 
 
 class ModelInUse(InvalidRequest):

@@ -7,11 +7,9 @@ from pydantic import TypeAdapter
 
 from api.spec.catalog import METHODS
 from api.spec.formats import FORMATS, Row
-from api.spec.formats.base import truncate
+from api.spec.formats.base import keys_of, truncate
 from api.spec.lifecycle import FailureReason
 from api.spec.methods import Method
-
-MAX_SHOWN_KEYS = 10
 
 
 class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,14 +84,6 @@ def unexpected_format(file: FileRequest, method: Method, row: Row) -> JobRejecte
         message if {"chat", "completion"} <= method.formats else f"Unexpected file format. {_accepted_formats(method)}"
     )
     return invalid_file(file, f"{message} {keys_of(row)}")
-
-
-def keys_of(row: Row) -> str:
-    """Return a sentence that names the keys of a row that matches no format."""
-    if {"role", "content"} <= row.keys():
-        return "The row is a single message. Put the messages of a conversation into {'messages': […]}."
-    keys = ", ".join(truncate(key) for key in list(row)[:MAX_SHOWN_KEYS])
-    return f"The row's keys are: {keys or 'none'}{', …' if len(row) > MAX_SHOWN_KEYS else ''}."
 
 
 def too_few(file: FileRequest, rows: int) -> JobRejected:

@@ -15,11 +15,11 @@ from api.spec.formats import (
     detect,
     possible_formats,
 )
+from api.spec.formats.base import keys_of
 from api.spec.formats.labelled import warn_of_ignored_labels
 from api.spec.methods import MethodBase
 from worker.rows.check_row import ParsedRow, check_row
 from worker.rows.duplicates import DuplicateDetector
-from worker.rows.errors import keys_of
 from worker.rows.findings import Findings, example
 from worker.rows.label_balance import check_labels
 from worker.rows.labels import ClassColumn, DesirableColumn, LabelColumn

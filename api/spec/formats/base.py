@@ -13,6 +13,7 @@ Row = JsonObject
 Message = JsonObject
 """A message in the form that chat templates expect."""
 Messages = list[Message]
+MAX_SHOWN_KEYS = 10
 MEDIA_KEYS = ("images", "videos", "audios", "image", "video", "audio")
 """Keys of media, for which a text has only a placeholder such as <image>. Rows with media are refused, because a model
 trained without the media would learn to invent their content."""
@@ -182,7 +183,9 @@ class Format(ABC):
         key = self.missing_key(row)
         if key is not None:
             raise RowError(f"key '{key}' is missing", code="missing_key")
-        raise RowError(f"is not in the {self.title} format, in which this file is read", code="mixed_formats")
+        needed = " or ".join(" and ".join(sorted(keys)) for keys in self.required)
+        problem = f"is not in the {self.title} format, in which this file is read: it needs {needed}. {keys_of(row)}"
+        raise RowError(problem, code="mixed_formats")
 
     def _has_openorca_system(self, row: Row) -> bool:
         return "system" in self.keys and row.get("system") is None and isinstance(row.get(OPENORCA_SYSTEM), str)
@@ -227,6 +230,14 @@ def truncate(text: object, limit: int = 60) -> str:
     line = str(text)[: limit + 1]
     line = "".join(character if character.isprintable() else "�" for character in line)
     return line[:limit] + "…" if len(line) > limit else line
+
+
+def keys_of(row: Row) -> str:
+    """Return a sentence that names the keys of a row that matches no format."""
+    if {"role", "content"} <= row.keys():
+        return "The row is a single message. Put the messages of a conversation into {'messages': […]}."
+    keys = ", ".join(truncate(key) for key in list(row)[:MAX_SHOWN_KEYS])
+    return f"The row's keys are: {keys or 'none'}{', …' if len(row) > MAX_SHOWN_KEYS else ''}."
 
 
 def required_string(row: Row, key: str) -> str:

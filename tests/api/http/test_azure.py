@@ -64,7 +64,8 @@ def test_a_deployment_is_the_model_where_the_body_names_none(
 def test_a_deployments_name_may_hold_a_slash(azure: TestClient, deployment: str, call: str) -> None:
     body = {"prompt": "x"} if call == "completions" else {"messages": [{"role": "user", "content": "x"}]}
     error = azure.post(f"/openai/deployments/{deployment}/{call}", json=body).json()["error"]
-    assert (error["code"], error["message"]) == ("model_not_found", "The model 'org/tiny' does not exist")
+    assert error["code"] == "model_not_found"
+    assert error["message"].startswith("The model 'org/tiny' does not exist: GET ")
 
 
 def test_the_region_that_a_job_may_train_in_is_taken_from_azures_clients_only(

@@ -45,6 +45,11 @@ def test_a_job_of_a_method_prefers_its_own_formats() -> None:
     assert detect({"chosen": "a"}) is None
 
 
+def test_a_row_of_another_format_is_refused_with_the_keys_that_it_lacks_and_has() -> None:
+    with pytest.raises(RowError, match=r"it needs messages\. The row's keys are: mesages\."):
+        FORMATS["chat"].read({"mesages": [USER, ANSWER]})
+
+
 def test_weight_is_one_unless_a_message_says_zero() -> None:
     assert chat(USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": None}).weights == [0, 0, 0, 1]
 
