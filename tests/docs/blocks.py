@@ -9,9 +9,6 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-SYNOPSIS = "synopsis"
-"""The language of indented blocks. Their commands may have placeholders, and are parsed only."""
-
 
 @dataclass(frozen=True)
 class Block:
@@ -33,8 +30,8 @@ class Block:
 def blocks(page: Path) -> Iterator[Block]:
     for token in MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8")):
         if token.type in ("fence", "code_block") and token.map is not None:
-            language = token.info if token.type == "fence" else SYNOPSIS
-            yield Block(page, token.map[0] + 1, language, token.content)
+            assert token.type == "fence", f"{page.name}:{token.map[0] + 1}: an indented block names no language"
+            yield Block(page, token.map[0] + 1, token.info, token.content)
 
 
 def inline_code(page: Path) -> Iterator[str]:

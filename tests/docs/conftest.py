@@ -51,6 +51,7 @@ class User:
     @property
     def env(self) -> dict[str, str]:
         names = {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": self.api_key}
+        names["XDG_CONFIG_HOME"] = str(self.folder / "config")  # of `attune login`
         return os.environ | names | {"PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"}
 
     def create(self, **changes: Any) -> Any:
@@ -92,6 +93,7 @@ def user(live_server: AttuneUp, tmp_path_factory: pytest.TempPathFactory) -> Ite
     credentials = {"base_url": live_server.base_url, "api_key": key}
     (folder / "attune-data").mkdir()
     (folder / "attune-data" / "credentials.json").write_text(json.dumps(credentials))
+    (folder / "key.txt").write_text(key)
     user = User(folder, **credentials, data=live_server.data)
     yield user
     user.cancel_all()

@@ -1,5 +1,5 @@
 """Every command and program of the README and of docs/ runs against the `live_server`, in the order of its page; so do
-the examples. NOT_RUN names the exceptions. Blocks of data are validated."""
+the examples. Bodies are sent to it, and files of settings are loaded. NOT_RUN names the exceptions."""
 
 import json
 import re
@@ -7,49 +7,38 @@ import runpy
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-import yaml
-from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from api.cli.main import app
 from api.infra import webhook_signature
-from api.schemas.evals import EvalBody
-from api.schemas.jobs import Queue
-from api.spec.formats import FORMATS, Row, RowError, detect
-from api.spec.graders import Grader
-from api.spec.pipeline import Pipeline
-from api.spec.recipe import Recipe
-from api.spec.techniques import Technique
-from tests.docs.blocks import PAGES, ROOT, SYNOPSIS, Block, blocks
+from tests.docs.blocks import PAGES, ROOT, Block, blocks
 from tests.docs.command_lines import require_parsed
 from tests.docs.conftest import MODEL, User
-from tests.docs.error_codes import codes
+from tests.docs.documents import Documents, load_toml, read_ini, read_yaml
 
 pytestmark = pytest.mark.timeout(600)
 
 NOT_RUN = {
-    r"make |source |pipx |\.venv/bin/pytest ": "set-up, or hours",
+    r"make |source |\.venv/bin/pytest ": "set-up, or hours",
+    r"pipx ": "installs torch; tests/test_wheel.py runs what it installs of Attune",
     r"(\.venv/bin/)?attune up": "the server of these tests is this command",
     r"(\.venv/bin/)?attune models add \S+ \S+/": "downloads from a hub",
     r"attune demo": "minutes, and it replaces the process; `make demo` is the same program",
-    r"set -a;": "reads a file of an operator's machine",
+    r"set -a;": "reads a file of an operator's machine; documents.py reads the page's in the same way",
     r"attune (api|worker) ": "servers: tests/end_to_end/test_production.py starts each",
-    r"docker ": "needs an engine and an image registry",
+    r"docker ": "needs an engine and an image registry; `make images-check` builds and runs the images",
     r"pg_dump |aws ": "programs of others",
-    r"attune login ": "asks for a key, and would write into the tester's home folder",
-    r"attune demo ": "minutes",
-    r"attune (models remove|adapters delete) ": "other pages need the models",
-    r"vllm ": "not installed here",
+    r"attune (models remove|adapters delete) ": "other pages need the models; test_every_command.py runs both",
+    r"(VLLM_\S+ )?vllm ": "not installed here",
     r"attune import ": "asks OpenAI; tests/end_to_end/test_import.py runs each of them",
     r"pip install |lm-eval ": "in an environment of its own; tests/end_to_end/clients/test_lm_eval.py runs it",
-    r"attune adapters download JOB --gguf": "the base model's tokenizer is none that llama.cpp knows",
+    r"attune adapters download JOB --gguf": "llama.cpp knows another tokenizer only; test_gguf.py exports with it",
     r"export OPENAI_": "the tests set both variables",
 }
 """Commands that no test runs, with the reason. Those of `attune` are parsed."""
@@ -72,7 +61,7 @@ def test_the_code_of_a_page_runs(page: Path, user: User, monkeypatch: pytest.Mon
     for name, value in user.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "path", [str(user.folder / "examples"), *sys.path])
-    follower = Follower(user)
+    follower = Follower(user, monkeypatch)
     for block in blocks(page):
         try:
             follower.follow(block)
@@ -84,8 +73,10 @@ def test_the_code_of_a_page_runs(page: Path, user: User, monkeypatch: pytest.Mon
 class Follower:
     """Runs the blocks of one page, one after the other."""
 
-    def __init__(self, user: User) -> None:
+    def __init__(self, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
         self.user = user
+        self.monkeypatch = monkeypatch
+        self.documents = Documents(user)
         self.job = finished_job(user)
         self.names: dict[str, Any] = {"client": user.client, "json": json, "OpenAI": openai.OpenAI, "job": self.job}
         self.names["file"] = user.client.files.retrieve(self.job.training_file)
@@ -96,15 +87,14 @@ class Follower:
     def follow(self, block: Block) -> None:
         kinds: Mapping[str, Callable[[Block], None]] = {
             "bash": self.commands,
-            SYNOPSIS: check_synopsis,
             "python": self.program,
-            "json": check_json,
-            "toml": check_toml,
-            "yaml": check_yaml,
-            "ini": lambda block: None,  # for systemd; test_names.py checks the settings
+            "json": self.documents.use,
+            "toml": lambda block: load_toml(block, self.user.folder, self.monkeypatch),
+            "yaml": read_yaml,
+            "ini": lambda block: read_ini(block, self.user.folder),
+            "": lambda block: None,  # output, and drawings
         }
-        if block.language:
-            kinds[block.language](block)
+        kinds[block.language](block)
 
     def commands(self, block: Block) -> None:
         for line in block.commands():
@@ -116,7 +106,10 @@ class Follower:
     def filled(self, line: str) -> str:
         """Return the command with values in place of the words in capitals."""
         job = self.staged(stage[1]) if (stage := STAGE.match(line)) else self.job.id
-        line = line.replace("/backups", str(self.user.folder / "backups")).replace("attune-data ", f"{self.user.data} ")
+        line = re.sub(r"(?<= )/(?=backups|srv)", f"{self.user.folder}/", line).replace(
+            "attune-data ", f"{self.user.data} "
+        )
+        line = re.sub(r"(?<=attune login )\S+", self.user.base_url, line)
         values = {"JOB": job, "MODEL": str(self.job.fine_tuned_model), "FILE": self.job.training_file}
         if "grading" in self.names:
             values["EVAL"] = self.names["grading"].id
@@ -147,7 +140,7 @@ class Follower:
         if words[1:] and words[1] in OPERATOR:
             env["ATTUNE_DATA_DIR"] = str(self.user.data)
         if words[0] == "attune" and not any(SHELL.search(word) for word in words):  # here, too
-            invoked = CliRunner().invoke(app, words[1:], env=env, catch_exceptions=False)
+            invoked = CliRunner().invoke(app, words[1:], f"{self.user.api_key}\n", env, catch_exceptions=False)
             code, printed = invoked.exit_code, invoked.output
         else:
             command = ["bash", "-euo", "pipefail", "-c", line]
@@ -186,54 +179,6 @@ def finished_job(user: User) -> Any:
     body = {"export": {"merged": True}, "training": {"validation_split": 0.2}}
     options: Any = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 8}}}
     return user.wait(user.create(suffix="docs", method=options, extra_body=body).id, "succeeded")
-
-
-def check_synopsis(block: Block) -> None:
-    for line in block.commands():
-        if line.startswith("attune ") and not re.search(r" [|<>] ", line):
-            require_parsed(line)
-
-
-def check_toml(block: Block) -> None:
-    tomllib.loads(block.text)
-
-
-def check_yaml(block: Block) -> None:
-    assert yaml.safe_load(block.text)
-
-
-def check_json(block: Block) -> None:
-    """Raise unless the API accepts the block's objects: one, or one on each line."""
-    text = block.text.strip()
-    lines = text.splitlines() if text.splitlines()[0].endswith("}") else [text]
-    for value in map(json.loads, lines):
-        match value:
-            case {"stages": _}:
-                Pipeline.model_validate(value)
-            case {"model": _, "training_file": _}:
-                assert Recipe.model_validate(value).method.idle_option() is None
-            case {"data_source_config": _, "testing_criteria": _}:
-                EvalBody.model_validate(value)
-            case {"position": _, "expected_start": _}:
-                Queue.model_validate(value, extra="forbid")
-            case {"error": {"message": str(), "type": str(), "param": _, "code": code}}:
-                assert code in codes(), code
-            case {"position": _, "reason": _}:
-                Queue.model_validate(value)
-            case {"type": _, "name": _, "input": _}:
-                TypeAdapter(Grader).validate_python(value)
-            case {"type": _}:
-                TypeAdapter(Technique).validate_python(value)
-            case _:
-                assert any(parses(name, value) for name in FORMATS), value
-
-
-def parses(format_name: str, row: Row) -> bool:
-    """Return whether a method that accepts only this format can read the row."""
-    try:
-        return detect(row, {format_name}) == format_name and FORMATS[format_name].parse(row) is not None
-    except RowError:
-        return False
 
 
 @pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
