@@ -2,10 +2,12 @@
 
 import math
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from api.spec.recipe import Recipe
 from api.spec.resolve import ResolvedRecipe, resolve
@@ -117,6 +119,26 @@ def test_a_head_that_drops_drops_the_same_in_its_backward_pass(seed: int, monkey
     ):
         torch.testing.assert_close(ours, gradient)
     assert torch.equal(torch.rand(1), due)
+
+
+def test_the_logits_of_a_chunk_are_freed_before_the_next_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 200)  # four rows at a time
+    hidden, matrix, targets = torch.randn(12, 8, requires_grad=True), torch.randn(50, 8), torch.randint(0, 50, (12,))
+    kept: WeakSet[Any] = WeakSet()  # what the graph keeps for its backward pass
+    counts: list[int] = []
+
+    class Kept:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor = tensor
+            kept.add(self)
+
+    def counted(rows: torch.Tensor) -> torch.Tensor:
+        counts.append(len(kept))
+        return rows @ matrix.T
+
+    with saved_tensors_hooks(Kept, lambda each: each.tensor):
+        token_scores(hidden, counted, targets, Scoring(), vocabulary=50, trained=[])
+    assert counts == [0, 0, 0]
 
 
 def test_rows_of_all_steps_are_those_of_each(seed: int) -> None:

@@ -141,12 +141,11 @@ class _ChunkedHead(torch.autograd.Function):
                 hidden = hidden_part.detach().requires_grad_(now)
                 found = score(_logits(head, hidden), targets, scoring)
                 if now:
-                    sums = [each.sum() for each in _differentiable(found, scoring)]
-                    grads.append([torch.autograd.grad(each, hidden, retain_graph=True)[0] for each in sums])
-            parts.append(found)
+                    grads.append(_row_gradients(_differentiable(found, scoring), hidden))
+            parts.append(TokenScores(*(each.detach() for each in vars(found).values())))
         ctx.save_for_backward(targets_S, *map(torch.cat, zip(*grads, strict=True)) if now else [hidden_S_D])
         smoothed, logprobs, correct, entropies = (
-            torch.cat([getattr(part, name).detach() for part in parts])
+            torch.cat([getattr(part, name) for part in parts])
             for name in ("smoothed_logprobs", "logprobs", "correct", "entropies")
         )
         ctx.mark_non_differentiable(logprobs, correct, *() if scoring.learns_entropies else (entropies,))
@@ -178,6 +177,14 @@ class _ChunkedHead(torch.autograd.Function):
 def _differentiable(scores: TokenScores, scoring: Scoring) -> list[torch.Tensor]:
     """Return the scores that need a gradient."""
     return [scores.smoothed_logprobs, scores.entropies] if scoring.learns_entropies else [scores.smoothed_logprobs]
+
+
+def _row_gradients(scores: list[torch.Tensor], hidden_S_D: torch.Tensor) -> list[torch.Tensor]:
+    """Return the gradient of each score [S] in its row's hidden state, and free the graph: otherwise, the logits of all
+    chunks would be kept."""
+    *others, last = [score_S.sum() for score_S in scores]
+    found = [torch.autograd.grad(each, hidden_S_D, retain_graph=True)[0] for each in others]
+    return [*found, torch.autograd.grad(last, hidden_S_D)[0]]
 
 
 def _random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
