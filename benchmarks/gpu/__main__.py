@@ -1,7 +1,7 @@
 """What only a GPU shows, in parts: `python -m benchmarks.gpu [--device cpu --small] [--only packed …]`.
 
-All models are random, so nothing but TRL is downloaded. The parts come in the order of their importance: a lease of ten
-minutes ends after the comparison with TRL. Each part is a process with a time limit, and the others run if it fails.
+All models are random, so nothing but TRL is downloaded. The parts come in the order of their importance, because a GPU
+may be lent for minutes only. Each part is a process with a time limit, and the others run if it fails.
 """
 
 import argparse

@@ -21,6 +21,8 @@ from benchmarks.training.workloads import Workload, chat, skewed
 PEER_NAMES = ("TRL best", "TRL default")
 STEPS = 8
 BATCH_SIZE, SMALL_BATCH_SIZE = 32, 4
+ACCUMULATION, SMALL_ACCUMULATION = {"0.5B": 4, "1B": 4, "8B": 8}, 2
+"""TRL's micro-batches are 8 or, at 8B, 4 rows: 32 rows of up to 2,000 tokens need more memory than a GPU has."""
 LENGTHS = {"median": 200, "longest": 2000}
 SMALL_LENGTHS = {"median": 20, "longest": 100}
 
@@ -58,7 +60,8 @@ def lora_workload(shape: str, folder: Path, *, small: bool) -> Workload:
     lengths = skewed(STEPS * batch_size, **(SMALL_LENGTHS if small else LENGTHS))
     return Workload(
         shape, f"LoRA, shape of {shape}, chat of skewed lengths", "supervised", lengths, batch_size, chat,
-        learning_rate=2e-4, make_base=partial(random_base, folder / "model", shape, small=small),
+        learning_rate=2e-4, accumulation=SMALL_ACCUMULATION if small else ACCUMULATION[shape],
+        make_base=partial(random_base, folder / "model", shape, small=small),
     )  # fmt: skip
 
 

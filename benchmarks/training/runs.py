@@ -136,6 +136,7 @@ def run_peer(peer: Peer, prepared: Prepared, folder: Path, seed: int, threads: i
         "model": str(folder / "model"),
         "kind": workload.kind,
         "batch_size": workload.batch_size,
+        "accumulation": workload.accumulation,
         "save_step": workload.save_step,
         "learning_rate": workload.learning_rate,
         "seed": seed,

@@ -71,6 +71,9 @@ class Workload:
     """Longest sampled answer of a method with rollouts; 0 for the other methods."""
     group_size: int = 1
     """Answers sampled for each prompt."""
+    accumulation: int = 1
+    """Number of micro-batches into which the peers divide a step, where memory does not suffice for one. Attune divides
+    a step by its own prediction of memory."""
 
     @property
     def steps(self) -> int:

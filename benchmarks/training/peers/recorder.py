@@ -30,8 +30,8 @@ class Request:
         """Return the arguments that all trainers share. Everything else keeps the peer's default."""
         return {
             "output_dir": self.output,
-            "per_device_train_batch_size": self.batch_size,
-            "gradient_accumulation_steps": 1,
+            "per_device_train_batch_size": self.batch_size // self.accumulation,
+            "gradient_accumulation_steps": self.accumulation,
             "num_train_epochs": 1,
             "learning_rate": self.learning_rate,
             "lr_scheduler_type": "constant",
