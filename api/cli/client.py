@@ -160,7 +160,11 @@ class Client:
             raise CommandError(ExitCode.UNAVAILABLE, f"{self.base_url} did not respond in time.") from None
         except httpx.TransportError:
             local = httpx.URL(self.base_url).host in LOOPBACK
-            remedy = "start it with `attune up`" if local else "is the server running there?"
+            remedy = (
+                "start it with `attune up`, or in production with `attune api`"
+                if local
+                else "is the server running there?"
+            )
             raise CommandError(ExitCode.UNAVAILABLE, f"cannot reach {self.base_url}", remedy) from None
 
 

@@ -50,7 +50,7 @@ class Check:
 
 
 def check_components(settings: Settings) -> Iterator[Check]:
-    yield _check_data_folder(settings)
+    yield check_data_folder(settings)
     yield from (database := list(check_database(settings)))
     yield (storage := check_storage(settings))
     if all(check.status == "ok" for check in (*database, storage)):
@@ -84,9 +84,13 @@ def running_up(settings: Settings) -> str | None:
     return None
 
 
-def _check_data_folder(settings: Settings) -> Check:
+def check_data_folder(settings: Settings) -> Check:
     folder = settings.data_dir.resolve()
     if not folder.is_dir():
+        if not make_url(settings.database).drivername.startswith("sqlite"):
+            return Check(
+                "data folder", "ok", f"{folder} does not exist yet: a worker or `attune models add` creates it"
+            )
         return Check("data folder", "problem", f"{folder} does not exist", "Start `attune up`, or give --data-dir.")
     credentials = settings.credentials_file
     if credentials.exists() and stat.S_IMODE(credentials.stat().st_mode) & 0o077:

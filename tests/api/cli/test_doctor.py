@@ -12,7 +12,7 @@ from api.cli.serve import runnable_stages
 from api.records import Database
 from api.records.migrate import migrate
 from api.services import diagnosis
-from api.services.diagnosis import Check, check_clock, check_components
+from api.services.diagnosis import Check, check_clock, check_components, check_data_folder
 from api.settings import Settings
 from tests.api.cli.conftest import FakeServer, attune, refusal
 
@@ -63,6 +63,12 @@ def test_credentials_that_others_can_read_are_a_problem(settings: Settings) -> N
     settings.credentials_file.write_text("{}")
     settings.credentials_file.chmod(0o644)
     assert "chmod 600" in str(checks(settings)["data folder"].remedy)
+
+
+def test_a_data_folder_that_only_workers_need_may_be_missing(settings: Settings, tmp_path: Path) -> None:
+    missing = {"data_dir": tmp_path / "none", "database_url": "postgresql://127.0.0.1:1/none"}
+    assert check_data_folder(settings.model_copy(update=missing)).status == "ok"
+    assert check_data_folder(settings.model_copy(update={"data_dir": tmp_path / "none"})).remedy is not None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
