@@ -35,7 +35,8 @@ def python_with(
                 (site / "behind.pth").write_text(sysconfig.get_path("purelib") + "\n")
             (folder / "constraints.txt").write_text("\n".join(constraints))
             pip = (str(python), "-m", "pip", "--quiet", "--disable-pip-version-check")
-            _run(*pip, "install", "-c", str(folder / "constraints.txt"), *["--no-deps"] * alone, *requirements)
+            only = ("--no-deps", "--ignore-installed") if alone else ()  # also what our packages have
+            _run(*pip, "install", "-c", str(folder / "constraints.txt"), *only, *requirements)
     return python
 
 
