@@ -89,10 +89,12 @@ def search(pages: Mapping[str, Sequence[Passage]], query: str) -> list[Result]:
 
 
 def _cut(text: str, words: Sequence[str]) -> str:
-    """Return the part of a text around the first of the words."""
+    """Return whole words of a text around the phrase, or around the first of its words."""
     text = " ".join(text.split())
     lower = text.lower()
-    first = min((place for word in words if (place := lower.find(word)) >= 0), default=0)
-    begin = max(0, first - CUT // 3)
+    first = next((place for each in (" ".join(words), *words) if (place := lower.find(each)) >= 0), 0)
+    begin = text.rfind(" ", 0, max(0, first - CUT // 3)) + 1
     part = text[begin : begin + CUT]
-    return ("… " if begin else "") + part + (" …" if begin + CUT < len(text) else "")
+    if begin + CUT < len(text):
+        part = part.rpartition(" ")[0] + " …"
+    return f"… {part}" if begin else part

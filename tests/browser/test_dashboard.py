@@ -156,7 +156,12 @@ def test_every_view_is_accessible_and_fits_on_a_phone(
     visitor = Visitor(browser, live_server.base_url, color_scheme=theme)
     visitor.sign_in(live_server.api_key)
     found: dict[str, Any] = {}
-    for address in (*(f"/{view.name}" for view in VIEWS), f"/jobs/{trained}", f"/compare?jobs={trained}"):
+    for address in (
+        *(f"/{view.name}" for view in VIEWS),
+        f"/jobs/{trained}",
+        f"/compare?jobs={trained}",
+        "/docs/metrics",
+    ):
         visitor.page.goto(address)
         expect(visitor.page.locator("h1")).to_be_visible()
         visitor.page.locator("details.account").wait_for()

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.dashboard import documentation
-from api.dashboard.document_search import MAX_RESULTS
+from api.dashboard.document_search import MAX_RESULTS, Passage, search
 from api.main import create_app
 from api.settings import Settings
 from api.spec.catalog import METHODS
@@ -91,6 +91,12 @@ def test_a_search_leads_to_the_passage(reader: TestClient, pages: dict[str, str]
 def test_a_search_without_a_result_says_so(reader: TestClient, pages: dict[str, str]) -> None:
     found = results(reader.get("/docs", params={"q": "<b>nowhere"}).text)
     assert "No passages have the words of <strong>&lt;b&gt;nowhere</strong>." in found
+
+
+def test_a_result_shows_whole_words_around_the_phrase() -> None:
+    block = Passage("a", "Memory", "out word " * 60 + "runs out of memory here " + "after " * 60)
+    (result,) = search({"page": [block]}, "OUT of memory")
+    assert re.fullmatch(r"… (out |word )+runs out of memory here (after )+…", result.text)
 
 
 def test_searches_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
