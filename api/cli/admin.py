@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.cli import deployment
 from api.cli.console import (
@@ -60,7 +61,7 @@ BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 def open_context(data_dir: Path | None, config: Path | None, *, any_storage: bool = False) -> Iterator[Context]:
     """Yield a context with these options. A new database gets its schema first.
 
-    Raise CommandError if an existing database has the schema of another version, or belongs to another storage.
+    Raise CommandError if the database cannot be used, has the schema of another version, or belongs to another storage.
     `any_storage`: do not check the storage.
     """
     settings = load_operator_settings(data_dir, config)
@@ -77,6 +78,8 @@ def open_context(data_dir: Path | None, config: Path | None, *, any_storage: boo
         raise CommandError(ExitCode.REFUSED, error.message) from None
     except (WrongSchema, WrongStorage) as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from None
+    except SQLAlchemyError as error:
+        raise deployment.database_error(settings, error) from None
     finally:
         context.database.dispose()
 

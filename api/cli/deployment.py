@@ -9,11 +9,14 @@ import time
 
 import structlog
 from redis import AuthenticationError, RedisError, ResponseError
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.cli.errors import CommandError, ExitCode
 from api.context import Context
 from api.infra.doorbell import require_broker
 from api.infra.storage import StorageUnavailable
+from api.records.database import is_outage
 from api.records.migrate import WrongSchema, migrate, require_current
 from api.services import signing, storage_marker
 from api.services.storage_marker import WrongStorage
@@ -29,8 +32,8 @@ RETRY_S = 0.5
 def prepare(context: Context) -> None:
     """Upgrade the schema, tie a new database to its storage, and create its signing key.
 
-    Raise CommandError if the schema is of a newer version, or if the storage is unavailable or belongs to another
-    database.
+    Raise CommandError if the database cannot be used, if the schema is of a newer version, or if the storage is
+    unavailable or belongs to another database.
     """
     try:
         migrate(context.database)
@@ -39,6 +42,8 @@ def prepare(context: Context) -> None:
         signing.current(context)
     except (WrongSchema, WrongStorage) as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from None
+    except SQLAlchemyError as error:
+        raise database_error(context.settings, error) from None
     except StorageUnavailable as error:
         message = f"The object storage cannot be reached ({error}): check ATTUNE_STORAGE_URL and its credentials."
         raise CommandError(ExitCode.UNAVAILABLE, message) from None
@@ -55,11 +60,23 @@ def require(settings: Settings) -> None:
         storage_marker.require(context)
     except (WrongSchema, WrongStorage) as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from None
+    except SQLAlchemyError as error:
+        raise database_error(settings, error) from None
     except StorageUnavailable as error:
         # An outage is temporary: until it ends, workers pause, and the API responds with 503.
         log.warning("storage_unchecked", error=str(error))
     finally:
         context.database.dispose()
+
+
+def database_error(settings: Settings, error: SQLAlchemyError) -> CommandError:
+    """Return the error of a command that cannot use its database. Raise the given error if it is a fault of Attune."""
+    if not is_outage(error):
+        raise error
+    address = make_url(settings.database).render_as_string(hide_password=True)
+    reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+    message = f"The database {address} cannot be used ({reason}): start it, or correct ATTUNE_DATABASE_URL."
+    return CommandError(ExitCode.UNAVAILABLE, message)
 
 
 def require_connection(settings: Settings, *, wait_s: float) -> None:

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import api
 from api.cli.errors import ExitCode
+from api.cli.main import app
 from tests.api.cli.conftest import FakeServer, attune
 
 
@@ -29,3 +31,15 @@ def test_a_response_of_a_proxy_is_not_taken_for_one_of_attune(
     result = attune("jobs", "list")
     assert result.exit_code == ExitCode.UNAVAILABLE
     assert "502 Bad Gateway (request: req_1): the response is not Attune's" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["api", "migrate", "keys list"])
+def test_a_database_that_cannot_be_used_is_one_line_without_its_password(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("ATTUNE_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/none")
+    result = CliRunner().invoke(app, command.split())
+    assert result.exit_code == ExitCode.UNAVAILABLE, result.output
+    assert result.stderr.startswith("error: The database postgresql://me:***@127.0.0.1:1/none cannot be used (")
+    assert "\n" not in result.stderr.strip()
