@@ -1,6 +1,7 @@
 """Each method's formats become the arrays that it trains on: sequences, labels, items."""
 
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -272,12 +273,17 @@ value = words | st.lists(message, max_size=4) | st.booleans() | st.integers() | 
 row = st.dictionaries(st.sampled_from(sorted(KEYS)), value, max_size=6)
 
 
+@cache
+def renderer() -> Renderer:
+    template = ChatTemplate({"default": bases.CHATML}, {})
+    return Renderer(template, end_texts=frozenset({"<|im_end|>"}), added_texts=set(bases.SPECIAL))
+
+
 @settings(max_examples=600, deadline=None)
 @given(st.sampled_from(METHODS), st.lists(row, min_size=1, max_size=4))
 def test_any_rows_are_composed_or_refused(method: dict[str, Any], given_rows: list[dict[str, Any]]) -> None:
     asked = TypeAdapter[Method](Method).validate_python(method)
-    template = ChatTemplate({"default": bases.CHATML}, {})
-    builder = RowBuilder(asked, Renderer(template, end_texts=frozenset({"<|im_end|>"}), added_texts=set(bases.SPECIAL)))
+    builder = RowBuilder(asked, renderer())
     for each in given_rows:
         name = detect(each, asked.formats)
         if name not in asked.formats:
