@@ -21,7 +21,7 @@ PADDED = [("lora", method, "falcon_h1") for method in ("supervised", "dpo", "rei
 ALWAYS = {
     "lora": {method for _, method, _ in LEGAL},
     "full": {"supervised", "ppo"},
-    "prefix": {"reward", "dpo", "reinforcement"},
+    "prefix": {"reward", "dpo"},
 }
 """Methods that are always tried with a technique. The others: one method on each kind of model."""
 OTHERS = {("supervised", "llama"), ("classification", "bert")}
