@@ -3,9 +3,6 @@
 import { arrange, h, refill } from "./elements.js";
 import { plural } from "./format.js";
 
-/** New rows that are drawn in one frame. */
-const AT_ONCE = 50;
-
 /**
  * @typedef {object} Column
  * @property {string} title
@@ -31,7 +28,6 @@ export function table({ caption, columns, href, key = (row) => row.id }) {
     body));
   /** @type {Map<string, {row: HTMLElement, cells: HTMLElement[], data: any, shown: string}>} */
   const drawn = new Map();
-  let turn = 0;
 
   function draw(row) {
     const cells = columns.map((column, index) => h(index ? "td" : "th", { class: classes(column), scope: index ? null : "row" }));
@@ -67,12 +63,8 @@ export function table({ caption, columns, href, key = (row) => row.id }) {
   }
 
   function place(rows) {
-    const own = turn += 1;
-    let left = AT_ONCE;
-    const end = rows.findIndex((row) => !drawn.has(key(row)) && (left -= 1) < 0);
-    arrange(body, (end < 0 ? rows : rows.slice(0, end)).map(show));
+    arrange(body, rows.map(show));
     for (const [name, { row }] of drawn) if (row.parentNode !== body) drawn.delete(name);
-    if (end >= 0) requestAnimationFrame(() => own === turn && place(rows));
   }
 
   return { element, update };
