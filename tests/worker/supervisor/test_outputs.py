@@ -53,7 +53,9 @@ def test_the_evals_of_a_job_are_locked_in_one_order(context: Context, monkeypatc
     ask = {"type": "item_reference", "item_reference": "item.messages"}
     rows = {"type": "file_id", "id": "file-rows"}
     wanted = [{"eval_id": eval_id, "source": rows, "input_messages": ask} for eval_id in named]
-    job_id = a_job(context.database, project, recipe={"evals": wanted}, key_id="key_a")
+    job_id = a_job(
+        context.database, project, recipe={"method": {"type": "supervised"}, "evals": wanted}, key_id="key_a"
+    )
     with context.database.write() as session:
         begun = begin_evals(session, session.get_one(Job, job_id))
     assert [link["eval_id"] for link in begun or ()] == named
@@ -70,7 +72,9 @@ def test_a_published_model_is_evaluated_by_the_evals_that_are_left(context: Cont
         for eval_id in (kept, deleted)
     ]
     wanted[0]["checkpoints"] = True
-    job_id = a_job(context.database, project, recipe={"evals": wanted}, key_id="key_a")
+    job_id = a_job(
+        context.database, project, recipe={"method": {"type": "supervised"}, "evals": wanted}, key_id="key_a"
+    )
     with context.database.write() as session:
         evals.remove(session, deleted)
         job = session.get_one(Job, job_id)
