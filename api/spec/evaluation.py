@@ -79,7 +79,7 @@ class SampleAnswer(StrictModel):
 
 class Evaluation(StrictModel):
     rows: int
-    """Number of compared rows. They are drawn with the job's seed; with labels, in proportion to the labels."""
+    """Number of compared rows. They are drawn with a fixed seed; with labels, in proportion to the labels."""
     drawn_from: Literal["validation", "training"]
     """Source of the rows. Training rows are compared if there is no validation data; a gain on them does not prove that
     the model generalizes."""

@@ -40,6 +40,9 @@ T = TypeVar("T")
 
 COMPARISON_TIMEOUT_S = 60.0
 """Time limit, in seconds, of each part of the comparison: the metrics of a model, and its sample answers."""
+ROWS_SEED = 0
+"""Seed by which the rows are drawn. It is not the job's, so that jobs with the same files are compared on the same
+rows, and can use each other's measurement of the base model."""
 
 
 class Comparison:
@@ -69,7 +72,7 @@ class Comparison:
         )
         self.interrupted = False
         """Whether a stop has interrupted a part of the comparison."""
-        self._rows = _draw(data.validation if self._validates else data.train, self._limits, recipe.seed)
+        self._rows = _draw(data.validation if self._validates else data.train, self._limits)
 
     def measure(self) -> Evaluation | None:
         """Return the comparison; None if either model could not be measured."""
@@ -169,11 +172,11 @@ class Comparison:
         return None
 
 
-def _draw(rows: Rows, limits: ComparisonLimits, seed: int) -> Rows:
+def _draw(rows: Rows, limits: ComparisonLimits) -> Rows:
     """Draw as many rows as the limits on rows and tokens allow, but at least one."""
-    drawn = draw_rows(rows, limits.rows, seed)
+    drawn = draw_rows(rows, limits.rows, ROWS_SEED)
     while len(drawn) > 1 and (tokens := int(drawn.lengths.sum())) > limits.tokens:
-        drawn = draw_rows(rows, max(1, min(len(drawn) - 1, len(drawn) * limits.tokens // tokens)), seed)
+        drawn = draw_rows(rows, max(1, min(len(drawn) - 1, len(drawn) * limits.tokens // tokens)), ROWS_SEED)
     return drawn
 
 

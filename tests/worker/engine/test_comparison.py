@@ -45,6 +45,10 @@ def test_without_validation_training_rows_are_named_as_such(tiny_llama: Path, tm
     found = _evaluation(train_here(run))
     assert (found["rows"], found["drawn_from"]) == (COMPARED_TRAINING_ROWS, "training")
     assert found["tuned"]["loss"] < found["base"]["loss"]
+    other = make_run(tmp_path / "other", tiny_llama, train=random_rows(40, seed=1), training=TRAINING)
+    recipe = json.loads((other / "recipe.json").read_text())
+    (other / "recipe.json").write_text(json.dumps(recipe | {"seed": 8}))
+    assert _evaluation(train_here(other))["base"] == found["base"], "the same rows, whatever the job's seed"
 
 
 @pytest.mark.parametrize(
