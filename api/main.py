@@ -13,8 +13,8 @@ from api.http.authentication import Authenticate
 from api.http.azure import AzureBody, AzureMount
 from api.http.idempotency import Idempotency
 from api.http.middleware import LimitBody, LimitUploads, OriginForm, RequestId
-from api.services.budgets import RequestRate
 from api.services.health import HealthCheck
+from api.services.project_limits import RequestRate
 from api.services.signing import PublishedKeys
 from api.settings import Settings
 from api.spec.fields import JsonObject

@@ -9,8 +9,8 @@ from api.cli.console import print_result
 from api.cli.errors import Commands
 from api.cli.options import AsJson, Config, DataDirectory
 from api.records.projects import Project
-from api.services import quotas
-from api.services.quotas import UNCHANGED, Budget
+from api.services import budgets
+from api.services.budgets import UNCHANGED, Budget
 
 projects_app = typer.Typer(
     cls=Commands,
@@ -35,7 +35,7 @@ def _limit(text: str) -> int | None:
 def list_projects(as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None) -> None:
     """List all projects with what they used this month and their budgets."""
     with open_context(data_dir, config) as context:
-        rows = [_fields(project, budgets) for project, budgets in quotas.listed(context)]
+        rows = [_fields(project, monthly) for project, monthly in budgets.listed(context)]
     print_rows(rows, as_json)
 
 
@@ -73,7 +73,7 @@ def set_budget(
     }
     limits = {name: UNCHANGED if text is None else _limit(text) for name, text in given.items()}
     with open_context(data_dir, config) as context:
-        quotas.set_budget(context, project, **limits)
+        budgets.set_budget(context, project, **limits)
     changed = {name: limit for name, limit in limits.items() if limit != UNCHANGED}
     document = {"project": project} | changed
     print_result(document, f"The budgets of {project} are set: attune projects list", as_json=as_json)

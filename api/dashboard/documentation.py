@@ -23,7 +23,7 @@ from starlette.routing import Route
 from api.dashboard.document_search import Passage, passages, plain, search
 from api.dashboard.reference import pages as reference_pages
 from api.dashboard.shell import page_of, theme_of
-from api.services.budgets import RequestRate
+from api.services.project_limits import RequestRate
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -16,8 +16,8 @@ from api.http.session_cookie import SAFE_METHODS
 from api.infra.fair_limiter import FairLimiter
 from api.infra.signatures import KEYS_PATH
 from api.records import keys, sessions
-from api.services.budgets import RequestRate
 from api.services.keys import LastUses
+from api.services.project_limits import RequestRate
 
 PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/metrics", KEYS_PATH)
 """Paths without an API key. `/metrics` has a token of its own (api.routes.monitoring)."""

@@ -28,7 +28,7 @@ from api.errors import InvalidRequest, ServiceError
 from api.http.form_digest import FormDigest
 from api.infra.multipart import STREAMED
 from api.records import idempotency
-from api.services import budgets
+from api.services import project_limits
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ class Claim:
                 session, self.project_id, self.key, request=self.request, owner=self.owner, lease_s=LEASE_S
             )
             if earlier is None:  # a response that is already stored needs no more space
-                budgets.require_answer(self.context, session, self.project_id)
+                project_limits.require_answer(self.context, session, self.project_id)
             return earlier
 
     def take_over(self) -> bool:

@@ -18,7 +18,7 @@ class Project(Base):
     name: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[float] = mapped_column(UnixTime)
     monthly_trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
-    """Budget (api.services.quotas): tokens that the project's jobs may train on in a month; None for no limit."""
+    """Budget (api.services.budgets): tokens that the project's jobs may train on in a month; None for no limit."""
     monthly_device_seconds: Mapped[int | None] = mapped_column(BigInteger)
     """Budget: device seconds that the project's jobs may use in a month; None for no limit."""
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)

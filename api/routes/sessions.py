@@ -10,7 +10,7 @@ from api.http.deps import Ctx, Who
 from api.http.fair_route import FairRoute
 from api.schemas.sessions import LinkObject, LinkToken, SessionObject, SignIn
 from api.services import sessions
-from api.services.budgets import RequestRate
+from api.services.project_limits import RequestRate
 
 router = APIRouter(prefix="/session", include_in_schema=False)
 authenticated = APIRouter(prefix="/session", include_in_schema=False, route_class=FairRoute)

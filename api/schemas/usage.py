@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel
 
-from api.services.quotas import Budget
+from api.services.budgets import Budget
 from api.services.usage import UsageLine
 
 

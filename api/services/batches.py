@@ -9,7 +9,7 @@ from api.records.base import current_time, db_now
 from api.records.batch_items import QUEUE
 from api.records.batches import Batch
 from api.records.pages import Page
-from api.services.budgets import DO_NOT_RETRY
+from api.services.project_limits import DO_NOT_RETRY
 from api.spec.batch import BATCH_FINAL, WINDOW_S, BatchStatus
 from api.spec.ids import new_id
 

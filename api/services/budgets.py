@@ -1,133 +1,148 @@
-"""Limits on each project: unfinished jobs, stored files, stored responses, judges' tokens and the rate of requests.
+"""Budgets that the operator sets for a project: trained tokens, device seconds and judges' tokens of a month, and
+stored bytes.
 
-Jobs and stored bytes are summed under the project's lock, so that concurrent requests cannot exceed a limit together.
-If a retry cannot succeed, for example until the caller deletes something, the error has `x-should-retry: false`, which
-keeps OpenAI's clients from retrying. If waiting is enough, `retry-after` gives the seconds.
+Once a budget is used up, new jobs are refused. Once the budget of stored bytes is used up, new files are refused, too.
+Jobs that were accepted before run to their end. A used-up budget of judges' tokens only keeps judges from being asked.
 """
 
-import math
-import threading
-import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
 from api.context import Context
-from api.errors import TooManyRequests
-from api.records import files, idempotency, jobs, projects, uploads
-from api.services import quotas
-
-DO_NOT_RETRY = {"x-should-retry": "false"}
-MAX_UPLOADS = 1000
-"""Number of uploads in parts that a project may have begun and not completed."""
-BURST_S = 3
-"""A project that was idle may send as many requests at once as its rate allows in this many seconds."""
+from api.errors import NotFound, TooManyRequests
+from api.records import job_queue, projects, stored_bytes, usage
+from api.records.base import current_time
+from api.records.projects import Project
 
 
-def require_jobs(context: Context, session: Session, project_id: str, more: int = 1) -> None:
-    """Raise TooManyRequests if `more` additional jobs would exceed the project's limit of unfinished jobs, or if one of
-    its budgets is used up."""
-    projects.lock(session, project_id)
-    quotas.require_budgets(session, project_id)
-    limit = context.settings.max_active_jobs
-    if jobs.active_count(session, project_id) + more > limit:
-        raise TooManyRequests(
-            f"This server allows a project {limit} unfinished jobs: wait for some to end, or cancel them",
-            code="too_many_active_jobs",
-            headers=DO_NOT_RETRY,
+class InsufficientQuota(TooManyRequests):
+    """A budget is used up. A retry fails until the budget resets, so a header keeps OpenAI's clients from retrying."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
+@dataclass(frozen=True)
+class Budget:
+    name: str
+    """trained_tokens, device_seconds, stored_bytes or judge_tokens."""
+    used: int
+    limit: int | None
+    resets_at: int | None
+    """Unix time at which the budget resets; None for stored bytes, which only deletions reduce."""
+
+    @property
+    def used_up(self) -> bool:
+        return self.limit is not None and self.used >= self.limit
+
+
+def budgets_of(session: Session, project_id: str) -> list[Budget]:
+    """Return the project's budgets with this month's usage, including that of running attempts so far."""
+    project = session.get_one(Project, project_id)
+    month, next_month = month_of(current_time(session))
+    tokens, device_s = usage.used_since(session, project_id, month)
+    running_tokens, running_s = job_queue.unfinished_usage(session, project_id)
+    return [
+        Budget("trained_tokens", tokens + running_tokens, project.monthly_trained_tokens, next_month),
+        Budget("device_seconds", int(device_s + running_s), project.monthly_device_seconds, next_month),
+        Budget("stored_bytes", stored_bytes.of_project(session, project_id), project.max_stored_bytes, None),
+    ]
+
+
+def judge_budget(context: Context, session: Session, project_id: str) -> Budget:
+    """Return the project's budget of judges' tokens: its own, or the one of every project. Jobs do not depend on it."""
+    month, next_month = month_of(current_time(session))
+    own, of_all = session.get_one(Project, project_id).monthly_judge_tokens, context.settings.max_project_judge_tokens
+    limit = own if own is not None else of_all or None
+    return Budget("judge_tokens", usage.judge_tokens_since(session, project_id, month), limit, next_month)
+
+
+def require_budgets(session: Session, project_id: str) -> None:
+    """Raise InsufficientQuota if a budget of the project is used up. For a project without budgets, this takes one
+    query."""
+    if not session.get_one(Project, project_id).has_budget:
+        return
+    for budget in budgets_of(session, project_id):
+        if budget.used_up:
+            raise InsufficientQuota(_message(budget))
+
+
+def require_room(session: Session, project_id: str, bytes_more: int) -> None:
+    """Raise InsufficientQuota if another `bytes_more` bytes would exceed the project's budget of stored bytes."""
+    limit = session.get_one(Project, project_id).max_stored_bytes
+    if limit is None:
+        return
+    used = stored_bytes.of_project(session, project_id)
+    if used + bytes_more > limit:
+        raise InsufficientQuota(_message(Budget("stored_bytes", used, limit, None)))
+
+
+def _message(budget: Budget) -> str:
+    what = budget.name.replace("_", " ")
+    if budget.resets_at is None:
+        return (
+            f"The project has {budget.used:,} {what} and may have {budget.limit:,}: delete files or models that you no "
+            "longer need, or ask the operator for a larger budget"
         )
+    reset = datetime.fromtimestamp(budget.resets_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"The project has used {budget.used:,} {what} this month and may use {budget.limit:,}: wait until {reset}, "
+        "when the budget resets, or ask the operator for a larger one"
+    )
 
 
-def require_storage(context: Context, session: Session, project_id: str, *, bytes_more: int, param: str) -> None:
-    """Raise TooManyRequests if the project may not store one more file, or part of a file, of `bytes_more` bytes."""
-    projects.lock(session, project_id)
-    settings = context.settings
-    count, held = files.stored_totals(session, project_id)
-    if count >= settings.max_project_files:
-        raise TooManyRequests(
-            f"This server allows a project {settings.max_project_files} files: delete files that you no longer need",
-            code="too_many_files",
-            param=param,
-            headers=DO_NOT_RETRY,
-        )
-    held += uploads.stored_bytes(session, project_id)
-    if held + bytes_more > settings.max_project_bytes:
-        raise TooManyRequests(
-            f"The project's files and uploads have {held} bytes, and this server allows {settings.max_project_bytes}: "
-            f"there is no room for {bytes_more} more. Delete files that you no longer need, or cancel uploads",
-            code="storage_quota_exceeded",
-            param=param,
-            headers=DO_NOT_RETRY,
-        )
-    quotas.require_room(session, project_id, bytes_more)
+def month_of(now: float) -> tuple[int, int]:
+    """Return the Unix times at which this month and the next one begin (UTC)."""
+    month = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    following = month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)
+    return int(month.timestamp()), int(following.timestamp())
 
 
-def require_upload(session: Session, project_id: str) -> None:
-    """Raise TooManyRequests if the project has as many uploads in parts as it may. Cancelled ones count until they
-    would have expired. The caller has locked the project."""
-    if uploads.open_count(session, project_id) >= MAX_UPLOADS:
-        raise TooManyRequests(
-            f"This project has {MAX_UPLOADS} uploads that are pending or were cancelled within the last hour, the most "
-            "that it may have: complete uploads, or wait until some expire",
-            code="too_many_uploads",
-            headers=DO_NOT_RETRY,
-        )
+UNCHANGED = -1
 
 
-def require_answer(context: Context, session: Session, project_id: str) -> None:
-    """Raise TooManyRequests if the project's Idempotency-Keys and the responses stored for them exceed their size
-    limit."""
-    limit = context.settings.max_project_answer_bytes
-    if idempotency.stored_bytes(session, project_id) > limit:
-        raise TooManyRequests(
-            f"This project's Idempotency-Keys and the responses kept for them have {limit} bytes, the most that this "
-            "server allows: send no key, or wait until some expire after a day",
-            code="too_many_idempotency_keys",
-            headers={"retry-after": "600"},
-        )
+def set_budget(
+    context: Context,
+    project: str,
+    *,
+    trained_tokens: int | None = UNCHANGED,
+    device_seconds: int | None = UNCHANGED,
+    stored_bytes: int | None = UNCHANGED,
+    judge_tokens: int | None = UNCHANGED,
+) -> None:
+    """Set the project's limits. None removes a limit; for judges' tokens, that of every project then holds again.
+
+    Raise NoSuchProject.
+    """
+    values = {
+        "monthly_trained_tokens": trained_tokens,
+        "monthly_device_seconds": device_seconds,
+        "max_stored_bytes": stored_bytes,
+        "monthly_judge_tokens": judge_tokens,
+    }
+    with context.database.write() as session:
+        row = projects.find(session, project)
+        if row is None:
+            raise NoSuchProject(project)
+        for name, value in values.items():
+            if value != UNCHANGED:
+                setattr(row, name, value)
 
 
-def require_judge_tokens(context: Context, session: Session, project_id: str) -> None:
-    """Raise TooManyRequests if the project's judges have used up this month's tokens. Questions that judges are
-    answering already may exceed the limit."""
-    budget = quotas.judge_budget(context, session, project_id)
-    if budget.used_up:
-        raise TooManyRequests(
-            f"The judges of this project may use {budget.limit:,} tokens in a month, and this month's are used up: ask "
-            "the operator for more, or use a grader without a judge",
-            code="judge_tokens_used_up",
-            headers=DO_NOT_RETRY,
-        )
+def listed(context: Context) -> list[tuple[Project, list[Budget]]]:
+    """Return all projects with their budgets."""
+    with context.database.read() as session:
+        return [
+            (project, [*budgets_of(session, project.id), judge_budget(context, session, project.id)])
+            for project in projects.listed(session)
+        ]
 
 
-class RequestRate:
-    """A rate limit of requests for each project, or for each sender of another kind: a token bucket in the memory of
-    this process."""
-
-    def __init__(self, per_second: float, sender: str = "a project", burst_s: float = BURST_S) -> None:
-        self._per_second, self._sender, self._burst_s = per_second, sender, burst_s
-        self._burst = max(1.0, per_second * burst_s)
-        self._left: dict[str, tuple[float, float]] = {}
-        """{sender: (number of requests that it may send at once, time at which the number was computed)}. Full buckets
-        are dropped now and then."""
-        self._lock = threading.Lock()
-
-    def take(self, sender_id: str, now: float | None = None) -> None:
-        """Count a request. Raise TooManyRequests if the sender exceeds its rate."""
-        now = time.monotonic() if now is None else now
-        with self._lock:
-            left, at = self._left.get(sender_id, (self._burst, now))
-            left = min(self._burst, left + (now - at) * self._per_second)
-            if left < 1:
-                wait_s = (1 - left) / self._per_second
-                raise TooManyRequests(
-                    f"This server answers {self._rate()} from {self._sender}: retry in {math.ceil(wait_s)} s",
-                    headers={"retry-after": str(math.ceil(wait_s)), "retry-after-ms": str(math.ceil(1000 * wait_s))},
-                )
-            self._left[sender_id] = (left - 1, now)
-            if len(self._left) > 10_000:
-                self._left = {key: bucket for key, bucket in self._left.items() if bucket[1] > now - self._burst_s}
-
-    def _rate(self) -> str:
-        if self._per_second < 1:
-            return f"{60 * self._per_second:g} requests a minute"
-        return f"{self._per_second:g} requests a second"
+class NoSuchProject(NotFound):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no project '{name[:64]}': `attune projects list` lists the projects")

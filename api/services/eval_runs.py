@@ -11,8 +11,8 @@ from api.records.eval_runs import EvalRun
 from api.records.item_queue import StaleWork
 from api.records.pages import Page
 from api.services import sampling
-from api.services.budgets import DO_NOT_RETRY
 from api.services.evals import NoSuchEval
+from api.services.project_limits import DO_NOT_RETRY
 from api.services.sampling import TooManyTokens
 from api.spec.evals.run_source import CompletionsSource, FileId, RunSource, SamplingParams
 from api.spec.evals.status import UNFINISHED, ItemStatus, RunStatus

@@ -13,7 +13,7 @@ from api.records.base import db_now
 from api.records.evals import Eval, OrderBy
 from api.records.pages import Page
 from api.services import graders, judges
-from api.services.budgets import DO_NOT_RETRY
+from api.services.project_limits import DO_NOT_RETRY
 from api.spec.evals.criteria import Criterion, templates
 from api.spec.evals.data_source import CustomDataSource
 from api.spec.graders.templates import namespaces

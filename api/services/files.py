@@ -16,7 +16,7 @@ from api.records import batches, eval_runs, files, jobs, models, scans
 from api.records.base import db_now
 from api.records.files import File
 from api.records.pages import Page
-from api.services import budgets
+from api.services import project_limits
 from api.spec.fields import StrictModel
 from api.spec.ids import new_id
 from api.spec.lifecycle import Stage
@@ -101,7 +101,7 @@ def _require_room(context: Context, caller: Caller) -> None:
     """Raise TooManyRequests if the project has no room for another file. This is checked before the first byte is
     read."""
     with context.database.write() as session:
-        budgets.require_storage(context, session, caller.project_id, bytes_more=1, param="file")
+        project_limits.require_storage(context, session, caller.project_id, bytes_more=1, param="file")
 
 
 async def limit_bytes(chunks: AsyncIterator[bytes], limit: int, *, what: str, param: str) -> AsyncIterator[bytes]:
@@ -121,7 +121,9 @@ def check_purpose(purpose: str) -> None:
 
 def _insert(context: Context, caller: Caller, received: Received, request: FileRequest) -> File:
     with context.database.write() as session:
-        budgets.require_storage(context, session, caller.project_id, bytes_more=received.stored.bytes, param="file")
+        project_limits.require_storage(
+            context, session, caller.project_id, bytes_more=received.stored.bytes, param="file"
+        )
         file = add(
             session,
             id=received.file_id,

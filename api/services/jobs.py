@@ -13,7 +13,7 @@ from api.records.job_queue import Attempt
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
-from api.services import budgets, layers, lineage
+from api.services import layers, lineage, project_limits
 from api.services.admission import insert_job
 from api.services.models import NoSuchModel
 from api.spec.fields import JsonObject
@@ -51,7 +51,7 @@ def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool =
         duplicate = find_duplicate(session, caller.project_id, recipe, context.settings.retried_create_s, repeated)
         if duplicate is not None:
             return duplicate
-        budgets.require_jobs(context, session, caller.project_id)
+        project_limits.require_jobs(context, session, caller.project_id)
         job = insert_job(context, session, caller, recipe, origin)
     context.doorbell.ring(Stage.PREPARE, job.id)
     return job

@@ -27,7 +27,7 @@ from api.infra.outside_judges import Cause, Reply, Unanswered
 from api.records import base_models, judgements, usage
 from api.records.database import is_outage
 from api.records.usage import Account
-from api.services import budgets, lineage
+from api.services import lineage, project_limits
 from api.services.lineage import NO_PENDING, Pending
 from api.services.sampling import Busy, SamplerFailed, SamplerLost, TooSlow, sample
 from api.spec import catalog
@@ -220,7 +220,7 @@ def _kept(context: Context, caller: Caller, question: Question, digest: str) -> 
         if kept is not None:
             return Verdict(parse(question, kept.text), model=kept.model, text=kept.text)
         try:
-            budgets.require_judge_tokens(context, session, caller.project_id)
+            project_limits.require_judge_tokens(context, session, caller.project_id)
         except TooManyRequests as error:
             raise _unanswered(error.message, retry=False) from None
     return None

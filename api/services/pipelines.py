@@ -16,7 +16,7 @@ from api.records.dependencies import Dependency
 from api.records.jobs import Job
 from api.records.pages import Page, cut_to_size, size_of
 from api.records.pipelines import Pipeline
-from api.services import budgets, graders, layers, lineage
+from api.services import graders, layers, lineage, project_limits
 from api.services.admission import insert_job
 from api.services.jobs import WrongState
 from api.services.lineage import Origin
@@ -67,7 +67,7 @@ def create(context: Context, caller: Caller, body: Body) -> PipelineView:
         with _naming_stage(index, stage):
             stages.append(_check_layers(context, caller, stage, bases))
     with context.database.write() as session:
-        budgets.require_jobs(context, session, caller.project_id, more=len(body.stages))
+        project_limits.require_jobs(context, session, caller.project_id, more=len(body.stages))
         pipeline = Pipeline(
             id=new_id("ftpipe-"),
             project_id=caller.project_id,

@@ -12,7 +12,7 @@ from api.infra.storage import StoredObject
 from api.records import uploads as records
 from api.records.base import db_now
 from api.records.uploads import PENDING, UploadPart
-from api.services import budgets, uploads
+from api.services import project_limits, uploads
 from api.services.files import limit_bytes
 from api.spec.ids import new_id
 
@@ -87,7 +87,7 @@ def _insert_part(context: Context, caller: Caller, upload_id: str, received: Rec
             raise uploads.WrongParts(
                 f"{upload_id} has more parts than an upload of {upload.bytes} bytes may have", param="data"
             )
-        budgets.require_storage(context, session, caller.project_id, bytes_more=part.bytes, param="data")
+        project_limits.require_storage(context, session, caller.project_id, bytes_more=part.bytes, param="data")
         upload.expires_at = db_now() + context.settings.upload_expires_s  # a slow client may need hours in all
         session.add(part)
         session.flush()

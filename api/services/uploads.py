@@ -19,7 +19,7 @@ from api.records import uploads
 from api.records.base import db_now
 from api.records.files import File
 from api.records.uploads import CANCELLED, COMPLETED, EXPIRED, PENDING, Upload, UploadPart
-from api.services import budgets, files
+from api.services import files, project_limits
 from api.services.files import ExpiresAfter
 from api.spec.ids import new_id
 
@@ -98,8 +98,8 @@ def create(
         expires_at=db_now() + context.settings.upload_expires_s,
     )
     with context.database.write() as session:
-        budgets.require_storage(context, session, caller.project_id, bytes_more=bytes_total, param="bytes")
-        budgets.require_upload(session, caller.project_id)
+        project_limits.require_storage(context, session, caller.project_id, bytes_more=bytes_total, param="bytes")
+        project_limits.require_upload(session, caller.project_id)
         session.add(upload)
         session.flush()
         session.refresh(upload)

@@ -12,8 +12,7 @@ from api.errors import Forbidden, InvalidRequest
 from api.records import keys, projects, usage
 from api.records.base import current_time
 from api.records.usage import DAY_S, FLOWS, day_of
-from api.services import quotas
-from api.services.quotas import Budget
+from api.services.budgets import Budget, budgets_of
 
 Dimension = Literal["day", "project", "key", "model"]
 
@@ -106,7 +105,7 @@ def _days(now: float, start_time: int | None, end_time: int | None) -> tuple[int
 
 def budgets(context: Context, caller: Caller) -> list[Budget]:
     with context.database.read() as session:
-        return quotas.budgets_of(session, caller.project_id)
+        return budgets_of(session, caller.project_id)
 
 
 def as_csv(lines: Sequence[UsageLine]) -> str:

@@ -14,7 +14,7 @@ from api.context import Context
 from api.records import usage
 from api.records.projects import Project
 from api.records.usage import DAY_S, Account, Usage
-from api.services import quotas
+from api.services import budgets
 from tests.api.conftest import client_of
 from tests.api.http.test_errors import error_of
 from tests.api.routes.test_files import upload
@@ -110,7 +110,7 @@ def test_stored_bytes_are_measured_by_key(client: TestClient, served: Context) -
 
 
 def limit(served: Context, **limits: int | None) -> None:
-    quotas.set_budget(served, "default", **limits)
+    budgets.set_budget(served, "default", **limits)
 
 
 @pytest.mark.parametrize("kind", ["jobs", "pipelines"])

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from api.context import Caller, Context
 from api.infra.outside_judges import Cause, Unanswered
 from api.records.usage import Usage
-from api.services import judges, quotas
+from api.services import budgets, judges
 from api.settings import JudgeServer, Settings
 from api.spec.graders import Case, GradingError, Question, Verdict
 from api.spec.graders.base import Sampling
@@ -216,15 +216,15 @@ def test_a_project_may_have_a_budget_of_judges_tokens_of_its_own(settings: Setti
             questions = (replace(QUESTION, range=(0, 1 + number)) for number in range(3))
             return [asyncio.run(judges.ask(context, caller, question)).value for question in questions]
 
-        quotas.set_budget(context, "default", judge_tokens=50)
+        budgets.set_budget(context, "default", judge_tokens=50)
         assert (values(own), values(other)) == ([0.5, 0.5, None], [0.5, None, None])
-        quotas.set_budget(context, "other", judge_tokens=0)
+        budgets.set_budget(context, "other", judge_tokens=0)
         assert values(other) == [0.5, None, None], "a kept judgement costs nothing"
-        used = {project.name: budgets[-1] for project, budgets in quotas.listed(context)}
+        used = {project.name: monthly[-1] for project, monthly in budgets.listed(context)}
         assert (used["default"].used, used["default"].limit, used["other"].limit) == (50, 50, 0)
-        quotas.set_budget(context, "other", judge_tokens=None)
+        budgets.set_budget(context, "other", judge_tokens=None)
         with context.database.read() as session:
-            assert quotas.judge_budget(context, session, other.project_id).limit == 25
+            assert budgets.judge_budget(context, session, other.project_id).limit == 25
 
 
 def test_each_judge_is_asked_at_its_own_server_with_its_own_key(settings: Settings) -> None:

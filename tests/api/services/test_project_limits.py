@@ -13,8 +13,8 @@ from api.errors import TooManyRequests
 from api.main import create_app
 from api.records import jobs as job_records
 from api.records import pages
-from api.services import budgets
-from api.services.budgets import RequestRate
+from api.services import project_limits
+from api.services.project_limits import RequestRate
 from tests.api.conftest import client_of
 from tests.api.http.test_errors import error_of
 from tests.api.routes.test_files import upload
@@ -31,7 +31,7 @@ def refused(answer: Any, code: str) -> None:
 
 
 def test_uploads_that_are_not_completed_are_counted(served: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgets, "MAX_UPLOADS", 2)
+    monkeypatch.setattr(project_limits, "MAX_UPLOADS", 2)
     client = limited(served)
     announced = {"filename": "a", "purpose": "fine-tune", "mime_type": "text/jsonl", "bytes": 9}
     first, _ = (client.post("/v1/uploads", json=announced).json()["id"] for _ in range(2))
