@@ -20,7 +20,7 @@ SETTINGS = EMBEDDED
             {"views/job.js", "line-chart.js", "training-curves.js", "uplot.iife.min.js"},
             "views/jobs.js",
         ),
-        ("/new", {"views/new.js", "schema-form.js", "transfer.js"}, "uplot.iife.min.js"),
+        ("/new", {"views/new.js", "schema-form.js", "upload.js"}, "uplot.iife.min.js"),
     ],
 )
 def test_a_page_names_all_scripts_of_its_view(app: FastAPI, address: str, named: set[str], absent: str) -> None:

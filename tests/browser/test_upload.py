@@ -9,7 +9,7 @@ from tests.browser.chromium import Visitor
 
 SEND = """async ([name, size, stopAfter, purpose = "fine-tune"]) => {
   const own = document.querySelector("script[type=module]").src;
-  const { uploadInParts } = await import(new URL("transfer.js", own));
+  const { uploadInParts } = await import(new URL("upload.js", own));
   const file = new File([new Uint8Array(size).fill(97)], name, { lastModified: 1 });
   const [view, person] = [new AbortController(), new AbortController()];
   const [stop, after] = stopAfter ?? [];
@@ -69,7 +69,7 @@ def test_a_refusal_is_said_in_the_words_of_the_server(page: Page) -> None:
 def test_the_size_of_parts_follows_that_of_the_file(page: Page) -> None:
     script = """async (sizes) => {
       const own = document.querySelector("script[type=module]").src;
-      const { partSize } = await import(new URL("transfer.js", own));
+      const { partSize } = await import(new URL("upload.js", own));
       return sizes.map((size) => [partSize(size), Math.ceil(size / partSize(size))]);
     }"""
     (small, _), (_, parts) = page.evaluate(script, [100 * 2**20, 2**40])

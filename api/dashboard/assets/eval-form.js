@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { ask } from "./dialogs.js";
 import { h } from "./elements.js";
 import { EVALS } from "./evals.js";
-import { picker } from "./upload.js";
+import { picker } from "./file-picker.js";
 
 /** Ask for a run, which begins with the settings of another one, if there is any. Resolve with the run, or null. */
 export async function askForRun(found, like, signal) {

@@ -2,10 +2,10 @@
 
 import * as api from "./api.js";
 import { copyable, fill, h } from "./elements.js";
+import { picker } from "./file-picker.js";
 import { check } from "./findings.js";
 import { plural } from "./format.js";
 import { complainer } from "./schema-form.js";
-import { picker } from "./upload.js";
 
 /** The training file: one that is there, or one that is picked or dropped now. */
 export function fileField(files, signal, onChoose) {

@@ -2,10 +2,10 @@
 
 import * as api from "../api.js";
 import { command, copyable, empty, fill, h, quantity, status, when } from "../elements.js";
+import { dropTarget, picker } from "../file-picker.js";
 import { exact } from "../format.js";
 import { BATCHES, createBatch } from "../requests.js";
 import { table } from "../table.js";
-import { dropTarget, picker } from "../upload.js";
 
 const STEP = 50;
 

@@ -2,10 +2,10 @@
 
 import * as api from "../api.js";
 import { button, command, complain, copyable, empty, fill, h, quantity, when } from "../elements.js";
+import { dropTarget, picker } from "../file-picker.js";
 import { check } from "../findings.js";
 import { bytes } from "../format.js";
 import { table } from "../table.js";
-import { dropTarget, picker } from "../upload.js";
 
 const PURPOSES = [["fine-tune", "Rows"], ["fine-tune-results", "Results of jobs"], ["batch", "Requests of batches"], ["batch_output", "Results of batches"], ["evals", "Rows of evals"]];
 const STEP = 50;

@@ -3,10 +3,10 @@
 import * as api from "../api.js";
 import { copyAs, literal } from "../calls.js";
 import { button, facts, fill, h, quantity, section, writes } from "../elements.js";
+import { dropTarget } from "../file-picker.js";
 import { bytes, count, duration } from "../format.js";
 import { jobForm } from "../job-form.js";
 import { legend, renderedRows } from "../rows.js";
-import { dropTarget } from "../upload.js";
 
 const DRAFT = "new-job";
 const SETTLED_MS = 400;
