@@ -18,7 +18,7 @@ from api.spec.formats.base import (
 )
 from api.spec.formats.calls import ANY_CALL, MISSING, call_warnings, link_calls
 from api.spec.formats.json_text import decode_json_field
-from api.spec.formats.speakers import ROLES, normalize_message
+from api.spec.formats.speaker_roles import ROLES, normalize_message
 from api.spec.formats.tools import parse_call, parse_calls, parse_functions, parse_tools
 
 REASONING = ("reasoning_content", "thinking", "reasoning")

@@ -6,7 +6,7 @@ from typing import ClassVar
 from api.spec.formats.base import Conversation, Format, Row, RowError, json_type, truncate
 from api.spec.formats.chat import row_conversation
 from api.spec.formats.json_text import decode_json_field
-from api.spec.formats.speakers import SPEAKER_ROLES, to_openai_message
+from api.spec.formats.speaker_roles import SPEAKER_ROLES, to_openai_message
 
 CONVERSATION_KEYS = ("conversations", "conversation")
 
