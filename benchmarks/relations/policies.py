@@ -18,7 +18,7 @@ from benchmarks.relations.runs import fill_run_folder
 from worker.engine.generation.rollout_sampler import RolloutSampler
 from worker.engine.model.load import load_trainable
 from worker.engine.objective import MethodContext, Objective
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 from worker.shared.arrays import load_rows
 from worker.shared.hardware import machine_for
 

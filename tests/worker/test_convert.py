@@ -27,7 +27,7 @@ from worker.bases.files import Refused
 from worker.convert import convert
 from worker.engine.model.families import recomputes
 from worker.rows.chat_template import ChatTemplate
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

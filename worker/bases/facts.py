@@ -19,7 +19,7 @@ from worker.engine.model.families import (
     transformers_class,
 )
 from worker.rows.chat_template import TEMPLATE_SECONDS, ChatTemplate
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 from worker.rows.limits import TooSlow, time_limit
 from worker.sampling.call_form import CallForm
 

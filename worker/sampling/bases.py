@@ -17,7 +17,7 @@ from worker.engine.model.families import may_be_packed, needs_single_rows
 from worker.engine.model.load import checked_config, plain_attention, quantization_config
 from worker.engine.model.modes import keep_four_bits, pack_where_possible
 from worker.rows.chat_template import ChatTemplate
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 from worker.rows.tokenize_rows import TokenizerWrapper
 from worker.sampling.batch_attention import BATCHED
 from worker.sampling.call_form import CallForm

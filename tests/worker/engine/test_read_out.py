@@ -19,7 +19,7 @@ from tests.worker.parity import ours
 from worker.engine.generation.rewards import RewardFunction, RewardModel
 from worker.engine.generation.rollout_sampler import Answers
 from worker.methods import Objective
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 from worker.rows.row_builder import RowBuilder, load_renderer
 from worker.rows.tokenize_rows import TokenizerWrapper
 from worker.shared.arrays import Items, Rows

@@ -21,7 +21,7 @@ from worker.engine.generation.sample_answers import greedy_answers
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
 from worker.engine.publish.merge import export_merged
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 from worker.sampling.bases import LoadedBase, ModelSource
 from worker.shared.reports import FinishedReport, SamplerReport
 

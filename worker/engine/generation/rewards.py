@@ -23,7 +23,7 @@ from worker.engine.model.families import needs_single_rows
 from worker.engine.model.load import load_published
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 from worker.rows.tokenize_rows import TokenizerWrapper
 from worker.shared.arrays import Rows, rows_of
 from worker.shared.embedding_model import EmbeddingModel, UnusableModel

@@ -10,7 +10,7 @@ from worker.engine.generation.rewards import RewardFunction, Rewards
 from worker.engine.generation.rollout_sampler import Answers, RolloutSampler
 from worker.engine.generation.sample_answers import GeneratedAnswer, display_text
 from worker.engine.objective import EvaluationMetrics, MethodContext, Objective
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 from worker.shared.arrays import Rows
 from worker.shared.reports import RolloutSample, SamplesReport, WarningReport
 

@@ -11,7 +11,7 @@ from api.estimate.sampling import SamplingPlan
 from api.spec.evaluation import MAX_EXTRA_TOKENS, SHOWN_ROWS
 from worker.engine.generation.rollout_sampler import RolloutSampler
 from worker.engine.model.trainable import TrainableModel
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 from worker.shared.arrays import Rows
 
 MAX_DISPLAY_CHARS = 600

@@ -22,7 +22,7 @@ from api.spec.lifecycle import FailureReason
 from api.spec.outputs import GGUF_FAMILIES
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.errors import TrainingError
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,

@@ -9,7 +9,7 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.model.adapters import network_of
 from worker.engine.model.load import copy_quantized_weights, load_published
 from worker.engine.publish.export import MERGED, copy_tokenizer, name_dropout, write_stops
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 
 
 def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:

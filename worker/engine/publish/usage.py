@@ -14,7 +14,7 @@ from api.spec.resolve import ResolvedRecipe, max_row_tokens
 from worker.engine.model.families import context_window
 from worker.engine.publish.markdown import fenced
 from worker.rows.chat_template import ChatTemplate
-from worker.rows.end_tokens import EndTokens
+from worker.rows.generation_ends import EndTokens
 from worker.rows.special_tokens import special_tokens
 from worker.rows.tokenize_rows import TokenizerWrapper
 
