@@ -22,8 +22,8 @@ from api.settings import Settings
 from api.spec.lifecycle import Stage
 from worker.shared.torch_version import require_torch
 from worker.supervisor.loop import work_until_idle
+from worker.supervisor.lost_jobs import Sweeper, housekeep, requeue_own
 from worker.supervisor.node import Node
-from worker.supervisor.sweep import Sweeper, housekeep, requeue_own
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from api.records.base import Base, UnixTime, db_now
 from api.spec.lifecycle import Stage
 
 SEEN_S = 120
-"""A worker counts as live for this many seconds after its last sweep (worker.supervisor.sweep)."""
+"""A worker counts as live for this many seconds after its last sweep (worker.supervisor.lost_jobs)."""
 KNOWN_S = 24 * 3600
 """A job may wait for a worker that was seen in the last KNOWN_S seconds, even if the worker has stopped."""
 

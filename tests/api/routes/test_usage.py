@@ -19,7 +19,7 @@ from tests.api.conftest import client_of
 from tests.api.http.test_errors import error_of
 from tests.api.routes.test_files import upload
 from tests.factories import a_base_model, a_file, a_model, a_project
-from worker.supervisor.sweep import record_stored_bytes
+from worker.supervisor.lost_jobs import record_stored_bytes
 
 DAY = 20_000 * DAY_S
 

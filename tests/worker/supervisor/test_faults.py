@@ -28,11 +28,11 @@ from worker.supervisor.faults import BACKOFF_S, AttemptFailed, retry_or_fail
 from worker.supervisor.inputs import fetch_state
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.loop import claim_next, work_until_idle
+from worker.supervisor.lost_jobs import requeue_expired
 from worker.supervisor.outputs import store_folder, store_state
 from worker.supervisor.prepare_child import wait_for_child
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
-from worker.supervisor.sweep import requeue_expired
 from worker.supervisor.train import _fetch_state
 from worker.supervisor.visibility import Visibility
 

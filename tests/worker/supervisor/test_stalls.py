@@ -20,9 +20,9 @@ from tests.worker.supervisor.clock import Clock
 from tests.worker.supervisor.conftest import Workshop, attempt_at
 from worker.supervisor.child import Child
 from worker.supervisor.faults import AttemptFailed
+from worker.supervisor.lost_jobs import observe_database, requeue_expired, requeue_own
 from worker.supervisor.node import Node
 from worker.supervisor.scan import scan_next
-from worker.supervisor.sweep import observe_database, requeue_expired, requeue_own
 from worker.supervisor.trainer_monitor import TrainerMonitor
 from worker.supervisor.visibility import Visibility
 

@@ -10,8 +10,8 @@ from api.records import job_queue
 from api.settings import Settings
 from api.spec.lifecycle import Stage
 from tests.factories import a_job, a_project, the_job
+from worker.supervisor.lost_jobs import requeue_own
 from worker.supervisor.node import Node, claim_work_dir
-from worker.supervisor.sweep import requeue_own
 
 
 @pytest.fixture
