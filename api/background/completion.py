@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from api.background import attempts
-from api.background.attempts import MAX_FAULTS, Postponed
+from api.background import postponed
+from api.background.postponed import MAX_FAULTS, Postponed
 from api.context import Caller, Context
 from api.errors import InvalidRequest, Unavailable
 from api.http.completion_writer import ChatWriter, CompletionWriter, ResponseWriter, collect
@@ -74,13 +74,13 @@ async def complete(
     except (SamplerLost, SamplerFailed, TooSlow) as error:
         waited_only = isinstance(error, TooSlow) and not started
         if waited_only or faults + 1 < MAX_FAULTS:
-            raise Postponed(attempts.FAULT_WAIT_S, fault=not waited_only) from error
+            raise Postponed(postponed.FAULT_WAIT_S, fault=not waited_only) from error
         raise
     except Busy as error:
-        raise Postponed(attempts.OUTAGE_WAIT_S) from error
+        raise Postponed(postponed.OUTAGE_WAIT_S) from error
     except Unavailable as error:
         if isinstance(error, NoSamplerAvailable) or type(error) is Unavailable:  # no sampler, or no broker
-            raise Postponed(attempts.OUTAGE_WAIT_S, outage=True) from error
+            raise Postponed(postponed.OUTAGE_WAIT_S, outage=True) from error
         raise
     content = whole.model_dump(mode="json")
     return content, Usage.model_validate(content["usage"])

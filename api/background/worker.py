@@ -17,8 +17,8 @@ from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api.background import attempts
-from api.background.attempts import MAX_FAULTS, Postponed
+from api.background import postponed
+from api.background.postponed import MAX_FAULTS, Postponed
 from api.context import Context
 from api.errors import InsufficientStorage
 from api.infra.beats import ProcessReport, process_name, reporting
@@ -132,8 +132,8 @@ class ItemWorker(ABC, Generic[W, I, R]):
                 if self.stopping.is_set():
                     await self._store(claim, Postponed(0))
                 raise
-            except Postponed as postponed:
-                end = postponed
+            except Postponed as later:
+                end = later
             except Exception as error:
                 end = self._end_after(error, claim)
             if isinstance(end, Postponed) and end.outage:
@@ -146,10 +146,10 @@ class ItemWorker(ABC, Generic[W, I, R]):
         gives its result."""
         if isinstance(error, OUTAGES) or (isinstance(error, SQLAlchemyError) and is_outage(error)):
             log.warning(f"{self.name}_item_waits", error=type(error).__name__)
-            return Postponed(attempts.OUTAGE_WAIT_S, outage=True)
+            return Postponed(postponed.OUTAGE_WAIT_S, outage=True)
         log.exception(f"{self.name}_item_raised")
         if claim.item.faults + 1 < MAX_FAULTS:
-            return Postponed(attempts.FAULT_WAIT_S, fault=True)
+            return Postponed(postponed.FAULT_WAIT_S, fault=True)
         return self.internal_error(claim)
 
     async def _store(self, claim: ItemClaim[W, I], end: R | Postponed) -> None:

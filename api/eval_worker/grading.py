@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from api.background import attempts
-from api.background.attempts import MAX_FAULTS, Postponed
+from api.background import postponed
+from api.background.postponed import MAX_FAULTS, Postponed
 from api.context import Caller, Context
 from api.infra.outside_judges import Unanswered
 from api.infra.preview_process import PreviewFailed
@@ -45,7 +45,7 @@ class NoJudgement(Ungraded):
     """A judge gave no judgement of the item. The run waits for the judge unless the item may be the cause (`fault`)."""
 
     def __init__(self, failure: Unanswered) -> None:
-        super().__init__(attempts.JUDGE_WAIT_S, fault=failure.doubtful, kept={})
+        super().__init__(postponed.JUDGE_WAIT_S, fault=failure.doubtful, kept={})
         self.reason, self.since = failure.message, failure.since
 
 
@@ -53,7 +53,7 @@ class GradingDied(Ungraded):
     """The process that grades ended without a result. Another attempt may have one."""
 
     def __init__(self, kept: JsonObject) -> None:
-        super().__init__(attempts.FAULT_WAIT_S, fault=True, kept=kept)
+        super().__init__(postponed.FAULT_WAIT_S, fault=True, kept=kept)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from api.background.attempts import MAX_FAULTS
 from api.background.lines import LineTooLong, numbered_lines
+from api.background.postponed import MAX_FAULTS
 from api.context import Context
 from api.infra.preview_process import PreviewFailed
 from api.infra.storage import ObjectMissing

@@ -3,7 +3,7 @@
 from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 
-from api.background.attempts import Postponed
+from api.background.postponed import Postponed
 from api.background.worker import ItemWorker
 from api.context import Context
 from api.eval_worker import item, rows

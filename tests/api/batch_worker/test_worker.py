@@ -8,8 +8,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api.background import attempts
-from api.background.attempts import Postponed
+from api.background import postponed
+from api.background.postponed import Postponed
 from api.batch_worker import item, results
 from api.batch_worker.validation import MAX_ERRORS
 from api.batch_worker.worker import BatchWorker
@@ -246,7 +246,7 @@ def test_a_batch_ends_with_its_window(client: TestClient, served: Context) -> No
 
 
 def test_without_a_sampler_requests_wait(client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "OUTAGE_WAIT_S", 600.0)
+    monkeypatch.setattr(postponed, "OUTAGE_WAIT_S", 600.0)
     batch = create(client, *(line(str(number)) for number in range(20)))
     work(served)
     assert retrieve(client, batch)["request_counts"] == {"total": 20, "completed": 0, "failed": 0}
@@ -260,7 +260,7 @@ def test_without_a_sampler_requests_wait(client: TestClient, served: Context, mo
 def test_a_sampler_that_dies_of_a_request_ends_it_at_the_third_time(
     client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
+    monkeypatch.setattr(postponed, "FAULT_WAIT_S", 0.0)
     batch = create(client, line("a"))
     assert len(work(served, ends(type="lost"))) == 3
     (row,) = rows_of(client, retrieve(client, batch)["error_file_id"])
@@ -271,13 +271,13 @@ def test_a_sampler_that_dies_of_a_request_ends_it_at_the_third_time(
 def test_a_request_that_raises_ends_and_an_outage_costs_it_nothing(
     client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raised = iter([StorageUnavailable("away"), *(KeyError("bug") for _ in range(attempts.MAX_FAULTS))])
+    raised = iter([StorageUnavailable("away"), *(KeyError("bug") for _ in range(postponed.MAX_FAULTS))])
 
     async def failing(*_: object) -> None:
         raise next(raised)
 
-    monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
-    monkeypatch.setattr(attempts, "OUTAGE_WAIT_S", 0.0)
+    monkeypatch.setattr(postponed, "FAULT_WAIT_S", 0.0)
+    monkeypatch.setattr(postponed, "OUTAGE_WAIT_S", 0.0)
     monkeypatch.setattr(item, "_body", failing)
     batch = create(client, line("a"))
     work(served)

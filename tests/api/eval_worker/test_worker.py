@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
-from api.background import attempts
+from api.background import postponed
 from api.context import Context
 from api.eval_worker.worker import EvalWorker
 from api.infra.preview_process import PreviewFailed
@@ -346,7 +346,7 @@ def test_a_canceled_run_keeps_its_results_and_a_deleted_one_leaves_nothing(clien
 def test_a_sampler_that_dies_of_an_item_ends_it_at_the_third_time(
     client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
+    monkeypatch.setattr(postponed, "FAULT_WAIT_S", 0.0)
     run = a_run(client, an_eval(client), row("x"), sampled=True)
     assert work(served, ends(type="lost")) == 3
     (item,) = items_of(client, run)
@@ -378,7 +378,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, served: Context, task: str, times: in
 def test_a_process_that_dies_while_it_grades_is_started_again(
     client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch, deaths: int, status: str
 ) -> None:
-    monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
+    monkeypatch.setattr(postponed, "FAULT_WAIT_S", 0.0)
     dying(monkeypatch, served, "grade", deaths)
     run = a_run(client, an_eval(client, SIMILAR), row("x"), sampled=True)
     assert work(served, says("x")) == 1, "the answer of the first attempt is graded"
@@ -487,7 +487,7 @@ def test_a_run_waits_for_a_judge_that_is_away_and_says_so(client: TestClient, se
 def test_a_judge_that_stays_away_for_too_long_is_the_error_of_its_items(
     client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts, "JUDGE_WAIT_S", 0.0)
+    monkeypatch.setattr(postponed, "JUDGE_WAIT_S", 0.0)
     with outside_judge(lambda number, body: Said(status=500)) as server:
         context = judged_by(served, server.settings, judge_wait_s=0.001)
         run = a_run(client, an_eval(client, SCORED), row("a", "a"), row("b", "b"))
@@ -546,7 +546,7 @@ def test_a_run_that_waits_asks_other_items_before_the_one_that_was_not_answered(
 def test_a_judge_that_dies_of_an_item_is_asked_three_times(
     client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts, "JUDGE_WAIT_S", 0.0)
+    monkeypatch.setattr(postponed, "JUDGE_WAIT_S", 0.0)
     run = a_run(client, an_eval(client, SCORED | {"model": "tiny"}), row("", "a"))
     assert work(served, ends(type="lost")) == 3
     (item,) = items_of(client, run)

@@ -1,4 +1,4 @@
-"""Attempts at items that end without a result, and the waits before the next attempts."""
+"""Items that end an attempt without a result, and the waits before their next attempts."""
 
 MAX_FAULTS = 3
 """Number of attempts that may end with a fault. The fault of the last one becomes the item's result."""
