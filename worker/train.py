@@ -14,7 +14,7 @@ import worker.engine.openmp  # noqa: F401  (sets environment variables that torc
 # isort: split
 import torch
 
-from api.estimate.machine import resolve_hardware_auto
+from api.estimate.machine_fields import resolve_hardware_auto
 from api.spec.evaluation import Evaluation
 from api.spec.fields import AUTO
 from api.spec.lifecycle import FailureReason

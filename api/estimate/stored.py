@@ -14,7 +14,7 @@ class StoredWorkload(TypedDict):
 
 
 class StoredPrediction(TypedDict):
-    """JSON of an api.estimate.machine.Prediction."""
+    """JSON of an api.estimate.machine_fields.Prediction."""
 
     precision: str
     gradient_checkpointing: bool

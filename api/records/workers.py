@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Integer, String, Text, and_, delete, exists, 
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
-from api.estimate.machine import Machine
+from api.estimate.machine_fields import Machine
 from api.estimate.stored import Observations
 from api.records.base import Base, UnixTime, db_now
 from api.spec.lifecycle import Stage

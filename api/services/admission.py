@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest
-from api.estimate.machine import may_recompute
+from api.estimate.machine_fields import may_recompute
 from api.estimate.shapes import untrained_experts
 from api.infra import tracker_registry
 from api.records import base_models, evals, events, files, job_metadata, trackings

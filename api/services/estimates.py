@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from api.context import Caller, Context
-from api.estimate.machine import Machine, Prediction, predict, refused_precision, too_large
+from api.estimate.machine_fields import Machine, Prediction, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks, shapes_of, trained_parameters, untrained_experts
 from api.estimate.work import Workload
 from api.records import jobs, workers

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from api.estimate.machine import resolve_hardware_auto
+from api.estimate.machine_fields import resolve_hardware_auto
 from benchmarks.relations.rows import Row
 from benchmarks.relations.runs import fill_run_folder
 from worker.engine.generation.rollout_sampler import RolloutSampler

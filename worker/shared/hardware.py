@@ -8,7 +8,7 @@ from typing import TypedDict
 
 import psutil
 
-from api.estimate.machine import Machine
+from api.estimate.machine_fields import Machine
 from api.estimate.stored import Observations
 from worker.shared import cgroup, gpus
 

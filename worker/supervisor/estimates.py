@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from api.estimate.machine import Machine, predict, refused_precision, too_large
+from api.estimate.machine_fields import Machine, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks
 from api.estimate.speed import with_job
 from api.estimate.stored import Observation, StoredEstimate, StoredWorkload

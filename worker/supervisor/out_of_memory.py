@@ -1,7 +1,7 @@
 """The response to an attempt that ran out of memory: the next attempt uses less memory
 (worker.shared.memory_overrides)."""
 
-from api.estimate.machine import HALVINGS, Machine, may_recompute, with_less_memory
+from api.estimate.machine_fields import HALVINGS, Machine, may_recompute, with_less_memory
 from api.estimate.stored import StoredEstimate
 from api.records import events, jobs
 from api.records.jobs import Job

@@ -4,7 +4,7 @@ import json
 import signal
 from pathlib import Path
 
-from api.estimate.machine import Machine, predict, refused_precision, resolve_hardware_auto
+from api.estimate.machine_fields import Machine, predict, refused_precision, resolve_hardware_auto
 from api.estimate.stored import StoredEstimate
 from api.records import events, jobs, trackings
 from api.records.base import db_now

@@ -6,7 +6,7 @@ import pytest
 
 from api.estimate import memory
 from api.estimate.activations import ExecutionPlan
-from api.estimate.machine import Machine, predict, too_large
+from api.estimate.machine_fields import Machine, predict, too_large
 from api.estimate.memory import MemoryParts, largest_batch, peak_memory
 from api.estimate.sampling import key_value_bytes
 from api.estimate.work import Base, Workload

@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 
 from api.estimate.activations import ExecutionPlan
-from api.estimate.machine import Machine, predict
+from api.estimate.machine_fields import Machine, predict
 from api.estimate.sampling import SamplingPlan, sampling_plan
 from api.estimate.shapes import matrices, shapes_of
 from api.estimate.work import Workload

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from api.estimate.machine import Machine
+from api.estimate.machine_fields import Machine
 from api.spec.artifacts import SavedState
 from api.spec.recipe import Recipe
 from api.spec.resolve import with_hardware
-from tests.api.estimate.test_machine import FACTS, a_recipe
+from tests.api.estimate.test_machine_fields import FACTS, a_recipe
 from worker.supervisor import train
 
 SCARCE, ROOMY = (Machine(gpu=False, bfloat16=True, memory_bytes=memory) for memory in (2**29, 2**36))

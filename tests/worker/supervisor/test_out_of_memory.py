@@ -7,12 +7,12 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import update
 
-from api.estimate.machine import Machine
+from api.estimate.machine_fields import Machine
 from api.estimate.stored import StoredEstimate, StoredPrediction
 from api.records.jobs import Job
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
-from tests.api.estimate.test_machine import a_recipe
+from tests.api.estimate.test_machine_fields import a_recipe
 from tests.worker.supervisor.conftest import Workshop
 from worker.supervisor import train
 from worker.supervisor.out_of_memory import killed_for_memory

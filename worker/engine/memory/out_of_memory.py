@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from api.estimate.machine import HALVINGS
+from api.estimate.machine_fields import HALVINGS
 from api.spec.lifecycle import FailureReason
 from worker.engine.errors import TrainingError, is_out_of_memory
 from worker.engine.model.trainable import TrainableModel

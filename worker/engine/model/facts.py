@@ -1,4 +1,4 @@
-"""Facts of a base model for the prediction of memory (api.estimate.machine), read without a server and without
+"""Facts of a base model for the prediction of memory (api.estimate.machine_fields), read without a server and without
 torch."""
 
 import json

@@ -6,7 +6,7 @@ from typing import Any, cast, get_args
 
 import pytest
 
-from api.estimate.machine import (
+from api.estimate.machine_fields import (
     COMFORTABLE_SHARE,
     LESS,
     Machine,
