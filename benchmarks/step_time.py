@@ -19,7 +19,7 @@ from worker.engine.determinism import use_deterministic_algorithms
 from worker.engine.loop import Loop
 from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
-from worker.engine.training_state import Progress
+from worker.engine.saving.training_state import Progress
 from worker.methods import METHODS, MethodContext
 from worker.shared.arrays import Rows
 

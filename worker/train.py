@@ -35,7 +35,7 @@ from worker.engine.publish.fresh_process import fork_scorer
 from worker.engine.publish.gguf import require_exportable
 from worker.engine.publish.publish import publish
 from worker.engine.reference_pass import compute_references
-from worker.engine.training_state import Progress, load_references
+from worker.engine.saving.training_state import Progress, load_references
 from worker.methods import METHODS, MethodContext, Objective
 from worker.shared import memory_overrides
 from worker.shared.counts import workload

@@ -71,7 +71,7 @@ def with_hardware(stored: Mapping[str, object], resolved: ResolvedRecipe) -> dic
     """Return the stored recipe with the fields that the hardware determines.
 
     The other fields stay byte for byte as the release that accepted the job wrote them, because saved states are
-    identified by these bytes (worker.engine.identity).
+    identified by these bytes (worker.engine.saving.identity).
     """
     hardware = resolved.model_dump(mode="json", include={*HARDWARE_FIELDS, "precision"})
     return {**stored, **hardware}

@@ -15,7 +15,7 @@ from benchmarks.gpu.rows import random_rows, recipe_for
 from worker.engine.loop import Loop
 from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
-from worker.engine.training_state import Progress
+from worker.engine.saving.training_state import Progress
 from worker.methods import METHODS, MethodContext
 
 TECHNIQUES = ("lora", "qlora", "dora", "full")

@@ -34,7 +34,7 @@ from worker.engine.model.load import load_trainable
 from worker.engine.model.temporary_merge import merged_adapters
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.optimizer import adamw, clipped_step
-from worker.engine.training_state import Progress
+from worker.engine.saving.training_state import Progress
 from worker.methods import METHODS, MethodContext
 from worker.shared.arrays import Rows
 from worker.supervisor.node import LIBRARIES

@@ -13,11 +13,8 @@ from api.spec.evaluation import Evaluation
 from api.spec.fields import AUTO
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.background import Background
-from worker.engine.checkpoints import Checkpoints
 from worker.engine.data import Data
 from worker.engine.errors import TrainingError
-from worker.engine.identity import matches_recipe, recipe_digest
 from worker.engine.interruptible import interruptible
 from worker.engine.loop import StepResult, has_diverged
 from worker.engine.memory.out_of_memory import retry_with_smaller_batch
@@ -25,7 +22,10 @@ from worker.engine.objective import EvaluationMetrics, Objective
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.markdown import extend
 from worker.engine.publish.provenance import origin_of
-from worker.engine.training_state import (
+from worker.engine.saving.background import Background
+from worker.engine.saving.checkpoints import Checkpoints
+from worker.engine.saving.identity import matches_recipe, recipe_digest
+from worker.engine.saving.training_state import (
     Progress,
     begin_state,
     load_state,

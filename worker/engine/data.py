@@ -12,8 +12,8 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.errors import TrainingError
 from worker.engine.memory.out_of_memory import retry_with_smaller_batch
-from worker.engine.model.batches import rows_of_steps
 from worker.engine.objective import Floats, Objective
+from worker.engine.row_order import rows_of_steps
 from worker.rows.tokenize_rows import TokenizerWrapper
 from worker.shared.arrays import Rows, load_rows, split
 

@@ -11,11 +11,11 @@ import torch
 from api.spec.resolve import ResolvedRecipe
 from worker.engine import failpoint
 from worker.engine.memory.out_of_memory import retry_with_smaller_batch
-from worker.engine.model.batches import rows_of_step
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import Metrics, Objective, accumulate, as_floats
 from worker.engine.optimizer import clipped_step, learning_rate
-from worker.engine.training_state import Progress
+from worker.engine.row_order import rows_of_step
+from worker.engine.saving.training_state import Progress
 from worker.shared.arrays import Rows
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from worker.engine.data import Data
-from worker.engine.identity import recipe_digest
 from worker.engine.interruptible import interruptible
 from worker.engine.objective import Objective
-from worker.engine.training_state import Progress, begin_state, save_references, saved_progress
+from worker.engine.saving.identity import recipe_digest
+from worker.engine.saving.training_state import Progress, begin_state, save_references, saved_progress
 from worker.shared.judgements import Interrupted
 from worker.shared.pipe import Pipe
 from worker.shared.reports import StateReport

@@ -12,8 +12,8 @@ import pytest
 from tests.worker.recorder import adapter, attempt_after, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine.errors import TrainingError
-from worker.engine.identity import recipe_digest
-from worker.engine.training_state import load_state
+from worker.engine.saving.identity import recipe_digest
+from worker.engine.saving.training_state import load_state
 
 
 def _run(folder: Path, base: Path, *, precision: str = "float32", **technique: Any) -> Path:

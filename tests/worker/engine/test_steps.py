@@ -13,9 +13,10 @@ from api.spec.recipe import Recipe
 from api.spec.resolve import ResolvedRecipe, resolve
 from api.spec.techniques.ia3 import Ia3
 from worker.engine.model import head
-from worker.engine.model.batches import Layout, plan, rows_of_step, rows_of_steps
+from worker.engine.model.batches import Layout, plan
 from worker.engine.model.head import Scoring, TokenScores, score, token_scores
 from worker.engine.optimizer import adamw, clipped_step, learning_rate
+from worker.engine.row_order import rows_of_step, rows_of_steps
 
 LEARNS_ENTROPIES = Scoring(temperature=2.0, entropies=True, learns_entropies=True)
 

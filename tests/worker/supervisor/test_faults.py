@@ -21,7 +21,7 @@ from api.spec.lifecycle import FAILURES, FailureReason, JobStatus, Stage
 from tests.end_to_end.jobs import wait_until
 from tests.factories import error_of
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop, attempt_at
-from worker.engine.atomic_folder import atomic_folder
+from worker.engine.saving.atomic_folder import atomic_folder
 from worker.shared.reports import MetricsReport
 from worker.supervisor.child import Child
 from worker.supervisor.faults import BACKOFF_S, AttemptFailed, retry_or_fail

@@ -1,9 +1,8 @@
-"""The examples of each step, and their layout in micro-batches with a budget of tokens."""
+"""The layout of rows in micro-batches with a budget of tokens."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from api.spec.resolve import ResolvedRecipe
 from worker.engine.model.attention import Segments, sent
 from worker.shared.arrays import Rows
 
@@ -90,26 +88,6 @@ class MicroBatch:
         """Return [R * width]: the number of supervised tokens of each sequence, at least 1 so that it can be a
         divisor."""
         return self.sums(torch.ones_like(self.weights)).clamp(min=1)
-
-
-def rows_of_step(count: int, batch_size: int, step: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return the rows of optimizer step 1, 2, … Each epoch has its own permutation of the rows, and each step takes the
-    next `batch_size` rows of it. The last step of an epoch may have fewer."""
-    steps_per_epoch = math.ceil(count / batch_size)
-    epoch, index = divmod(step - 1, steps_per_epoch)
-    return _permutation(count, seed, epoch)[index * batch_size : (index + 1) * batch_size]
-
-
-def rows_of_steps(count: int, recipe: ResolvedRecipe) -> npt.NDArray[np.int64]:
-    """Return the rows that the recipe's steps train on, each once, ascending."""
-    if recipe.total_steps * recipe.batch_size >= count:
-        return np.arange(count)
-    return np.sort(_permutation(count, recipe.seed, 0)[: recipe.total_steps * recipe.batch_size])
-
-
-@lru_cache(maxsize=2)
-def _permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
 
 
 def total_weight(rows: Rows) -> float:

@@ -7,7 +7,6 @@ from pathlib import Path
 from api.spec.manifest import Provenance
 from api.spec.resolve import ResolvedRecipe
 from api.spec.scoring import ModelFiles, ScoringRequest
-from worker.engine.atomic_folder import atomic_folder, write_manifest
 from worker.engine.data import Data
 from worker.engine.memory.heap import trim_heap
 from worker.engine.publish.card import TrainingSummary
@@ -34,6 +33,7 @@ from worker.engine.publish.parity import (
     tolerance_elsewhere,
 )
 from worker.engine.publish.provenance import provenance
+from worker.engine.saving.atomic_folder import atomic_folder, write_manifest
 from worker.methods import Objective
 from worker.shared.arrays import Rows
 from worker.shared.pipe import Pipe

@@ -20,8 +20,8 @@ from tests.hostile import CATASTROPHIC
 from tests.tiny_models import make_model
 from tests.worker.recorder import train_here
 from tests.worker.run_folders import make_run, random_rows
-from worker.engine.atomic_folder import write_manifest
 from worker.engine.publish.outputs import reply_to
+from worker.engine.saving.atomic_folder import write_manifest
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -5,13 +5,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.atomic_folder import atomic_folder, keep_newest
-from worker.engine.background import Background
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
 from worker.engine.publish.provenance import provenance
-from worker.engine.training_state import Progress
+from worker.engine.saving.atomic_folder import atomic_folder, keep_newest
+from worker.engine.saving.background import Background
+from worker.engine.saving.training_state import Progress
 from worker.shared.kept_checkpoints import KEPT_CHECKPOINTS
 from worker.shared.pipe import Pipe
 from worker.shared.reports import CheckpointReport, Metrics, PhaseReport

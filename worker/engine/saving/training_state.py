@@ -21,8 +21,8 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from worker.engine.atomic_folder import atomic_folder, keep_newest, verify_manifest
 from worker.engine.publish.markdown import Point
+from worker.engine.saving.atomic_folder import atomic_folder, keep_newest, verify_manifest
 from worker.shared.reports import Metrics
 
 KEPT_STATES = 2

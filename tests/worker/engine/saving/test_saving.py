@@ -8,10 +8,11 @@ import pytest
 
 from tests.worker.recorder import Recorder, adapter, attempt_after, train_here
 from tests.worker.run_folders import make_run, random_rows
-from worker.engine import atomic_folder, callbacks
-from worker.engine.atomic_folder import write_manifest
-from worker.engine.background import Background
-from worker.engine.training_state import begin_state
+from worker.engine import callbacks
+from worker.engine.saving import atomic_folder
+from worker.engine.saving.atomic_folder import write_manifest
+from worker.engine.saving.background import Background
+from worker.engine.saving.training_state import begin_state
 
 EPOCHS = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 4}}}
 """Three epochs of 3 steps."""
