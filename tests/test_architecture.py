@@ -216,6 +216,13 @@ def test_no_shell_is_started() -> None:
             assert not (isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.system", "os.popen"}), module
 
 
+@pytest.mark.parametrize(("folder", "most"), [("api", 8), ("worker/engine", 15)])
+def test_the_top_of_a_folder_stays_small(folder: str, most: int) -> None:
+    """Who looks for something reads these names first: what belongs together gets a wing of its own."""
+    names = sorted(path.name for path in (ROOT / folder).glob("*.py"))
+    assert 0 < len(names) <= most, names
+
+
 def test_migrations_form_one_line() -> None:
     """Two migrations after the same one leave Alembic without a newest schema."""
     files = sorted((ROOT / "migrations" / "versions").glob("[0-9]*.py"))
