@@ -22,6 +22,7 @@ from api.records.eval_items import EvalItemClaim, Use
 from api.services import judges
 from api.services.judges import JudgeAway
 from api.spec.evals.criteria import Criterion, ScoreModelCriterion, passes
+from api.spec.evals.status import ItemStatus
 from api.spec.fields import JsonObject
 from api.spec.graders.base import Case, GradingError
 from api.spec.graders.grade import grade
@@ -95,6 +96,18 @@ async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[C
             given = grade(criterion, case.text, case.item, tools=case.tools)
             outcomes[criterion.name] = _outcome(criterion, given.reward, given.errors.first, given.metadata.details)
     return [outcomes[criterion.name] for criterion in criteria]
+
+
+def status_of(outcomes: Sequence[Outcome]) -> ItemStatus:
+    kinds = {outcome.kind for outcome in outcomes}
+    if "errored" in kinds:
+        return ItemStatus.ERRORED
+    return ItemStatus.FAILED if "failed" in kinds else ItemStatus.PASSED
+
+
+def judges_answered(outcomes: Sequence[Outcome]) -> bool:
+    away = any(outcome.error is not None and outcome.error["code"] == JudgeAway.code for outcome in outcomes)
+    return not away and any(outcome.uses for outcome in outcomes)
 
 
 async def _judged(

@@ -11,10 +11,9 @@ from pydantic import TypeAdapter
 from api.background.completion import CHAT, complete, validated
 from api.context import Caller, Context
 from api.errors import ServiceError
-from api.eval_worker.grading import NoJudgement, Outcome, Ungraded, grades_of
+from api.eval_worker.grading import NoJudgement, Ungraded, grades_of, judges_answered, status_of
 from api.records.eval_items import EvalItemClaim, Graded, Use
 from api.records.evals import Eval
-from api.services.judges import JudgeAway
 from api.spec.evals.criteria import Criterion
 from api.spec.evals.run_source import CompletionsSource, EvalRow, RunSource
 from api.spec.evals.status import ItemStatus
@@ -95,20 +94,8 @@ async def grade_item(context: Context, claim: EvalItemClaim) -> Graded:
         {outcome.name: outcome.kind for outcome in outcomes},
         {"results": [outcome.result() for outcome in outcomes], "sample": answer.sample()},
         (*uses, *(use for outcome in outcomes for use in outcome.uses)),
-        judges_answered=_judges_answered(outcomes),
+        judges_answered=judges_answered(outcomes),
     )
-
-
-def status_of(outcomes: Sequence[Outcome]) -> ItemStatus:
-    kinds = {outcome.kind for outcome in outcomes}
-    if "errored" in kinds:
-        return ItemStatus.ERRORED
-    return ItemStatus.FAILED if "failed" in kinds else ItemStatus.PASSED
-
-
-def _judges_answered(outcomes: Sequence[Outcome]) -> bool:
-    away = any(outcome.error is not None and outcome.error["code"] == JudgeAway.code for outcome in outcomes)
-    return not away and any(outcome.uses for outcome in outcomes)
 
 
 def _criteria(context: Context, eval_id: str) -> list[JsonObject]:
