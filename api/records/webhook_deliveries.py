@@ -4,6 +4,8 @@ A delivery's row is written in the transaction that ends the job, batch or run o
 deliverer first moves `due_at` into the future: if it dies, another deliverer takes the delivery at that time.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import ForeignKey, Integer, String, Text, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -13,9 +15,6 @@ from api.records.webhooks import Webhook
 from api.spec.ids import new_id
 
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
-
-BACK_OFF_S = (30, 120, 600, 1800, 7200, 18_000, 36_000, 36_000)
-"""Seconds to wait after the first, second, … failed attempt. The delivery fails with the eighth failed attempt."""
 
 
 class Delivery(Base):
@@ -83,11 +82,12 @@ def any_due(session: Session) -> bool:
     return session.scalar(select(Delivery.id).where(Delivery.due_at <= db_now()).limit(1)) is not None
 
 
-def lease_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, list[str]]]:
+def lease_due(session: Session, limit: int, waits_s: Sequence[float]) -> list[tuple[Delivery, Webhook, list[str]]]:
     """Take up to `limit` due deliveries. Return each with its webhook and the secrets to sign it with.
 
     The projects take turns, so that a project whose endpoints do not answer delays the others little. The caller holds
-    a delivery until `due_at`, which moves to the time of the next attempt.
+    a delivery until `due_at`, which moves to the time of the next attempt. `waits_s`: seconds between the first,
+    second, … attempt and the next one; the last of them also holds for later attempts.
     """
     turn = func.row_number().over(partition_by=Webhook.project_id, order_by=Delivery.due_at).label("turn")
     due = select(Delivery.id, turn).join(Webhook).where(Delivery.due_at <= db_now()).subquery()
@@ -106,19 +106,22 @@ def lease_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, lis
     ]
     for delivery, _, _ in taken:
         delivery.attempts += 1
-        delivery.due_at = db_now() + BACK_OFF_S[min(delivery.attempts, len(BACK_OFF_S)) - 1]
+        delivery.due_at = db_now() + waits_s[min(delivery.attempts, len(waits_s)) - 1]
     session.flush()
     for delivery, _, _ in taken:
         session.refresh(delivery)
     return taken
 
 
-def record_attempt(session: Session, delivery_id: str, *, attempt: int, status: int | None, error: str | None) -> None:
-    """Record the result of an attempt, unless a later attempt has begun. `error` is None after a success."""
+def record_attempt(
+    session: Session, delivery_id: str, *, attempt: int, last: bool, status: int | None, error: str | None
+) -> None:
+    """Record the result of an attempt, unless a later attempt has begun. `last`: the delivery fails if this attempt
+    does. `error` is None after a success."""
     values: dict[str, object] = {"last_status": status, "last_error": error}
     if error is None:
         values |= {"status": DELIVERED, "due_at": None, "ended_at": db_now()}
-    elif attempt >= len(BACK_OFF_S):
+    elif last:
         values |= {"status": FAILED, "due_at": None, "ended_at": db_now()}
     session.execute(update(Delivery).where(Delivery.id == delivery_id, Delivery.attempts == attempt).values(**values))
 

@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 
 BATCH = 16
 """Deliveries that are sent at the same time."""
+BACK_OFF_S = (30, 120, 600, 1800, 7200, 18_000, 36_000, 36_000)
+"""Seconds to wait after the first, second, … failed attempt. The delivery fails with the eighth failed attempt."""
 
 
 class WebhookSender:
@@ -36,12 +38,14 @@ def deliver_due(context: Context) -> int:
         if not webhook_deliveries.any_due(session):
             return 0
     with context.database.write() as session:
-        due = webhook_deliveries.lease_due(session, BATCH)
+        due = webhook_deliveries.lease_due(session, BATCH, BACK_OFF_S)
     results = asyncio.run(_deliver_all(context, due))
     with context.database.write() as session:
         for (delivery, _, _), (status, error) in zip(due, results, strict=True):
+            attempt = delivery.attempts
+            last = attempt >= len(BACK_OFF_S)
             webhook_deliveries.record_attempt(
-                session, delivery.id, attempt=delivery.attempts, status=status, error=error
+                session, delivery.id, attempt=attempt, last=last, status=status, error=error
             )
     return len(due)
 

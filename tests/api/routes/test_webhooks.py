@@ -12,13 +12,13 @@ from api.context import Context
 from api.main import create_app
 from api.records import jobs, webhook_deliveries
 from api.records.base import db_now
-from api.records.webhook_deliveries import BACK_OFF_S, Delivery
+from api.records.webhook_deliveries import Delivery
 from api.records.webhooks import Webhook
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
 from tests.factories import a_job, a_project
 from tests.receiver import Receiver, receiving
-from worker.delivery.webhooks import deliver_due
+from worker.delivery.webhooks import BACK_OFF_S, deliver_due
 
 PATH = "/v1/webhook_endpoints"
 ALL = [f"fine_tuning.job.{end}" for end in ("succeeded", "failed", "cancelled")]
@@ -161,7 +161,7 @@ def test_a_delivery_whose_worker_died_is_taken_up_by_another(
     register(client, receiver.url)
     end_a_job(served)
     with served.database.write() as session:
-        assert len(webhook_deliveries.lease_due(session, 16)) == 1
+        assert len(webhook_deliveries.lease_due(session, 16, BACK_OFF_S)) == 1
     assert deliver_due(served) == 0
     make_due(served)
     assert deliver_due(served) == 1
