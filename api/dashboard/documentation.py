@@ -5,6 +5,7 @@ Anchors of headings equal those of the site that `make site` builds.
 
 import posixpath
 import re
+import threading
 import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +14,20 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+import anyio
 from fastapi import FastAPI
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from api.dashboard.document_search import Passage, passages, plain, search
 from api.dashboard.reference import pages as reference_pages
-from api.dashboard.shell import page_of, theme_of
+from api.dashboard.shell import Page, page_of, theme_of
+from api.errors import TooManyRequests
 from api.services.project_limits import RequestRate
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +39,8 @@ REFERENCE = ("endpoints", "objects")
 """Pages that are generated from the OpenAPI document."""
 SEARCHES_PER_S = 2
 """Rate limit of searches from one address, which need no key and take milliseconds of a thread."""
+THREADS = 2
+"""Number of threads that show pages and search, besides those of requests to the API."""
 OWN_BY_SECTION = ("metrics",)
 """Pages where a name has another meaning in each section. Their anchors of names begin with the section's."""
 
@@ -62,28 +69,58 @@ Navigation = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
 def install(app: FastAPI) -> None:
     """Add the pages to the app."""
-    documents: dict[str, Document] = {}
-    searches = RequestRate(SEARCHES_PER_S, "one address", burst_s=10)
-
-    def document(name: str) -> Document:
-        if name not in documents:
-            documents[name] = render(name, _text(app, name))
-        return documents[name]
-
-    def show(request: Request) -> Response:
-        name, query = request.path_params.get("name", "index"), request.query_params.get("q", "")
-        values: dict[str, object] = {"name": name, "query": query, "navigation": navigation(), "address": address}
-        if query.strip():
-            searches.take(request.client.host if request.client else "")
-            results = search({each: document(each).passages for each in titles()}, query)
-            values |= {"name": None, "results": results, "titles": titles()}
-        elif name in titles():
-            values["document"] = document(name)
-        status = 200 if query.strip() or name in titles() else 404
-        return page_of("document.html", theme_of(request), status=status, **values).answer(request)
-
+    compressed = [Middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)]
+    show = Reading(app).show
     for path in ("/docs", "/docs/{name:path}"):
-        app.router.routes.append(Route(path, show, include_in_schema=False))
+        app.router.routes.append(Route(path, show, include_in_schema=False, middleware=compressed))
+
+
+class Reading:
+    """The documentation of an app for its readers. They need no key, so they share a few threads, which are none of
+    those that requests to the API use. Each page is rendered once."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._searches = RequestRate(SEARCHES_PER_S, "one address", burst_s=10)
+        self._threads = anyio.CapacityLimiter(THREADS)
+        self._documents: dict[str, Document] = {}
+        self._rendering = threading.Lock()
+        self._pages: dict[tuple[str, str | None], Page] = {}
+        """{(name of a page, theme): the finished page}."""
+
+    async def show(self, request: Request) -> Response:
+        return await anyio.to_thread.run_sync(self._answer, request, limiter=self._threads)
+
+    def _answer(self, request: Request) -> Response:
+        theme, query = theme_of(request), request.query_params.get("q", "")
+        if not query.strip():
+            return self._page(request.path_params.get("name", "index"), theme).answer(request)
+        try:
+            self._searches.take(request.client.host if request.client else "")
+        except TooManyRequests as refusal:
+            response = _framed(theme, status=refusal.status, query=query, refusal=refusal.message).answer(request)
+            response.headers.update(refusal.headers)
+            return response
+        results = search({name: self._document(name).passages for name in titles()}, query)
+        return _framed(theme, query=query, results=results, titles=titles()).answer(request)
+
+    def _page(self, name: str, theme: str | None) -> Page:
+        if name not in titles():
+            return _framed(theme, status=404, name=name)
+        if (name, theme) not in self._pages:
+            self._pages[name, theme] = _framed(theme, name=name, document=self._document(name))
+        return self._pages[name, theme]
+
+    def _document(self, name: str) -> Document:
+        with self._rendering:  # the first readers after a start would otherwise each render the same pages
+            if name not in self._documents:
+                self._documents[name] = render(name, _text(self._app, name))
+            return self._documents[name]
+
+
+def _framed(theme: str | None, *, status: int = 200, **values: object) -> Page:
+    """Return a page of the documentation. `values`: of the template."""
+    return page_of("document.html", theme, status=status, navigation=navigation(), address=address, **values)
 
 
 def is_document(path: str) -> bool:

@@ -1,12 +1,18 @@
 """The documentation as the API serves it, at /docs."""
 
+import asyncio
 import re
+import threading
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from html import unescape
 from pathlib import Path
 
+import anyio
+import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.dashboard import documentation
@@ -105,9 +111,42 @@ def test_searches_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     app = create_app(Settings(data_dir=tmp_path))
     reader = TestClient(app, raise_server_exceptions=False)
     assert reader.get("/docs?q=guide").status_code == 200
-    assert reader.get("/docs?q=guide").json()["error"]["code"] == "rate_limit_exceeded"
+    refused = reader.get("/docs?q=guide")
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) > 0
+    assert f"retry in {refused.headers['retry-after']} s" in results(refused.text)
     assert reader.get("/docs").status_code == 200
     app.state.context.database.dispose()
+
+
+def threads_in_use() -> int:
+    """Return how many of the threads that requests share are in use. Call it on the event loop."""
+    return anyio.to_thread.current_default_thread_limiter().borrowed_tokens
+
+
+def test_the_first_readers_render_a_page_once_and_take_no_thread_of_the_api(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = threading.Barrier(2)
+    of_the_api: list[int] = []
+
+    def render(name: str, text: str) -> documentation.Document:
+        of_the_api.append(anyio.from_thread.run_sync(threads_in_use))
+        with suppress(threading.BrokenBarrierError):
+            met.wait(0.2)  # time for a second reader to begin as well
+        return documentation.Document(name, "", (), ())
+
+    async def read_at_once(app: FastAPI) -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as reader:
+            return await asyncio.gather(*(reader.get("/docs") for _ in range(4)))
+
+    monkeypatch.setattr(documentation, "render", render)
+    app = create_app(Settings(data_dir=tmp_path))
+    answers = asyncio.run(read_at_once(app))
+    app.state.context.database.dispose()
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert of_the_api == [0]
+    assert {answer.headers["content-encoding"] for answer in answers} == {"gzip"}
 
 
 def results(html: str) -> str:
