@@ -27,7 +27,7 @@ processes, under the same limits and in the same fair order for every key."""
 SESSION, LINKS = "/session", "/session/links"
 """Paths of the dashboard's sign-out (DELETE) and of links that sign a browser in (POST). A read-only key may send
 both."""
-SIGN_INS = (SESSION, f"{LINKS}/spend")
+SIGN_INS = (SESSION, f"{LINKS}/describe", f"{LINKS}/spend")
 """Paths of the dashboard's sign-in (POST), by key and by link, which are public."""
 KEY_THREADS = 8
 """Number of threads reserved for looking up keys, so that authentication never waits for the work of other requests."""

@@ -2,7 +2,7 @@
 
 import secrets
 
-from sqlalchemy import ForeignKey, String, delete, or_, select
+from sqlalchemy import Connection, ForeignKey, String, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records import keys
@@ -35,3 +35,9 @@ def spend(session: Session, token: str) -> str | None:
     spent = delete(SignInLink).where(SignInLink.sha256 == keys.hash_of(token), SignInLink.expires_at > db_now())
     key_id = session.scalar(spent.returning(SignInLink.key_id))
     return session.scalar(select(Key.id).where(Key.id == key_id, *keys.LIVE))
+
+
+def find(connection: Connection | Session, token: str) -> str | None:
+    """Return the id of a link's key, and leave the link unspent; None if `spend` would return None."""
+    link = select(SignInLink.key_id).where(SignInLink.sha256 == keys.hash_of(token), SignInLink.expires_at > db_now())
+    return connection.scalar(select(Key.id).where(Key.id == link.scalar_subquery(), *keys.LIVE))

@@ -25,6 +25,15 @@ def sign_in(body: SignIn, request: Request, response: Response, context: Ctx) ->
     return SessionObject.of(signed_in)
 
 
+@router.post("/links/describe")
+def describe_link(body: LinkToken, request: Request, context: Ctx) -> SessionObject:
+    """Return what a link would sign in to. The dashboard shows it before somebody signs in, since anybody can send
+    links."""
+    session_cookie.require_own_page(request.scope)
+    _take_attempt(request)
+    return SessionObject.of(sessions.describe_link(context, body.token))
+
+
 @router.post("/links/spend")
 def sign_in_by_link(body: LinkToken, request: Request, response: Response, context: Ctx) -> SessionObject:
     """Exchange the token of a link for a cookie. Only the dashboard's own page may, so that no other page signs its

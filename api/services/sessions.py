@@ -14,6 +14,11 @@ class LinkSpent(Unauthorized):
     code = "sign_in_link_spent"
     param = "token"
 
+    def __init__(self) -> None:
+        super().__init__(
+            "This link was used before, has expired, or was replaced by a newer one: run `attune open` for another"
+        )
+
 
 @dataclass(frozen=True)
 class SignedIn:
@@ -52,6 +57,18 @@ def create_link(context: Context, key_id: str) -> tuple[str, float]:
     return f"/sign-in#token={token}", expires_at
 
 
+def describe_link(context: Context, token: str) -> SignedIn:
+    """Return a description of the key that a link signs in with, and of its project. The link remains valid.
+
+    Raise LinkSpent as `sign_in_by_link` does.
+    """
+    with context.database.connect() as connection:
+        key_id = sign_in_links.find(connection, token)
+    if key_id is None:
+        raise LinkSpent
+    return _describe(context, key_id)
+
+
 def sign_in_by_link(context: Context, token: str) -> tuple[str, SignedIn]:
     """Spend a link. Return the token of a new session, and a description of the key and its project.
 
@@ -61,9 +78,7 @@ def sign_in_by_link(context: Context, token: str) -> tuple[str, SignedIn]:
         key_id = sign_in_links.spend(session, token)
         session_token = sessions.create(session, key_id, context.settings.session_s) if key_id else None
     if key_id is None or session_token is None:
-        raise LinkSpent(
-            "This link was used before, has expired, or was replaced by a newer one: run `attune open` for another"
-        )
+        raise LinkSpent
     return session_token, _describe(context, key_id)
 
 

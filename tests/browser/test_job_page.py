@@ -128,15 +128,18 @@ def test_a_link_signs_in_once_and_shows_its_page(browser: Browser, server: Serve
     with Client(f"{address}/v1", plain) as client:
         link = create_link(client, f"jobs/{job_id}")["url"]
         page.goto(link)
+        expect(page.get_by_role("dialog")).to_contain_text("with the key test of project default.")
+        assert visitor.context.request.get("/session").status == 401
+        page.get_by_role("button", name="Sign in").click()
         expect(page.get_by_role("heading", name=job_id)).to_be_visible()
         assert page.url == f"{address}/jobs/{job_id}"
         assert all("token" not in url.partition("#")[0] for url in visitor.requests)
 
         page.goto("about:blank")
-        page.goto(link)
-        expect(page.get_by_role("dialog")).to_contain_text("signed in to project default with the key test")
-        page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("alert")).to_contain_text("was used before")
+        page.goto(create_link(client, f"jobs/{job_id}")["url"])
+        expect(page.get_by_role("dialog")).to_contain_text("You are signed in to project default with the key test.")
+        page.get_by_role("button", name="Not now").click()
+        expect(page.get_by_role("heading", name=job_id)).to_be_visible()
         visitor.context.clear_cookies()
         page.goto("about:blank")
         page.goto(link)

@@ -36,15 +36,21 @@ export function askForKey(main, reason = "") {
   });
 }
 
-/** Spend the link in the address, and go to the page that it names. Somebody who is signed in is asked before. */
+/**
+ * Sign in by the link in the address, once the person agrees, and go to the page that it names. Anybody can send links,
+ * so the person is asked whoever is signed in: a stranger's would lead into the stranger's project.
+ */
 export async function followLink(main) {
   const given = new URLSearchParams(location.hash.slice(1)), token = given.get("token");
   history.replaceState(null, "", new URL(given.get("page") ?? "/", location.origin).pathname); // the token leaves the history
   if (!token) return;
   const session = await fetch("/session").catch(() => null), now = session?.ok && await session.json();
-  if (now && !await confirm("Sign in by this link?", `You are signed in to project ${now.project} with the key ${now.key.name}.`, "Sign in", { loses: false })) return;
   try {
-    await post("/session/links/spend", { token });
+    const { project, key } = await post("/session/links/describe", { token });
+    const link = `The link signs this browser in with the key ${key.name} of project ${project}.`;
+    const current = now ? ` You are signed in to project ${now.project} with the key ${now.key.name}.` : "";
+    const agreed = await confirm(`Sign in to project ${project}?`, `${link}${current} Sign in only if you made the link yourself, as attune open does.`, "Sign in", { loses: false });
+    if (agreed) await post("/session/links/spend", { token });
   } catch (error) {
     if (now) toast(error.message, "bad");
     else await askForKey(main, error.message);

@@ -148,6 +148,20 @@ def test_a_link_signs_one_browser_in_once(app: FastAPI, browser: TestClient) -> 
     assert spend(TestClient(app), token) == (401, "sign_in_link_spent")
 
 
+def test_a_link_tells_its_project_and_key_before_it_is_spent(app: FastAPI, browser: TestClient) -> None:
+    token = a_link(client_of(app, "other", scope="read"))
+
+    def described(token: str, headers: dict[str, str] = OWN) -> tuple[int, str]:
+        answer = browser.post("/session/links/describe", json={"token": token}, headers=headers)
+        return answer.status_code, answer.json().get("project") or answer.json()["error"]["code"]
+
+    assert described(token, {"origin": "https://elsewhere.example"}) == (403, "foreign_origin")
+    assert described(token) == described(token) == (200, "other")
+    assert browser.get("/session").status_code == 401
+    assert spend(browser, token) == (200, "other")
+    assert described(token) == (401, "sign_in_link_spent")
+
+
 def test_a_link_ends_with_the_next_one_with_its_key_and_after_ten_minutes(
     app: FastAPI, browser: TestClient, served: Context
 ) -> None:
