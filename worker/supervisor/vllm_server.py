@@ -67,6 +67,14 @@ class _Tokenized(msgspec.Struct):
     max_model_len: int
 
 
+class _Listed(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Listed]
+
+
 class _ErrorBody(msgspec.Struct):
     error: _Error | None = None
     message: str = ""
@@ -240,25 +248,49 @@ class VllmServer:
         `lost`: number of a loading after which the server had not the adapter.
         """
         async with self._loading:
-            if name in self._adapters and self._adapters[name] == lost:
-                await self._unload(name)
-            if name not in self._adapters:
-                asked = {"lora_name": name, "lora_path": str(folder)}
-                response = await self._client.post(f"{self._url}/load_lora_adapter", json=asked, timeout=ADMIN_S)
-                if not response.is_success:
-                    raise NotLoaded(f"{name} was not loaded, with status {response.status_code}: {response.text[:500]}")
-                self._adapters[name] = next(self._numbers)
+            if self._adapters.get(name, lost) == lost:
+                await self._load_anew(name, folder)
             self._adapters.move_to_end(name)
-            idle = [each for each in self._adapters if not self._in_use[each]]
-            for oldest in idle[: max(0, len(self._adapters) - MAX_ADAPTERS)]:
-                await self._unload(oldest)
+            await self._evict()
             return self._adapters[name]
 
+    async def _load_anew(self, name: str, folder: Path) -> None:
+        self._adapters.pop(name, None)
+        asked = {"lora_name": name, "lora_path": str(folder)}
+        response = await self._client.post(f"{self._url}/load_lora_adapter", json=asked, timeout=ADMIN_S)
+        # The server refuses a name that it has, such as that of a loading whose request was cancelled. A name stands
+        # for the same files always.
+        if not response.is_success and not await self._lists(name):
+            raise NotLoaded(f"{name} was not loaded, with status {response.status_code}: {response.text[:500]}")
+        self._adapters[name] = next(self._numbers)
+
+    async def _lists(self, name: str) -> bool:
+        response = await self._client.get(f"{self._url}/models", timeout=ALIVE_S)
+        try:
+            return name in {model.id for model in msgspec.json.decode(response.content, type=_Models).data}
+        except (msgspec.DecodeError, RecursionError):
+            return False
+
+    async def _evict(self) -> None:
+        """Unload the least recently used adapters beyond MAX_ADAPTERS. One that the server keeps is tried again later:
+        it is no concern of the request at hand."""
+        idle = [each for each in self._adapters if not self._in_use[each]]
+        for oldest in idle[: max(0, len(self._adapters) - MAX_ADAPTERS)]:
+            try:
+                await self._unload(oldest)
+            except httpx.HTTPError as error:
+                log.warning("vllm_adapter_kept", name=oldest, error=type(error).__name__)
+
     async def _unload(self, name: str) -> None:
-        del self._adapters[name]
-        asked = {"lora_name": name}
-        response = await self._client.post(f"{self._url}/unload_lora_adapter", json=asked, timeout=CONNECT_S)
-        log.info("vllm_adapter_unloaded", name=name, status=response.status_code)
+        number, kept = self._adapters.pop(name), True
+        try:
+            asked = {"lora_name": name}
+            response = await self._client.post(f"{self._url}/unload_lora_adapter", json=asked, timeout=CONNECT_S)
+            kept = response.is_server_error
+            log.info("vllm_adapter_unloaded", name=name, status=response.status_code)
+        finally:
+            if kept:
+                self._adapters[name] = number
 
     async def _unload_all(self) -> None:
         try:

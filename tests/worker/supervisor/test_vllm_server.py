@@ -133,6 +133,31 @@ def test_an_adapter_is_handed_over_once_and_again_after_a_restart(opened: Contex
     assert (vllm.loads, list(vllm.adapters)) == (2, [name])
 
 
+def test_an_adapter_whose_loading_was_not_waited_for_is_used(opened: Context, caller: Caller, vllm: Vllm) -> None:
+    model = a_model(opened, caller.project_id, contents=LORA)
+    vllm.hangs_up = True
+    with pytest.raises(Unavailable):
+        ask(opened, caller, model)
+    vllm.hangs_up = False
+    assert texts(ask(opened, caller, model)) == "Hello\u2028"
+    assert (vllm.loads, len(vllm.adapters)) == (2, 1)
+
+
+def test_an_adapter_that_the_server_keeps_disturbs_no_other(
+    opened: Context, caller: Caller, vllm: Vllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_server, "MAX_ADAPTERS", 1)
+    models = [
+        a_model(opened, caller.project_id, contents={**LORA, "adapter_model.safetensors": weights})
+        for weights in (b"a", b"b")
+    ]
+    vllm.keeps = True
+    for model in (*models, *models):
+        assert texts(ask(opened, caller, model)) == "Hello\u2028"
+    assert vllm.loads == 2
+    vllm.keeps = False
+
+
 def test_an_adapter_that_the_server_cannot_load_is_an_error_in_words(opened: Context, caller: Caller) -> None:
     model = a_model(opened, caller.project_id, contents={"adapter_config.json": LORA["adapter_config.json"]})
     with pytest.raises(ServiceError, match="vLLM server could not load the model"):

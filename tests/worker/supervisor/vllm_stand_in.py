@@ -46,6 +46,10 @@ class Vllm:
     """Whether the last chunk is repeated until the client goes away."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     loads: int = 0
+    hangs_up: bool = False
+    """Whether it loads adapters without an answer."""
+    keeps: bool = False
+    """Whether it keeps adapters that it is asked to unload, and answers with an error."""
     gone: threading.Event = field(default_factory=threading.Event)
     """Set once a client has gone away."""
 
@@ -64,14 +68,19 @@ class Handler(BaseHTTPRequestHandler):
                 vllm.loads += 1
                 path = Path(body["lora_path"])
                 found = (path / "adapter_model.safetensors").is_file()
+                known = body["lora_name"] in vllm.adapters
                 if found:
                     vllm.adapters[body["lora_name"]] = path
-                self._reply(200 if found else 404, {})
+                if not vllm.hangs_up:
+                    self._reply(400 if known else 200 if found else 404, {})
             case "/tokenize":
                 assert body["messages"]
                 self._reply(200, {"count": 7, "max_model_len": self.vllm.context, "tokens": []})
             case "/v1/unload_lora_adapter":
-                self._reply(200 if vllm.adapters.pop(body["lora_name"], None) else 404, {})
+                if vllm.keeps:
+                    self._reply(500, {})
+                else:
+                    self._reply(200 if vllm.adapters.pop(body["lora_name"], None) else 404, {})
             case _ if body["model"] not in ("served", *vllm.adapters):
                 self._reply(404, {"error": {"message": "The model does not exist."}})
             case _:
