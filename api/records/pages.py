@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from sqlalchemy import JSON, ColumnElement, Select, String, delete, insert, select, tuple_
@@ -109,8 +109,8 @@ def paginate(
     select that row.
 
     `order`: columns of the query that equal those of the listing's order, but have an index. `start`: the position
-    where the first page begins. It is not a condition of `query`, because later pages have a bound of their own, and
-    PostgreSQL may read from the farther of two bounds. Raises UnknownCursor if `after` never was in the owner's list.
+    where the first page begins. It is not a condition of `query`, because PostgreSQL may read from the farther of two
+    bounds: a page begins at the nearer one. Raises UnknownCursor if `after` never was in the owner's list.
     """
     sorted_by = order or listing.order
 
@@ -118,9 +118,12 @@ def paginate(
         position, bound = tuple_(*sorted_by), tuple_(*values)
         return query.where(position < bound if newest_first else position > bound)
 
-    begin = query if start is None else after_row(start)
+    bounds: list[tuple[Any, ...]] = [] if start is None else [start]
     if after is not None:
-        begin = after_row(listing.position(session, owner, after))
+        bounds.append(tuple(listing.position(session, owner, after)))
+    begin = query
+    if bounds:
+        begin = after_row(min(bounds) if newest_first else max(bounds))
     columns = [column.desc() if newest_first else column.asc() for column in sorted_by]
 
     def rows() -> Iterator[T]:

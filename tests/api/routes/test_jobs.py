@@ -243,6 +243,7 @@ def test_jobs_are_found_by_their_method_model_and_time(client: TestClient, serve
     assert found(model="base-9") == []
     assert found(created_after=1010, created_before=1030) == [2, 1]
     assert found(created_after=1010, created_before=1030, after=ids[2]) == [1]
+    assert found(created_before=1020, after=ids[3]) == [1, 0], "the time is nearer than the cursor"
     assert found(created_before=1030, limit=1, status="queued", method="dpo") == [1]
 
 
