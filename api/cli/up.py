@@ -108,7 +108,7 @@ def _with_broker(settings: Settings, processes: ProcessManager) -> Settings:
 
 def _print_ready(settings: Settings, base_url: str, new_key: str | None) -> None:
     if new_key is not None:
-        _log(f"new admin key of project 'default', which is shown only once: {new_key}")
+        _log(f"new operator key of project 'default', which is shown only once: {new_key}")
     _log(f"API key for programs on this machine: {settings.credentials_file}")
     _log(f"dashboard: {_way_to_sign_in(settings)}")
     _log(f"logs: {settings.data_dir / 'logs'}")

@@ -129,10 +129,6 @@ def names(session: Session, project_id: str | None) -> dict[str, str]:
     return {row.id: row.name for row in rows}
 
 
-def make_operator(session: Session, key_id: str) -> None:
-    session.execute(update(Key).where(Key.id == key_id).values(scope="operator"))
-
-
 def revoke(session: Session, key_id: str) -> bool:
     """Revoke the key. Return False if it does not exist or is already revoked."""
     updated = session.execute(

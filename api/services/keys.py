@@ -131,19 +131,21 @@ def ensure_local(context: Context, base_url: str) -> str | None:
     except (OSError, ValueError, KeyError):
         plain = ""
     with context.database.write() as session:
-        known = keys.find_valid(session, plain) if plain else None
-        if known is None:
+        found = keys.find_valid(session, plain) if plain else None
+        known = None if found is None else keys.get_live(session, found.project_id, found.id)
+        # A release without operators' keys made an admin's. It keeps its scope, because it may have been handed out.
+        is_older = known is not None and known.name == LOCAL_KEY and known.scope == "admin"
+        if known is None or is_older:
             project = projects.get_or_create(session, projects.DEFAULT_PROJECT)
-            keys.revoke_named(session, project.id, LOCAL_KEY)
+            if not is_older:
+                keys.revoke_named(session, project.id, LOCAL_KEY)
             _, plain = keys.create(session, project.id, name=LOCAL_KEY, scope="operator")
-        elif known.scope == "admin":  # the file is from a release without operators' keys
-            keys.make_operator(session, known.id)
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump({"base_url": base_url, "api_key": plain}, file)
     partial.replace(path)
-    return None if known is not None else plain
+    return plain if known is None or is_older else None
 
 
 class LastUses:

@@ -54,14 +54,19 @@ def test_revoking_the_local_key_replaces_it(attune, tmp_path: Path) -> None:
     context.database.dispose()
 
 
-def test_the_local_key_of_an_older_release_becomes_an_operators(attune, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "is_replaced"), [("local admin", True), ("put there by hand", False)])
+def test_no_admin_key_becomes_an_operators(attune, tmp_path: Path, name: str, is_replaced: bool) -> None:
+    """The local key of an older release is an admin's. The file gets another, and holders of the old one no rights."""
     context = Context.open(load_settings(data_dir=tmp_path / "data"))
-    old = json.loads(attune("keys", "create", "--name", "local admin", "--scope", "admin", "--json").stdout)
+    old = json.loads(attune("keys", "create", "--name", name, "--scope", "admin", "--json").stdout)
     address = {"base_url": "http://127.0.0.1:8000/v1", "api_key": old["api_key"]}
     context.settings.credentials_file.write_text(json.dumps(address))
-    assert keys.ensure_local(context, address["base_url"]) is None, "the key stays the same"
-    (local,) = json.loads(attune("keys", "list", "--json").stdout)
-    assert (local["id"], local["scope"]) == (old["id"], "operator")
+    new = keys.ensure_local(context, address["base_url"])
+    assert (new is not None) == is_replaced
+    assert keys.ensure_local(context, address["base_url"]) is None, "only once"
+    assert json.loads(context.settings.credentials_file.read_text())["api_key"] == (new or old["api_key"])
+    live = [key["scope"] for key in json.loads(attune("keys", "list", "--json").stdout) if not key["revoked"]]
+    assert live == ["admin", "operator"][: 1 + is_replaced]
     context.database.dispose()
 
 
