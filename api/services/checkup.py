@@ -1,7 +1,7 @@
 """The checks of the service that the API runs itself: those of `attune doctor` that need no shell.
 
-A component that hangs holds one thread and delays nobody: each check runs at most once at a time, callers wait for it
-for LIMIT_S, and all callers share the results of the last CACHE_S.
+A component that hangs holds one thread and delays nobody: each check runs at most once at a time and is waited for
+for LIMIT_S. All callers share the checks that run and the results of the last CACHE_S.
 """
 
 import asyncio
@@ -50,16 +50,22 @@ class Checkup:
             Part("base models", lambda: [service_checks.check_base_models(context)], shared=True),
         ]
         self._threads = anyio.CapacityLimiter(len(self._parts))
+        self._reading: asyncio.Task[None] | None = None
         self._read_at: float | None = None
         self._results: list[list[Check]] = []
 
     async def checks(self, caller: Caller) -> list[Check]:
         """Return the checks that the caller may see."""
         if self._read_at is None or time.monotonic() - self._read_at >= CACHE_S:
-            self._results = await asyncio.gather(*map(self._result, self._parts))
-            self._read_at = time.monotonic()
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read())
+            await asyncio.shield(self._reading)
         shown = zip(self._parts, self._results, strict=True)
         return [check for part, checks in shown if part.shared or caller.is_operator for check in checks]
+
+    async def _read(self) -> None:
+        self._results = await asyncio.gather(*map(self._result, self._parts))
+        self._read_at = time.monotonic()
 
     async def _result(self, part: Part) -> list[Check]:
         if part.task is None or part.task.done():

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 from fastapi import FastAPI
@@ -96,7 +97,7 @@ def test_the_queue_of_all_projects_is_stuck_if_slots_stay_free(operator: TestCli
 @pytest.fixture
 def hanging(served: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Checkup, list[int]]]:
     """A checkup whose broker does not answer before the test ends, and the number of calls of its check."""
-    monkeypatch.setattr(checkup, "LIMIT_S", 0.01)
+    monkeypatch.setattr(checkup, "LIMIT_S", 0.2)
     monkeypatch.setattr(checkup, "CACHE_S", 0)
     ended, calls = threading.Event(), [0]
 
@@ -122,6 +123,25 @@ def test_a_check_that_hangs_is_a_finding_and_holds_one_thread(hanging: tuple[Che
     broker, disk = loop.run_until_complete(ask())
     assert (broker.status, broker.detail, disk.status) == ("problem", "no answer within 0 s", "ok")
     assert calls == [1]
+
+
+def test_requests_share_the_checks_while_one_hangs(
+    hanging: tuple[Checkup, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "CACHE_S", 10)
+    found, _ = hanging
+    run = Mock(return_value=[])
+    disk = found._parts[1] = Part("disk", run)
+
+    async def ask() -> None:
+        first = asyncio.create_task(found.checks(OPERATOR))
+        while disk.task is None or not disk.task.done():
+            await asyncio.sleep(0)
+        await found.checks(OPERATOR)
+        await first
+
+    asyncio.new_event_loop().run_until_complete(ask())
+    assert run.call_count == 1
 
 
 def test_results_are_shared_for_some_seconds(operator: TestClient, app: FastAPI) -> None:
