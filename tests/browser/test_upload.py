@@ -15,7 +15,9 @@ SEND = """async ([name, size, stopAfter, purpose = "fine-tune"]) => {
   const [stop, after] = stopAfter ?? [];
   const onProgress = (fraction) => { if (fraction >= after) ({ view, person })[stop].abort(); };
   const options = { purpose, signal: view.signal, cancelled: person.signal, onProgress, size: 1000 };
-  return uploadInParts(file, options).catch((error) => ({ error: error.message }));
+  const sent = uploadInParts(file, options).catch((error) => ({ error: error.message }));
+  if (after === 0) ({ view, person })[stop].abort();
+  return sent;
 }"""
 
 
@@ -60,6 +62,11 @@ def test_a_cancelled_upload_is_cancelled_on_the_server(visitor: Visitor, page: P
         page.evaluate(SEND, ["wrong.jsonl", 5000, ["person", 0.5]])
     assert cancelled.value.json()["status"] == "cancelled"
     assert page.evaluate("localStorage.length") == 0
+
+
+def test_an_upload_that_is_cancelled_while_it_begins_sends_nothing(visitor: Visitor, page: Page) -> None:
+    assert "error" in page.evaluate(SEND, ["late.jsonl", 5000, ["person", 0]])
+    assert parts_sent(visitor) == 0
 
 
 def test_a_refusal_is_said_in_the_words_of_the_server(page: Page) -> None:

@@ -60,7 +60,7 @@ export function withQuery(path, query = {}) {
 }
 
 export const get = async (path, query, signal) => (await request(withQuery(path, query), { signal })).json();
-export const post = async (path, body) => (await request(path, { method: "POST", body })).json();
+export const post = async (path, body, signal) => (await request(path, { method: "POST", body, signal })).json();
 export const remove = async (path) => request(path, { method: "DELETE" });
 
 /** @type {Promise<any>|null} */

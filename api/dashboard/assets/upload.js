@@ -45,7 +45,7 @@ export async function uploadInParts(file, { purpose, signal, cancelled, onProgre
   const patiently = (action) => repeat(action, stopped, (note) => onProgress(sent / file.size, note));
   const content = { name: file.name, bytes: file.size, modified: file.lastModified, purpose, size };
   let sent = 0;
-  const { upload, parts } = await continued(content) ?? { upload: await begin(file, purpose), parts: [] };
+  const { upload, parts } = await continued(content, stopped) ?? { upload: await begin(file, purpose, stopped), parts: [] };
   const path = `/v1/uploads/${upload.id}`;
   try {
     const done = upload.status === "completed" ? upload : await sendParts();
@@ -73,13 +73,14 @@ export async function uploadInParts(file, { purpose, signal, cancelled, onProgre
   }
 }
 
-const begin = (file, purpose) => api.post("/v1/uploads", { bytes: file.size, filename: file.name, mime_type: "application/octet-stream", purpose });
+const begin = (file, purpose, signal) =>
+  api.post("/v1/uploads", { bytes: file.size, filename: file.name, mime_type: "application/octet-stream", purpose }, signal);
 
 /** The upload of this content that was interrupted here, if the server still has it. */
-async function continued(content) {
+async function continued(content, signal) {
   const stored = JSON.parse(localStorage.getItem(STORED) ?? "null");
   if (JSON.stringify(stored?.content) !== JSON.stringify(content)) return null;
-  const upload = await api.get(`/v1/uploads/${stored.upload}`).catch(() => null);
+  const upload = await api.get(`/v1/uploads/${stored.upload}`, {}, signal).catch(() => null);
   return ["pending", "completed"].includes(upload?.status) ? { upload, parts: stored.parts } : null;
 }
 
@@ -111,6 +112,7 @@ function send(path, fields, signal, onSent) {
     request.upload.onprogress = ({ loaded, total }) => onSent(loaded, total);
     request.onerror = () => reject(new api.ApiError("The connection was lost during the upload."));
     request.onabort = () => reject(new api.ApiError("The upload was stopped."));
+    if (signal.aborted) return request.onabort();
     request.onload = () => {
       if (request.status === 200) return resolve(request.response);
       const error = request.response?.error;
