@@ -17,6 +17,9 @@ from api.spec.thinning import Columns
 
 KEPT = 1024
 """Number of steps to which a job's charted steps are thinned, once in so many steps."""
+AT_ONCE = 32 * KEPT
+"""Number of steps that are thinned at once. A job that older releases trained may have a million, too many for one
+transaction (10 s): its first steps are thinned then, and further ones the next time."""
 
 
 class ChartedStep(Base):
@@ -36,7 +39,7 @@ def add(session: Session, job_id: str, message: str, metrics: JsonObject) -> Non
     keys = [ChartedStep.job_id, ChartedStep.step]
     session.execute(charted.on_conflict_do_update(index_elements=keys, set_={"seq": seq}))
     if step % KEPT == 0:
-        thin(session, job_id)
+        thin(session, job_id, AT_ONCE)
 
 
 def of(session: Session, job_id: str) -> tuple[Sequence[int], int]:
@@ -59,9 +62,10 @@ def choose(session: Session, numbers: Sequence[int], limit: int, *, again: bool 
     return [numbers[index] for index in columns.chosen(limit, again=again)]
 
 
-def thin(session: Session, job_id: str) -> None:
-    """Leave at most KEPT steps of the job charted."""
-    numbers, _ = of(session, job_id)
+def thin(session: Session, job_id: str, first: int | None = None) -> None:
+    """Leave at most KEPT steps of the job charted, or KEPT of its `first` charted ones."""
+    query = select(ChartedStep.seq).where(ChartedStep.job_id == job_id).order_by(ChartedStep.step)
+    numbers = session.scalars(query.limit(first)).all()
     dropped = sorted(set(numbers) - set(choose(session, numbers, KEPT, again=True)))
     for batch in events.batches_of(dropped):
         session.execute(delete(ChartedStep).where(ChartedStep.job_id == job_id, ChartedStep.seq.in_(batch)))

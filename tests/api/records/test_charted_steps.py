@@ -25,6 +25,25 @@ def test_steps_of_a_long_job_are_thinned_as_they_are_added(database: Database, m
     assert max(later - earlier for earlier, later in pairwise(steps)) <= 2 * 32
 
 
+def test_the_many_steps_of_an_older_release_are_thinned_some_at_a_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charted_steps, "AT_ONCE", 96)
+    job_id = a_job(database, a_project(database))
+    with database.write() as session:
+        for step in range(1, 320):
+            charted_steps.add(session, job_id, f"Step {step}", {"step": step, "train_loss": abs(step - 40)})
+        monkeypatch.setattr(charted_steps, "KEPT", 32)
+        counts = []
+        for step in range(320, 481, 32):
+            charted_steps.add(session, job_id, f"Step {step}", {"step": step, "train_loss": 1.0})
+            counts.append(len(charted_steps.of(session, job_id)[0]))
+        points = events.metrics_at(session, charted_steps.of(session, job_id)[0])
+    assert counts[0] >= 320 - 96
+    assert counts[-1] <= 64
+    assert {1, 40, 480} <= {point["step"] for point in points}
+
+
 def test_step_that_is_added_again_replaces_the_earlier_one(database: Database) -> None:
     job_id = a_job(database, a_project(database))
     with database.write() as session:
