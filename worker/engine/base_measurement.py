@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from api.spec.methods.base import Hyperparameters
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.generation.sample_answers import GeneratedAnswer
 from worker.engine.publish.versions import libraries, our_code
@@ -47,7 +48,7 @@ def measurement_name(recipe: ResolvedRecipe, rows: Rows, answer_tokens: int, dev
         "code": our_code().model_dump(),
         "libraries": libraries(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "method": [recipe.method.type, recipe.method.options.model_dump(mode="json", exclude={"hyperparameters"})],
+        "method": [recipe.method.type, _options(recipe)],
         "precision": recipe.precision,
         "four_bits": recipe.technique.four_bits,
         "answer_tokens": answer_tokens,
@@ -70,6 +71,12 @@ def save_measurement(run: Path, name: str, measurement: Measurement) -> None:
     folder = run / "out" / "measured"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(_JSON.dump_json(measurement))
+
+
+def _options(recipe: ResolvedRecipe) -> dict[str, object]:
+    """Return the method's options as JSON values, without OpenAI's three hyperparameters, which concern the training
+    only. A method's own hyperparameters, such as β, are part of its loss."""
+    return recipe.method.options.model_dump(mode="json", exclude={"hyperparameters": set(Hyperparameters.model_fields)})
 
 
 def _digest_of_rows(rows: Rows) -> str:
