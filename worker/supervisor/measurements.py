@@ -36,13 +36,21 @@ def link_measurements(cache: Path, run: Path, *, project_id: str, base: str, con
 
 def keep_measurements(cache: Path, run: Path, *, keep_days: float) -> None:
     """Move the trainer's measurement into the cache. Delete measurements that were not used for `keep_days` (0: keep
-    them) or exceed KEPT. A full disk, or another worker that deletes the same file, is no error."""
-    with suppress(OSError):
-        for new in (run / NEW).glob("*.json"):
+    them) or exceed KEPT, and folders that this empties. A full disk, or another worker that deletes the same file, is
+    no error."""
+    for new in (run / NEW).glob("*.json"):
+        with suppress(OSError):
             if new.stat().st_size <= MAX_BYTES and not new.is_symlink():
-                os.replace(new, (run / RUN_FOLDER_LINK).resolve() / new.name)
-        files = sorted((cache / "measured").glob("*/*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-        oldest = time.time() - keep_days * 24 * 3600 if keep_days else 0.0
-        for number, file in enumerate(files):
-            if number >= KEPT or file.stat().st_mtime < oldest:
+                target = (run / RUN_FOLDER_LINK).resolve()
+                target.mkdir(parents=True, exist_ok=True)  # another worker may have deleted it while it was empty
+                os.replace(new, target / new.name)
+    used_at: dict[Path, float] = {}
+    for folder in (cache / "measured").glob("*"):
+        with suppress(OSError):  # the files of a folder that has just changed are left for the next time
+            used_at |= {file: file.stat().st_mtime for file in folder.glob("*.json")}
+    oldest = time.time() - keep_days * 24 * 3600 if keep_days else 0.0
+    for number, file in enumerate(sorted(used_at, key=used_at.__getitem__, reverse=True)):
+        if number >= KEPT or used_at[file] < oldest:
+            with suppress(OSError):
                 file.unlink()
+                file.parent.rmdir()  # only if it is empty

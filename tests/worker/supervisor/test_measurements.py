@@ -50,3 +50,17 @@ def test_what_is_too_large_for_a_measurement_is_not_kept(tmp_path: Path, monkeyp
     (run / measurements.NEW / "a.json").write_text("{}")
     keep_measurements(tmp_path / "cache", run, keep_days=0)
     assert kept(run) == set()
+
+
+def test_a_file_that_cannot_be_deleted_keeps_no_other_one(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path / project, project) for project in ("p1", "p2", "p3")]
+    folders = [(run / "measured").resolve() for run in runs]
+    for age, folder in enumerate(folders):
+        path = folder / "a.json"
+        path.mkdir() if age == 1 else path.write_text("{}")
+        os.utime(path, (age, age))
+    keep_measurements(tmp_path / "cache", runs[0], keep_days=30)
+    assert [folder.exists() for folder in folders] == [False, True, False]
+    (runs[0] / measurements.NEW / "b.json").write_text("{}")
+    keep_measurements(tmp_path / "cache", runs[0], keep_days=30)
+    assert kept(runs[0]) == {"b.json"}, "into a new folder"
