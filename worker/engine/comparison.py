@@ -6,7 +6,7 @@ fails the job: a warning gives the reason.
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -114,7 +114,8 @@ class Comparison:
         elif base.references is not None:
             self._rows = replace(self._rows, per_row={"reference": np.array(base.references, np.float32)})
         if base is not None and base.answers is not None:
-            save_measurement(run, name, base)
+            with suppress(OSError):  # a full disk
+                save_measurement(run, name, base)
         return base
 
     def _measure_base(self) -> Measurement | None:

@@ -1,5 +1,6 @@
 """Base against tuned: what a job tells of it, and that it never costs a job its model."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -179,3 +180,14 @@ def test_a_measurement_of_other_rows_or_a_damaged_one_is_not_used(
         file.write_bytes(file.read_bytes()[:-10])
     assert _evaluation(train_here(damaged)) == expected
     assert passes.count("comparison_metrics") == 3 * 2
+
+
+def test_a_measurement_that_cannot_be_saved_costs_no_comparison(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(comparison, "save_measurement", full)
+    pairs.make(tmp_path / "run", tiny_llama, "lora", "supervised", seed=3, steps=1)
+    assert _evaluation(train_here(tmp_path / "run"))["base"]
