@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, PreTrainedModel
@@ -41,7 +40,7 @@ def prepare(folder: str) -> None:
     disable_progress_bar()  # it has a thread, which a fork would not have
     try:
         loaded(Path(folder))
-    except (UnusableModel, MemoryError, RuntimeError):
+    except Exception:  # of any kind: the fork server must live, because not all of its children need the model
         traceback.print_exc()
 
 
@@ -68,7 +67,9 @@ class EmbeddingModel:
             )
             self._tokenizer = Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())
             limit = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
-        except (OSError, ValueError, SafetensorError) as error:
+        except (UnusableModel, MemoryError, RuntimeError):
+            raise
+        except Exception as error:  # of any kind: the libraries do not document what they raise for a broken folder
             raise UnusableModel("the embedding model cannot be loaded") from error
         self._network.eval()
         self._tokenizer.no_padding()

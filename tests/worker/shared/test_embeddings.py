@@ -22,7 +22,7 @@ from worker.engine.generation.rewards import RewardFunction
 from worker.evaluate import CRITERIA, run_graders
 from worker.evaluate import Request as EvaluateRequest
 from worker.grade import Request, run_grader
-from worker.shared.embedding_model import EmbeddingModel, loaded, prepare
+from worker.shared.embedding_model import EmbeddingModel, UnusableModel, loaded, prepare
 from worker.shared.embeddings import similarity_verdicts
 
 COSINE: dict[str, object] = {
@@ -175,3 +175,10 @@ def test_a_missing_embedding_model_is_the_error_of_the_answer(folder: str | None
     )
     assert report["grade"]["reward"] == 0
     assert words in report["grade"]["metadata"]["details"][0]
+
+
+def test_a_broken_folder_does_not_end_the_process_that_prepares_it(tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text("[{}]")
+    prepare(str(tmp_path))
+    with pytest.raises(UnusableModel, match="cannot be loaded"):
+        EmbeddingModel(tmp_path)
