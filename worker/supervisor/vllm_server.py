@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import httpx
 import msgspec
@@ -102,7 +103,8 @@ class VllmServer:
         """The adapters on the server, the least recently used first: {name: number of its loading}."""
         self._numbers, self._prefix = count(), secrets.token_hex(4)
         self._in_use: Counter[str] = Counter()
-        self._loading = asyncio.Lock()
+        self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """A lock for each adapter that is being loaded or unloaded."""
         self._answered_at = -CHECK_S
         self._inboxes: dict[str, Inbox] = {}
         self._sent: dict[str, Future[None]] = {}
@@ -247,14 +249,18 @@ class VllmServer:
 
         `lost`: number of a loading after which the server had not the adapter.
         """
-        async with self._loading:
-            if self._adapters.get(name, lost) == lost:
-                await self._load_anew(name, folder)
+        number = self._adapters.get(name)
+        if number is not None and number != lost:
             self._adapters.move_to_end(name)
-            await self._evict()
-            return self._adapters[name]
+            return number
+        async with self._loading.setdefault(name, asyncio.Lock()):
+            number = self._adapters.get(name)
+            if number is None or number == lost:
+                number = await self._load_anew(name, folder)
+        await self._evict()
+        return number
 
-    async def _load_anew(self, name: str, folder: Path) -> None:
+    async def _load_anew(self, name: str, folder: Path) -> int:
         self._adapters.pop(name, None)
         asked = {"lora_name": name, "lora_path": str(folder)}
         response = await self._client.post(f"{self._url}/load_lora_adapter", json=asked, timeout=ADMIN_S)
@@ -262,7 +268,8 @@ class VllmServer:
         # for the same files always.
         if not response.is_success and not await self._lists(name):
             raise NotLoaded(f"{name} was not loaded, with status {response.status_code}: {response.text[:500]}")
-        self._adapters[name] = next(self._numbers)
+        self._adapters[name] = number = next(self._numbers)
+        return number
 
     async def _lists(self, name: str) -> bool:
         response = await self._client.get(f"{self._url}/models", timeout=ALIVE_S)
@@ -277,7 +284,9 @@ class VllmServer:
         idle = [each for each in self._adapters if not self._in_use[each]]
         for oldest in idle[: max(0, len(self._adapters) - MAX_ADAPTERS)]:
             try:
-                await self._unload(oldest)
+                async with self._loading.setdefault(oldest, asyncio.Lock()):
+                    if oldest in self._adapters and not self._in_use[oldest]:
+                        await self._unload(oldest)
             except httpx.HTTPError as error:
                 log.warning("vllm_adapter_kept", name=oldest, error=type(error).__name__)
 

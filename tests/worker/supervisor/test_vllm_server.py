@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from api.context import Caller, Context
@@ -141,6 +142,33 @@ def test_an_adapter_whose_loading_was_not_waited_for_is_used(opened: Context, ca
     vllm.hangs_up = False
     assert texts(ask(opened, caller, model)) == "Hello\u2028"
     assert (vllm.loads, len(vllm.adapters)) == (2, 1)
+
+
+def test_a_slow_loading_stops_no_other_adapter(tmp_path: Path) -> None:
+    server = VllmServer(Settings(data_dir=tmp_path, sample_vllm_url="http://127.0.0.1:1", sample_vllm_models="tiny"))
+
+    async def main() -> None:
+        begun, end = asyncio.Event(), asyncio.Event()
+
+        async def answer(asked: httpx.Request) -> httpx.Response:
+            if b'"slow"' in asked.content:
+                begun.set()
+                await end.wait()
+            return httpx.Response(200)
+
+        server._client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+        known = await server._load("known", tmp_path)
+        slow = asyncio.create_task(server._load("slow", tmp_path))
+        await begun.wait()
+        async with asyncio.timeout(5):
+            assert await server._load("known", tmp_path) == known
+            assert await server._load("new", tmp_path) == known + 1
+        end.set()
+        assert await slow == known + 2
+
+    asyncio.run(main())
+    server._adapters.clear()
+    server.close()
 
 
 def test_an_adapter_that_the_server_keeps_disturbs_no_other(
