@@ -51,6 +51,8 @@ MAX_LINE_BYTES = 4 << 20
 """Size limit of one event of an answer."""
 CHECK_S = 3.0
 """Seconds for which the server counts as alive after it has answered."""
+GREEDY = 1e-5
+"""Temperature below which vLLM gives one answer only, and refuses to give more."""
 REFUSALS = frozenset({400, 413, 422})
 UNSUPPORTED = (
     *("use_dora", "rank_pattern", "alpha_pattern", "target_parameters", "modules_to_save", "trainable_token_indices"),
@@ -119,6 +121,8 @@ class VllmServer:
             if listed or request.echo or request.top_logprobs is not None or request.max_tokens == 0:
                 return None
         if request.adapter is not None and not _loadable(request):
+            return None
+        if request.n > 1 and request.temperature < GREEDY:
             return None
         name = self._models.get(base.get("name", ""))
         return None if name is None else Served(name, base.get("end_tokens", ()))

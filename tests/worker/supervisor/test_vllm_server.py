@@ -239,6 +239,8 @@ def test_a_client_that_goes_away_ends_the_request_at_the_server(opened: Context,
         (None, {"prompts": ["a", "b"]}, False),
         (None, {"prompts": ["a"], "echo": True}, False),
         (None, {"prompts": ["a"], "top_logprobs": 0}, False),
+        (None, {"prompts": ["a"], "n": 2}, False),
+        (None, {"prompts": ["a"], "n": 2, "temperature": 0.5}, True),
     ],
 )
 def test_the_sampler_itself_answers_what_the_server_cannot(
@@ -248,7 +250,7 @@ def test_the_sampler_itself_answers_what_the_server_cannot(
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     model = {} if config is None else {"adapter": str(tmp_path), "technique": {"type": "lora"}}
     asked = {"messages": ASK.messages} | ask_for if config is not None else ask_for
-    job = SamplerJob.model_validate({"id": "a", "base": "", **model, **asked, **OPTIONS})
+    job = SamplerJob.model_validate({"id": "a", "base": "", **OPTIONS, **model, **asked})
     files: ModelFiles = {"digest": "d", "artifacts": []}
     found = server.model_of({**files, "name": "tiny", "end_tokens": [2]}, job)
     assert found == (Served("tiny", [2]) if served else None)
