@@ -150,6 +150,8 @@ class AnswerReader:
         self._unfinished = set(range(request.n))
         self._texts: dict[int, int] = {}
         """Number of characters of each choice so far."""
+        self._held: dict[int, list[_Token]] = {}
+        """Tokens of each choice whose text the server holds back, maybe the start of a stop or a character."""
         self._calls: dict[int, dict[int, _Call]] = {}
 
     @property
@@ -176,8 +178,15 @@ class AnswerReader:
         index, delta = choice.index, choice.delta or _Delta(content=choice.text)
         if reasoning := delta.reasoning or delta.reasoning_content:
             yield ReasoningReport(id=self._request.id, index=index, text=reasoning)
+        if reasoning or delta.tool_calls:
+            self._held.pop(index, None)
+        else:
+            self._held.setdefault(index, []).extend((choice.logprobs and choice.logprobs.content) or ())
         if delta.content:
-            yield self._text(index, delta.content, choice.logprobs)
+            found = self._held.pop(index, [])
+            if choice.finish_reason == "stop":
+                _drop_end(found, delta.content)
+            yield self._text(index, delta.content, found)
         for call in delta.tool_calls or ():
             self._add(index, call)
         if choice.finish_reason is None:
@@ -190,12 +199,11 @@ class AnswerReader:
         reason = "tool_calls" if any(isinstance(call, ToolCallReport) for call in calls) else choice.finish_reason
         yield FinishedReport(id=self._request.id, index=index, reason=reason, tokens=tokens)
 
-    def _text(self, index: int, text: str, logprobs: _Logprobs | None) -> TextReport:
+    def _text(self, index: int, text: str, found: Sequence[_Token]) -> TextReport:
         offset = self._texts.get(index, 0)
         self._texts[index] = offset + len(text)
         tokens = None
         if self._request.top_logprobs is not None:
-            found = (logprobs.content if logprobs else None) or []
             tokens = [_token(token, offset) for token in found]
         return TextReport(id=self._request.id, index=index, text=text, tokens=tokens)
 
@@ -214,7 +222,7 @@ class AnswerReader:
                 shared = {"number": number, "call_id": call.id or f"call_{number}", "name": name}
                 yield ToolCallReport(id=self._request.id, index=index, arguments=arguments, **shared)  # type: ignore[arg-type]
             else:
-                yield self._text(index, arguments, None)
+                yield self._text(index, arguments, ())
 
 
 def _is_object(text: str) -> bool:
@@ -222,6 +230,16 @@ def _is_object(text: str) -> bool:
         return isinstance(json.loads(text), dict)
     except ValueError:
         return False
+
+
+def _drop_end(tokens: list[_Token], text: str) -> None:
+    """Remove the end token, or those of a stop, whose text is not in the answer. `text`: the answer's last piece.
+
+    A token may begin in the answer, and be a part of a character."""
+    while tokens and (last := tokens[-1].token) and "\ufffd" not in last:
+        if any(text.endswith(last[:length]) for length in range(1, len(last) + 1)):
+            break
+        tokens.pop()
 
 
 def _token(token: _Token, offset: int) -> TokenLogprob:

@@ -18,10 +18,11 @@ from api.spec.sampling import ModelFiles, SamplerJob, SamplingRequest
 from tests.end_to_end.jobs import wait_until
 from tests.factories import a_base_model, a_caller, a_model
 from tests.worker.supervisor.vllm_stand_in import KEY, Vllm, chunk, vllm_stand_in
+from worker.shared.reports import TextReport
 from worker.supervisor import vllm_server
 from worker.supervisor.sample import Sampler
 from worker.supervisor.vllm_server import VllmServer
-from worker.supervisor.vllm_stream import Served
+from worker.supervisor.vllm_stream import AnswerReader, Served
 
 LORA = {
     "adapter_config.json": json.dumps({"peft_type": "LORA", "bias": "none"}).encode(),
@@ -120,6 +121,18 @@ def test_reasoning_calls_and_logprobs_are_passed_on(opened: Context, caller: Cal
     assert (token["logprob"], token["bytes"], token["top"][0]["token"]) == (-0.5, [195, 169], "é")
     assert [(r["name"], r["arguments"]) for r in reports if r["type"] == "tool_call"] == [("f", '{"a": 1}')]
     assert (reports[-1]["reason"], reports[-1]["tokens"]) == ("tool_calls", 8)
+
+
+def test_logprobs_of_text_that_the_server_holds_back_come_with_the_text() -> None:
+    def piece(tokens: list[str], text: str, finish_reason: str | None = None) -> bytes:
+        content = [{"token": token, "logprob": -0.5, "bytes": None} for token in tokens]
+        return json.dumps(chunk(1, 0, finish_reason, content=text, logprobs={"content": content})).encode()
+
+    reader = AnswerReader(SamplerJob(id="a", base="", messages=ASK.messages, top_logprobs=0, **OPTIONS))
+    pieces = [piece(["Hel"], ""), piece(["lo"], "Hell"), piece(["!"], ""), piece(["<end>"], "o!", "stop")]
+    reports = [report for each in pieces for report in reader.read(each) if isinstance(report, TextReport)]
+    found = [(report.text, [token.token for token in report.tokens or ()]) for report in reports]
+    assert found == [("Hell", ["Hel", "lo"]), ("o!", ["!"])]
 
 
 def test_an_adapter_is_handed_over_once_and_again_after_a_restart(opened: Context, caller: Caller, vllm: Vllm) -> None:
