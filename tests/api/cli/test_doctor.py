@@ -117,7 +117,10 @@ def test_the_error_of_a_server_is_not_cut_at_its_colons(server: FakeServer, monk
 def test_a_server_that_cannot_be_reached_has_a_remedy() -> None:
     line = ("doctor", "--base-url", "http://127.0.0.1:1", "--api-key", "sk-test", "--json")
     found = json.loads(attune(*line).stdout)["data"][0]
-    assert (found["detail"], found["remedy"]) == ("cannot reach http://127.0.0.1:1/v1", "Start it with `attune up`")
+    assert (found["detail"], found["remedy"]) == (
+        "cannot reach http://127.0.0.1:1/v1",
+        "Start it with `attune up`, or in production with `attune api`",
+    )
 
 
 def test_a_key_that_the_server_refuses_is_the_problem_and_not_the_server(server: FakeServer) -> None:

@@ -39,6 +39,8 @@ def test_a_database_that_cannot_be_used_is_one_line_without_its_password(
 ) -> None:
     monkeypatch.setenv("ATTUNE_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("ATTUNE_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/none")
+    # Its stderr is the runner's, which is closed after this test: later tests could not log.
+    monkeypatch.setattr("api.cli.serve.configure_logging", lambda level: None)
     result = CliRunner().invoke(app, command.split())
     assert result.exit_code == ExitCode.UNAVAILABLE, result.output
     assert result.stderr.startswith("error: The database postgresql://me:***@127.0.0.1:1/none cannot be used (")
