@@ -7,10 +7,12 @@ the job has ended, so that its folder holds every step once.
 
 import contextlib
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import wandb
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
@@ -104,8 +106,34 @@ class Offline:
         run = self.tracker.begin(self.info)
         _log(run, self._points)
         run.finish(exit_code=_exit_code(status))
-        # `finish` returns before the library's process has written the file. This waits for the end of that process.
-        wandb.teardown()
+        # `finish` returns before the library's process has written the file.
+        _end_process()
+
+
+def _end_process() -> None:
+    """Wait until wandb's process has ended; a later run starts it anew. Raises TimeoutError after FINISH_TIMEOUT_S,
+    RuntimeError if it ended with an error.
+
+    The library waits without a limit, and leaves by SystemExit if its process failed. Either would end the deliveries.
+    """
+    failures: list[BaseException] = []
+
+    def teardown() -> None:
+        try:
+            wandb.teardown()
+        except BaseException as error:
+            failures.append(error)
+
+    process = [child for child in psutil.Process().children() if child.name().startswith("wandb-core")]
+    thread = threading.Thread(target=teardown, daemon=True)
+    thread.start()
+    thread.join(FINISH_TIMEOUT_S)
+    if thread.is_alive():
+        for child in process:
+            child.kill()
+        raise TimeoutError("wandb's process did not end")
+    if failures:
+        raise RuntimeError("wandb's process ended with an error") from failures[0]
 
 
 class Online:

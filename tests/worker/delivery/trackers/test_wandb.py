@@ -1,6 +1,7 @@
 import json
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,21 @@ def test_a_job_that_names_no_integration_is_not_sent(open_studio: OpenStudio) ->
     studio.ends()
     studio.recorder("wandb").export_due()
     assert not studio.settings.wandb_folder.exists()
+
+
+def _stand_still() -> None:
+    time.sleep(1)
+
+
+def _fail() -> None:
+    raise SystemExit(1)
+
+
+@pytest.mark.parametrize(("teardown", "error"), [(_stand_still, TimeoutError), (_fail, RuntimeError)])
+def test_a_process_of_the_library_that_does_not_end_well_ends_no_thread(
+    teardown: Callable[[], None], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb.wandb, "teardown", teardown)
+    monkeypatch.setattr(wandb, "FINISH_TIMEOUT_S", 0.1)
+    with pytest.raises(error):
+        wandb._end_process()
