@@ -20,6 +20,10 @@ class TooSlow(Exception):
 GRACE_SECONDS = 10
 """Processor time between CpuTimeUsedUp and the end of the process, in which it writes its report."""
 
+shared_bytes = 0
+"""Private memory that this process's parent filled for its forks to read. It is theirs by the kernel's count, but takes
+no further memory, so that limits leave it out."""
+
 
 def limit_process(*, memory_bytes: int | None, cpu_seconds: int | None, file_bytes: int | None) -> None:
     """Limit this process: more memory raises MemoryError, more processor time CpuTimeUsedUp, a larger file OSError.
@@ -27,7 +31,7 @@ def limit_process(*, memory_bytes: int | None, cpu_seconds: int | None, file_byt
     _lower(resource.RLIMIT_CORE, 0, 0)
     if memory_bytes is not None:
         # Private memory, not address space: a mapped file takes no memory, however large it is.
-        _lower(resource.RLIMIT_DATA, memory_bytes, memory_bytes)
+        _lower(resource.RLIMIT_DATA, memory_bytes + shared_bytes, memory_bytes + shared_bytes)
     if cpu_seconds is not None:
         signal.signal(signal.SIGXCPU, _cpu_time_used_up)
         _lower(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + GRACE_SECONDS)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from tokenizers import Tokenizer
 from torch.nn.functional import cosine_similarity
@@ -21,6 +22,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from api.spec.graders import Question, Verdict
+from worker.rows import limits
 
 POOLINGS = ("mean", "cls", "lasttoken")
 MODULES = ("Transformer", "Pooling", "Normalize")
@@ -38,8 +40,10 @@ class UnusableModel(Exception):
 def prepare(folder: str) -> None:
     """Load the model for the forks of this process. If that fails, each of them reports why."""
     disable_progress_bar()  # it has a thread, which a fork would not have
+    before = psutil.Process().memory_info().data
     try:
         loaded(Path(folder))
+        limits.shared_bytes = max(0, psutil.Process().memory_info().data - before)
     except Exception:  # of any kind: the fork server must live, because not all of its children need the model
         traceback.print_exc()
 

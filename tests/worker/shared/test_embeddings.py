@@ -22,6 +22,7 @@ from worker.engine.generation.rewards import RewardFunction
 from worker.evaluate import CRITERIA, run_graders
 from worker.evaluate import Request as EvaluateRequest
 from worker.grade import Request, run_grader
+from worker.rows import limits
 from worker.shared.embedding_model import EmbeddingModel, UnusableModel, loaded, prepare
 from worker.shared.embeddings import similarity_verdicts
 
@@ -182,3 +183,11 @@ def test_a_broken_folder_does_not_end_the_process_that_prepares_it(tmp_path: Pat
     prepare(str(tmp_path))
     with pytest.raises(UnusableModel, match="cannot be loaded"):
         EmbeddingModel(tmp_path)
+
+
+def test_the_prepared_weights_count_in_no_limit_of_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    lowered: list[int] = []
+    monkeypatch.setattr(limits, "_lower", lambda which, soft, hard: lowered.append(soft))
+    monkeypatch.setattr(limits, "shared_bytes", 5)
+    limits.limit_process(memory_bytes=100, cpu_seconds=None, file_bytes=None)
+    assert lowered == [0, 105]
