@@ -1,7 +1,9 @@
 """Models that are tried out through the unmodified client: before and after a job, whole and streamed."""
 
+import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,30 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from api.services import base_models
+from api.settings import Settings
+from tests.conftest import opened
 from tests.end_to_end.jobs import adapter_files, client_of, create, ended, rows, upload, wait_until
 from tests.services import AttuneUp
+from worker.convert import convert
 from worker.sampling.token_bytes import TokenBytes
 
 HELLO: list[Any] = [{"role": "user", "content": "abcd efgh"}]
 PROMPT = "<turn>user\nabcd efgh</turn>\n<turn>assistant\n"
-LONG: dict[str, Any] = {"model": "tiny", "messages": HELLO, "n": 16, "seed": 1, "stop": None}
-"""Takes seconds."""
+LONG: dict[str, Any] = {"model": "long", "messages": HELLO, "n": 16, "seed": 1}
+"""Takes seconds: some of the answers have a thousand tokens."""
+
+
+@pytest.fixture(scope="module")
+def long_base(live_server: AttuneUp, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The model `long`: `tiny`, with room for long answers."""
+    folder = tmp_path_factory.mktemp("long")
+    shutil.copytree(tiny_model, folder / "model")
+    config = folder / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 8192}))
+    convert(str(folder / "model"), folder / "base")
+    with opened(Settings(data_dir=live_server.data)) as context:
+        base_models.register(context, "long", folder / "base")
 
 
 def strict(server: AttuneUp) -> OpenAI:
@@ -110,6 +128,7 @@ def test_tools_need_a_template_that_has_a_place_for_them(live_server: AttuneUp) 
         )
 
 
+@pytest.mark.usefixtures("long_base")
 def test_a_killed_child_costs_its_answer_and_no_other(live_server: AttuneUp) -> None:
     client = strict(live_server)
     stream = client.chat.completions.create(**LONG, stream=True)
@@ -120,6 +139,7 @@ def test_a_killed_child_costs_its_answer_and_no_other(live_server: AttuneUp) -> 
     assert client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=3).choices
 
 
+@pytest.mark.usefixtures("long_base")
 def test_a_killed_sampler_is_told_within_seconds_and_comes_back(live_server: AttuneUp) -> None:
     client = strict(live_server)
     stream = client.chat.completions.create(**LONG, stream=True)
@@ -131,6 +151,7 @@ def test_a_killed_sampler_is_told_within_seconds_and_comes_back(live_server: Att
     assert patient.chat.completions.create(model="tiny", messages=HELLO, max_tokens=3).choices
 
 
+@pytest.mark.usefixtures("long_base")
 def test_several_are_answered_at_once_and_a_client_that_leaves_ends_the_work_for_it(live_server: AttuneUp) -> None:
     client = strict(live_server)
     streams = [client.chat.completions.create(**LONG, stream=True) for _ in range(3)]
