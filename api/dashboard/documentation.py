@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from api.dashboard.code_colors import colored
 from api.dashboard.document_search import Passage, passages, plain, search
 from api.dashboard.reference import pages as reference_pages
 from api.dashboard.shell import Page, page_of, theme_of
@@ -161,7 +162,7 @@ def _file(name: str) -> Path:
 
 def render(name: str, text: str) -> Document:
     """Return a page's Markdown as HTML. `name`: of the page, from which its links start."""
-    markdown = MarkdownIt("commonmark").enable("table")
+    markdown = MarkdownIt("commonmark", {"highlight": colored}).enable("table")
     markdown.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')
     markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
     tokens = markdown.parse(text)

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.dashboard import documentation
+from api.dashboard.code_colors import colored
 from api.dashboard.document_search import MAX_RESULTS, Passage, search
 from api.main import create_app
 from api.settings import Settings
@@ -177,3 +178,12 @@ def test_the_wheel_has_the_pages() -> None:
         documentation.NAVIGATION: documentation.NAVIGATION
     }
     assert build["wheel"]["force-include"] == {source: f"docs/{target}" for target, source in outside.items()}
+
+
+def test_code_is_colored_and_stays_as_it_is() -> None:
+    code = '\n# why\nif a < b:\n    name = f"a<b"\n'
+    html = colored(code, "python")
+    assert '<span class="comment"># why</span>' in html
+    assert html.count("<span ") == 3
+    assert unescape(re.sub("<[^>]*>", "", html)) == code
+    assert colored(code, "no-language") == ""
