@@ -102,7 +102,7 @@ def create_a_job_of_the_mended_file(page: Page) -> None:
     # Characters that several tokens share are shown whole.
     expect(page.locator("aside mark.loss").nth(1)).to_contain_text(ANSWER)
     page.get_by_text("Options of the method").click()
-    page.get_by_label("N epochs").fill("50")
+    page.get_by_label("Epochs").fill("50")
     page.get_by_label("Batch size").fill("1")
     page.get_by_text("Training", exact=True).click()
     assert page.get_by_label("Learning rate", exact=True).get_attribute("placeholder") == "auto: 2e-4"

@@ -79,10 +79,12 @@ export function bytes(value) {
 /** `37 %`. `fraction`: 0 to 1. */
 export const percent = (fraction) => `${Math.round(100 * fraction)} %`;
 
+const SPELLED = { n_epochs: "Epochs", gpus: "GPUs", gguf: "GGUF", rslora: "rsLoRA", neftune_alpha: "NEFTune alpha" };
+
 /** `learning_rate` as `Learning rate`. */
 export function sentence(name) {
   const words = name.replaceAll("_", " ");
-  return words.charAt(0).toUpperCase() + words.slice(1);
+  return SPELLED[name] ?? words.charAt(0).toUpperCase() + words.slice(1);
 }
 
 /** `1 job`, `2 jobs`. */

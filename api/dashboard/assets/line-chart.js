@@ -1,4 +1,4 @@
-/** Line charts over steps, drawn by uPlot. Charts of one group share their x-axis and their crosshair. */
+/** Line charts over steps, drawn by uPlot. Charts of one group share their x-axis, its width and their crosshair. */
 
 import { fill, h } from "./elements.js";
 import * as format from "./format.js";
@@ -6,6 +6,9 @@ import * as format from "./format.js";
 const HEIGHT = 168, GAP = 6, LINE = 14, LONGEST = -8.88e-8;
 export const FONT = "12px system-ui, sans-serif";
 export const uPlot = await load();
+
+/** The charts of each group: how to draw them again, and the room at their right for the longest text of all. */
+const groups = new Map();
 
 /** uPlot is a classic script, which defines a global name. */
 function load() {
@@ -42,6 +45,9 @@ export function chart({ title, unit = "", href, series, group, show = format.met
   const element = h("figure.chart", {}, h("figcaption", {}, h("span", {}, href ? h("a.plain", { href, title: "What it means" }, title) : title, unit && h("span.muted", {}, ` ${unit}`)), reading), plot);
   const state = { x: [], columns: [], smoothing: 0, log: false, marks: [], range: null };
   let drawn = null;
+  if (!groups.has(group)) groups.set(group, { room: 0, redraws: new Set() });
+  const peers = groups.get(group);
+  peers.redraws.add(redraw);
 
   const observer = new ResizeObserver(() => {
     if (drawn && plot.clientWidth) drawn.setSize({ width: plot.clientWidth, height: HEIGHT });
@@ -95,7 +101,7 @@ export function chart({ title, unit = "", href, series, group, show = format.met
     const stroke = ({ tone = "accent" }) => color(plot, `--${tone}`);
     const dash = ({ dashed }) => (dashed ? [5, 4] : undefined);
     return {
-      width: plot.clientWidth, height: HEIGHT, padding: [14, labelWidth(), 0, 0], legend: { show: false },
+      width: plot.clientWidth, height: HEIGHT, padding: [14, room(), 0, 0], legend: { show: false },
       scales: { x: { time: false }, y: { distr: state.log ? 3 : 1 } },
       axes: [
         { ...axis, size: 24, space: 90, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? format.count(tick) : "")) },
@@ -117,6 +123,17 @@ export function chart({ title, unit = "", href, series, group, show = format.met
     context.font = FONT;
     const texts = series.flatMap((one, index) => [state.columns[index], [LONGEST]].map((column) => endText(one, column, series.length, show)));
     return 2 * GAP + Math.ceil(Math.max(...texts.map((text) => context.measureText(text).width)));
+  }
+
+  /** The same room in all charts of the group, so that a step is at the same place in those below each other. */
+  function room() {
+    const own = labelWidth();
+    if (own > peers.room) {
+      peers.room = own;
+      const others = [...peers.redraws].filter((other) => other !== redraw);
+      requestAnimationFrame(() => { for (const other of others) if (peers.redraws.has(other)) other(); });
+    }
+    return peers.room;
   }
 
   function read(u) {
@@ -158,6 +175,8 @@ export function chart({ title, unit = "", href, series, group, show = format.met
       observer.disconnect();
       document.removeEventListener("themechange", redraw);
       darkness.removeEventListener("change", redraw);
+      peers.redraws.delete(redraw);
+      if (!peers.redraws.size) groups.delete(group);
       drawn?.destroy();
     },
   };

@@ -61,8 +61,9 @@ export function settings({ method, technique, training, resources, export: expor
       group("Training", training), group("Resources and export", { ...resources, ...exported }))));
 }
 
-const summary = ({ learning_rate: rate, max_length: length, total_steps: steps }, { n_epochs: epochs, batch_size: batch }) => [
-  steps && `${format.exact(steps)} steps`, epochs && `${epochs} ${epochs === 1 ? "epoch" : "epochs"}`, batch && `batch ${batch}`,
+/** `max_steps` may end the training before its epochs. */
+const summary = ({ learning_rate: rate, max_length: length, total_steps: steps, max_steps: most }, { n_epochs: epochs, batch_size: batch }) => [
+  steps && `${format.exact(steps)} steps`, epochs && !(steps && steps === most) && `${epochs} ${epochs === 1 ? "epoch" : "epochs"}`, batch && `batch ${batch}`,
   rate && `learning rate ${written(rate)}`, length && `length ${written(length)}`,
 ].filter(Boolean).join(" · ");
 

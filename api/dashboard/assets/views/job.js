@@ -120,8 +120,8 @@ function evaluated({ eval_id: id, run_id: run, model, score, best }) {
 }
 
 /** What the job made, to download. */
-const results = ({ id, result_files: [metrics] }) => [
-  h("a", { href: `/v1/fine_tuning/jobs/${id}/adapter`, download: true }, "Adapter"),
+const results = ({ id, technique, result_files: [metrics] }) => [
+  h("a", { href: `/v1/fine_tuning/jobs/${id}/adapter`, download: true }, technique.type === "full" ? "Model" : "Adapter"),
   metrics && [" · ", h("a", { href: `/v1/files/${metrics}/content`, download: true }, "Metrics")],
 ];
 
