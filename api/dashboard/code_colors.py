@@ -4,7 +4,7 @@ from html import escape
 from itertools import groupby
 
 from pygments.lexers import get_lexer_by_name
-from pygments.token import Comment, Keyword, String, _TokenType
+from pygments.token import Comment, Keyword, String
 from pygments.util import ClassNotFound
 
 KINDS = {Comment: "comment", Keyword: "keyword", String: "string"}
@@ -22,5 +22,5 @@ def colored(code: str, language: str, _attributes: str = "") -> str:
     return "".join(f'<span class="{kind}">{text}</span>' if kind else text for kind, text in runs)
 
 
-def _kind(token: _TokenType) -> str:
+def _kind(token: object) -> str:
     return next((name for kind, name in KINDS.items() if token in kind), "")
