@@ -5,7 +5,7 @@ import * as api from "./api.js";
 const MIB = 2 ** 20;
 const WHOLE = 64 * MIB, LEAST_PART = 16 * MIB, MOST_PARTS = 10_000;
 const TRIES = 6;
-const STORED = "interrupted upload";
+const STORED = "interrupted uploads", MOST_STORED = 20;
 
 /**
  * @typedef {object} Options
@@ -49,10 +49,10 @@ export async function uploadInParts(file, { purpose, signal, cancelled, onProgre
   const path = `/v1/uploads/${upload.id}`;
   try {
     const done = upload.status === "completed" ? upload : await sendParts();
-    localStorage.removeItem(STORED);
+    store(content, null);
     return done.file;
   } catch (error) {
-    if (cancelled?.aborted || refuses(error)) localStorage.removeItem(STORED);
+    if (cancelled?.aborted || refuses(error)) store(content, null);
     else if (parts.length) error.message += " The parts that arrived are kept for an hour: send the file again to continue.";
     if (cancelled?.aborted) api.post(`${path}/cancel`).catch(() => {}); // it expires otherwise
     throw error;
@@ -64,7 +64,7 @@ export async function uploadInParts(file, { purpose, signal, cancelled, onProgre
       const data = file.slice(sent, sent + size);
       const part = await patiently(() => send(`${path}/parts`, { data }, stopped, (bytes) => onProgress(Math.min(1, (sent + bytes) / file.size))));
       parts.push(part.id);
-      localStorage.setItem(STORED, JSON.stringify({ content, upload: upload.id, parts }));
+      store(content, { upload: upload.id, parts });
     }
     sent = file.size;
     onProgress(1, "the server joins its parts");
@@ -76,10 +76,22 @@ export async function uploadInParts(file, { purpose, signal, cancelled, onProgre
 const begin = (file, purpose, signal) =>
   api.post("/v1/uploads", { bytes: file.size, filename: file.name, mime_type: "application/octet-stream", purpose }, signal);
 
+/** The uploads that have begun here and not ended, the newest last. */
+const unfinished = () => JSON.parse(localStorage.getItem(STORED) ?? "[]");
+const same = (content) => (stored) => JSON.stringify(stored.content) === JSON.stringify(content);
+
+/** Remember how far an upload of this content is; null: it has ended. */
+function store(content, state) {
+  const others = unfinished().filter((stored) => !same(content)(stored));
+  const all = state ? [...others, { content, ...state }].slice(-MOST_STORED) : others;
+  if (all.length) localStorage.setItem(STORED, JSON.stringify(all));
+  else localStorage.removeItem(STORED);
+}
+
 /** The upload of this content that was interrupted here, if the server still has it. */
 async function continued(content, signal) {
-  const stored = JSON.parse(localStorage.getItem(STORED) ?? "null");
-  if (JSON.stringify(stored?.content) !== JSON.stringify(content)) return null;
+  const stored = unfinished().find(same(content));
+  if (!stored) return null;
   const upload = await api.get(`/v1/uploads/${stored.upload}`, {}, signal).catch(() => null);
   return ["pending", "completed"].includes(upload?.status) ? { upload, parts: stored.parts } : null;
 }
