@@ -13,6 +13,7 @@ from api.spec.resolve import Labels, ResolvedRecipe, resolve
 from benchmarks.training.peers.rows import IGNORED
 from benchmarks.training.workloads import Row, Workload
 from tests.worker.prepared import jsonl, prepare
+from worker.engine.row_order import rows_of_step
 from worker.shared.arrays import Array, Rows, load_rows
 
 
@@ -36,6 +37,12 @@ class Prepared:
     def supervised_share(self) -> float:
         """Supervised tokens divided by all tokens."""
         return float((self.train.loss_weights > 0).mean())
+
+    def order(self, seed: int) -> list[int]:
+        """Return the numbers of the rows in the order in which Attune's epoch takes them."""
+        steps = range(1, self.workload.steps + 1)
+        size = self.workload.batch_size
+        return [int(row) for step in steps for row in rows_of_step(len(self.train), size, step, seed)]
 
     def run_folder(self, folder: Path, seed: int) -> Path:
         """Return a new run folder for our trainer, without validation rows."""

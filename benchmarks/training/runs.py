@@ -140,6 +140,7 @@ def run_peer(peer: Peer, prepared: Prepared, folder: Path, seed: int, threads: i
         "save_step": workload.save_step,
         "learning_rate": workload.learning_rate,
         "seed": seed,
+        "order": prepared.order(seed),
         "rank": RANK,
         "alpha": ALPHA,
         "max_length": prepared.max_length,

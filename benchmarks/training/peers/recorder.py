@@ -24,7 +24,9 @@ class Request:
         return self.fields[name]
 
     def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in Path(self.fields["rows"]).read_text().splitlines()]
+        """Return the rows in the order in which Attune trains on them. The programs keep it."""
+        rows = [json.loads(line) for line in Path(self.fields["rows"]).read_text().splitlines()]
+        return [rows[index] for index in self.order]
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments that all trainers share. Everything else keeps the peer's default."""

@@ -35,6 +35,7 @@ def main() -> None:
         "lora_alpha": request.alpha,
         "lora_target": "all",
         "output_dir": request.model,
+        "disable_shuffling": True,
     }
     if request.quantized:
         arguments |= {"quantization_bit": 4}

@@ -53,6 +53,7 @@ def command_line(request: Request) -> list[str]:
         "add_version": False,
         "use_hf": True,
         "check_model": False,
+        "train_dataloader_shuffle": False,
     }
     if request.kind == "classification":
         arguments |= {

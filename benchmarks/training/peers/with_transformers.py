@@ -26,7 +26,7 @@ def main() -> None:
     classifies = request.kind == "classification"
     trainer = Trainer(
         model=get_peft_model(classifier(request) if classifies else language_model(request), adapter(request)),
-        args=TrainingArguments(**request.arguments()),
+        args=TrainingArguments(**request.arguments(), train_sampling_strategy="sequential"),
         train_dataset=Dataset.from_list(request.rows()),
         data_collator=DataCollatorWithPadding(tokenizer) if classifies else DataCollatorForSeq2Seq(tokenizer),
     )

@@ -31,14 +31,13 @@ def main() -> None:
 
 
 def supervised(request: Request) -> SFTTrainer:
-    arguments = common(request) | {"max_length": request.max_length}
-    if request.best:
-        arguments |= {"train_sampling_strategy": "group_by_length"}
+    order = "group_by_length" if request.best else "sequential"
+    arguments = common(request) | {"max_length": request.max_length, "train_sampling_strategy": order}
     return SFTTrainer(args=SFTConfig(**arguments), **parts(request))
 
 
 def dpo(request: Request) -> DPOTrainer:
-    arguments = common(request) | {"max_length": request.max_length}
+    arguments = common(request) | {"max_length": request.max_length, "train_sampling_strategy": "sequential"}
     if request.best:
         arguments |= {"precompute_ref_log_probs": True, "precompute_ref_batch_size": request.batch_size}
     return PreparedDPOTrainer(args=DPOConfig(**arguments), **parts(request))
@@ -50,6 +49,7 @@ def grpo(request: Request) -> GRPOTrainer:
         "num_generations": request.group_size,
         "max_completion_length": request.answer_tokens,
         "beta": 0.0,
+        "shuffle_dataset": False,
     }
 
     def contains(completions: Any, **_: Any) -> list[float | None]:
