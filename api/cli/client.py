@@ -157,7 +157,8 @@ class Client:
         try:
             yield
         except httpx.TimeoutException:
-            raise CommandError(ExitCode.UNAVAILABLE, f"{self.base_url} did not respond in time.") from None
+            remedy = "`attune doctor` checks the server; then repeat the command."
+            raise CommandError(ExitCode.UNAVAILABLE, f"{self.base_url} did not respond in time", remedy) from None
         except httpx.TransportError:
             local = httpx.URL(self.base_url).host in LOOPBACK
             remedy = (

@@ -2,7 +2,9 @@
 
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -31,6 +33,13 @@ def test_a_response_of_a_proxy_is_not_taken_for_one_of_attune(
     result = attune("jobs", "list")
     assert result.exit_code == ExitCode.UNAVAILABLE
     assert "502 Bad Gateway (request: req_1): the response is not Attune's" in result.stderr
+
+
+def test_a_server_that_is_too_slow_is_a_problem_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(httpx.Client, "request", Mock(side_effect=httpx.ReadTimeout("")))
+    result = attune("jobs", "list", "--base-url", "http://127.0.0.1:1", "--api-key", "sk-test")
+    assert result.exit_code == ExitCode.UNAVAILABLE
+    assert "did not respond in time: `attune doctor` checks the server" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["api", "migrate", "keys list"])
