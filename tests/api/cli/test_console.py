@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from api.cli.console import clean, format_size
 from tests.api.cli.conftest import MODEL, FakeServer
 from tests.api.cli.terminal import run_on_terminal
-from tests.api.cli.test_estimate import ESTIMATE
+from tests.api.cli.test_estimate import ESTIMATE, SEQUENCE
 from tests.source import ROOT
 
 
@@ -62,10 +62,13 @@ def test_colors_can_be_switched_off(tmp_path: Path, variables: dict[str, str]) -
         (["jobs", "log", "ftjob-1"], "=== training from 2026"),
         (["chat", MODEL, "hello"], "two lines"),
         (["estimate", "file-1", "-m", "tiny"], "9 of 4 rows, 3 epochs"),
+        (["preview", "file-1", "-m", "tiny"], "ab[[c]]|CUT|d"),
     ],
 )
 def test_a_terminal_shows_texts(server: FakeServer, words: list[str], text: str) -> None:
     server.said = ["two li", "nes"]
     server.answers["/v1/fine_tuning/estimates"] = ESTIMATE
+    row = {"row": 1, "label": None, "dropped": False, "sequences": [SEQUENCE], "findings": []}
+    server.answers["/v1/fine_tuning/previews"] = {"rows": [row]}
     code, shown = run_on_terminal(*words)
     assert (code, text in shown) == (0, True), shown

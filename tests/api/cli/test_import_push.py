@@ -18,6 +18,7 @@ from api.services import keys
 from api.settings import Settings
 from tests.api.cli.conftest import attune
 from tests.api.cli.stand_in import BASE, EVAL, KEY, MODELS, job, standing_in
+from tests.api.cli.terminal import run_on_terminal
 from tests.conftest import opened
 from tests.factories import a_base_model
 from tests.services.parts import AttuneApi
@@ -233,3 +234,21 @@ def test_an_eval_is_made_of_its_own_schema() -> None:
     }
     assert body["metadata"] == {"imported_from": "eval_1"}
     assert body["testing_criteria"] == EVAL["testing_criteria"]
+
+
+def test_a_terminal_shows_each_step_of_an_import(
+    target: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("COLUMNS", "200")
+    with standing_in() as source:
+        origin = ("--from", source.base_url)
+        for words, text in (
+            (("inventory", *origin), "ftjob-0"),
+            (("fetch", *origin, "--output", tmp_path), "holds 3 jobs"),
+            (("record", *origin, "--input", tmp_path, "--yes"), MODELS[0]),
+            (("push", "--input", tmp_path, "--yes"), "its training file could not be fetched"),
+            (("compare", "--input", tmp_path), "ftjob-0"),
+        ):
+            code, shown = run_on_terminal("import", *words)
+            assert (code, text in shown) == (0, True), shown
