@@ -88,7 +88,7 @@ _VALID = select(Key.project_id, Key.id, Key.scope, IDLE_S).where(Key.sha256 == b
 
 def listed(session: Session) -> Sequence[tuple[Key, str]]:
     """Return every key with its project's name, oldest first."""
-    rows = session.execute(select(Key, Project.name).join(Project).order_by(Key.created_at))
+    rows = session.execute(select(Key, Project.name).join(Project).order_by(Key.created_at, Key.id))
     return [(key, name) for key, name in rows]
 
 

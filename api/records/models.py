@@ -108,7 +108,9 @@ def find_in_any_project(session: Session, model_id: str) -> Model | Checkpoint |
 
 
 def listed(session: Session, project_id: str) -> Sequence[Model]:
-    return session.scalars(select(Model).where(Model.project_id == project_id).order_by(Model.created_at.desc())).all()
+    return session.scalars(
+        select(Model).where(Model.project_id == project_id).order_by(Model.created_at.desc(), Model.id)
+    ).all()
 
 
 def of_base(session: Session, base_model: str) -> Sequence[Model]:

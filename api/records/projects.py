@@ -38,7 +38,7 @@ def find(session: Session, name: str) -> Project | None:
 
 
 def listed(session: Session) -> Sequence[Project]:
-    return session.scalars(select(Project).order_by(Project.created_at)).all()
+    return session.scalars(select(Project).order_by(Project.created_at, Project.id)).all()
 
 
 def names(session: Session) -> dict[str, str]:

@@ -113,7 +113,7 @@ def _unmet(session: Session) -> dict[tuple[str, str], str]:
         select(Dependency.job_id, Dependency.stage, needed.pipeline_stage)
         .join(needed, needed.id == Dependency.needs_job_id)
         .where(needed.status.not_in([JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED]))
-        .order_by(needed.created_at.desc())
+        .order_by(needed.created_at.desc(), needed.id)
     )
     return {(job_id, stage): str(name) for job_id, stage, name in rows}
 
