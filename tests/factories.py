@@ -1,6 +1,9 @@
 """Rows for tests, as the services make them."""
 
+from itertools import count
 from typing import Any
+
+from sqlalchemy import ColumnElement
 
 from api.context import Caller, Context
 from api.records import Database, base_models, files, models, projects
@@ -14,6 +17,15 @@ from api.spec.job import JobError
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
+
+_number = count()
+
+
+def _next_now() -> ColumnElement[float]:
+    """The database's time, and a microsecond for each row before: SQLite's clock is the same for a whole millisecond,
+    in which a fast machine makes several rows."""
+    return db_now() + next(_number) * 1e-6
+
 
 FACTS = {"model_type": "llama", "parameters": 1000, "context_window": 128}
 
@@ -48,7 +60,7 @@ def a_file(context: Context, project_id: str, content: bytes = b"{}\n", purpose:
                 bytes=stored.bytes,
                 sha256=stored.sha256,
                 storage_key=f"files/{project_id}/{file_id}",
-                created_at=db_now(),
+                created_at=_next_now(),
                 scan_status="pending" if purpose == "fine-tune" else None,
             )
         )
@@ -58,7 +70,7 @@ def a_file(context: Context, project_id: str, content: bytes = b"{}\n", purpose:
 def a_batch(context: Context, project_id: str, status: BatchStatus, **values: Any) -> str:
     """A batch that no worker takes."""
     fixed = {"id": new_id("batch_"), "project_id": project_id, "key_id": "key_1", "endpoint": "/v1/completions"}
-    times = {"created_at": db_now(), "expires_at": db_now() + WINDOW_S}
+    times = {"created_at": _next_now(), "expires_at": db_now() + WINDOW_S}
     batch = Batch(**fixed, **times, status=status, input_file="file-none", **values)
     with context.database.write() as session:
         session.add(batch)
@@ -77,7 +89,7 @@ def a_job(database: Database, project_id: str, status: JobStatus = JobStatus.QUE
                 id=job_id,
                 project_id=project_id,
                 status=status,
-                created_at=db_now(),
+                created_at=_next_now(),
                 method=given["recipe"]["method"]["type"],
                 training_file="file-none",
                 seed=0,
@@ -112,7 +124,7 @@ def a_model(context: Context, project_id: str, contents: dict[str, bytes] | None
         key = f"models/{job_id}/1/{name}"
         stored = context.storage.write_bytes(key, content)
         artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": key})
-    shared = {"project_id": project_id, "job_id": job_id, "artifacts": artifacts, "created_at": db_now()}
+    shared = {"project_id": project_id, "job_id": job_id, "artifacts": artifacts, "created_at": _next_now()}
     with context.database.write() as session:
         session.get_one(Job, job_id).fine_tuned_model = model_id
         session.add(models.Model(id=model_id, base_model=base, **shared))
@@ -134,7 +146,7 @@ def an_eval(context: Context, project: str) -> str:
         name="",
         data_source={},
         criteria=[{"name": "a"}],
-        created_at=db_now(),
+        created_at=_next_now(),
         updated_at=db_now(),
     )
     with context.database.write() as session:

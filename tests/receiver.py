@@ -4,6 +4,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import patch
+
+from api.infra import outbound
 
 
 class Receiver(ThreadingHTTPServer):
@@ -38,7 +41,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
-    with Receiver() as receiver:
+    """A receiver in a thread. Senders of this process wait for it as long as a busy machine takes."""
+    limits = patch.multiple(outbound, STEP_S=60.0, DEADLINE_S=60.0)
+    with limits, Receiver() as receiver:
         threading.Thread(target=receiver.serve_forever, daemon=True).start()
         yield receiver
         receiver.shutdown()
