@@ -8,8 +8,11 @@ Monty takes 0.15 s to import. It is imported inside the functions, so that the A
 spend this time.
 """
 
+import ast
+import builtins
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -36,6 +39,12 @@ _SCRIPT = "<python-input-1>"
 """Monty's file name for the second text that a session runs, which is the script."""
 _LACKING = {"unresolved-import", "unresolved-reference", "unresolved-attribute"}
 """Codes with which the type checker reports a module, name or attribute that the sandbox lacks."""
+_NAME = re.compile("Name `([a-z]+)`", re.IGNORECASE)
+"""A name in the type checker's messages that may be one of Python's own. The type checker knows fewer of those than the
+interpreter: `map` and `getattr` are missing."""
+_TYPES = {"str", "bytes", "int", "float", "list", "tuple", "dict", "set", "frozenset"}
+"""Built-in types. The type checker knows more attributes of them than the interpreter, which has methods of objects
+(`text.lower()`), but not of the types (`str.lower`)."""
 
 
 def call_grade(source: str, sample: Mapping[str, object], item: Mapping[str, object]) -> float:
@@ -55,7 +64,7 @@ def call_grade(source: str, sample: Mapping[str, object], item: Mapping[str, obj
 def faults(source: str) -> list[str]:
     """Return the modules and names that the script uses but the sandbox lacks, or why the script cannot be loaded, each
     with the line."""
-    if lacking := _lacking(source):
+    if lacking := [*_lacking(source), *_lacking_methods(source)]:
         return lacking
     try:
         with _errors_of_script(), _session() as session:
@@ -94,7 +103,46 @@ def _sentence(finding: Mapping[str, Any], *, is_call: bool) -> str | None:
         return None
     if code == "unresolved-attribute" and not message.startswith(("Module `", "Class `")):
         return None
+    if code == "unresolved-reference" and (name := _NAME.match(message)) and _has(name[1]):
+        return None
     return f"line {finding['location']['row']}: not available in the sandbox: {truncate(message, MAX_MESSAGE)}"
+
+
+def _lacking_methods(source: str) -> list[str]:
+    """Return a sentence for each method that the script takes from a built-in type, such as `str.lower`, and the
+    sandbox lacks."""
+    try:
+        nodes = [*ast.walk(ast.parse(source))]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []  # `faults` finds this error when it loads the script
+    own = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    own |= {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    return [
+        f"line {node.lineno}: not available in the sandbox: `{node.value.id}.{node.attr}`"
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in _TYPES - own
+        if not _has(f"{node.value.id}.{node.attr}")
+    ]
+
+
+def _has(name: str) -> bool:
+    """Return whether the sandbox has a name of Python's own, or an attribute (`str.lower`) of one."""
+    first, _, attribute = name.partition(".")
+    known = getattr(builtins, first, None)
+    return known is not None and (not attribute or hasattr(known, attribute)) and _evaluates(name)
+
+
+@cache  # of names of Python's own only, so it stays small
+def _evaluates(name: str) -> bool:
+    from pydantic_monty import MontyError  # noqa: PLC0415
+
+    try:
+        with _session() as session:
+            session.feed_run(name)
+    except MontyError:
+        return False
+    return True
 
 
 @cache

@@ -253,6 +253,26 @@ ORDINARY = {
         "fuzzy wuzzy was a bear",
         {"reference_answer": "fuzzy wuzzy had no hair"},
     ),
+    "functions of Python's own": (
+        """
+        def grade(sample, item):
+            words = list(map(len, filter(None, sample["output_text"].split(" "))))
+            return getattr(item, "missing", 0) + float(format(sum(words) / 7, ".2f"))
+        """,
+        "two  words",
+        {},
+    ),
+    "names of types as variables": (
+        """
+        def grade(sample, item):
+            total = 0
+            for str in sample["output_text"].split():
+                total += str.istitle()
+            return total
+        """,
+        "One two",
+        {},
+    ),
     "choices": (
         """
         def grade(sample, item):
@@ -283,6 +303,8 @@ FAULTY = [
     ("from collections import OrderedDict\ndef grade(sample, item): return 1", "line 1.*`OrderedDict`"),
     ("def grade(sample, item):\n    return scor", "line 2.*`scor`"),
     ("import os\ndef grade(sample, item):\n    return os.system('x')", "line 3.*`system`"),
+    ("def grade(sample, item):\n    return 'a'.translate(str.maketrans('', '', '.'))", "line 2.*`str.maketrans`"),
+    ("def grade(sample, item):\n    return len(list(map(str.lower, 'ab')))", "line 2.*`str.lower`"),
     ("def score(sample, item): return 1", r"define a function grade\(sample, item\)"),
     ("def grade(sample): return 1", r"define a function grade\(sample, item\)"),
     ("grade = 1", r"define a function grade\(sample, item\)"),
