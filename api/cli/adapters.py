@@ -9,7 +9,7 @@ import typer
 
 from api.cli.client import Client, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import print_error, print_fields, print_json, print_result, transfer_progress
+from api.cli.console import plural, print_error, print_fields, print_json, print_result, transfer_progress
 from api.cli.downloads import download_file
 from api.cli.errors import CommandError, Commands, ExitCode
 
@@ -63,7 +63,7 @@ def download(
     report = {"model": model, "folder": str(folder), "artifacts": listed}
     print_result(
         report,
-        f"Downloaded {model} into {folder}: {len(artifacts)} files, all with the listed SHA-256.",
+        f"Downloaded {model} into {folder}: {plural(len(artifacts), 'file')}, all with the listed SHA-256.",
         as_json=as_json,
     )
 

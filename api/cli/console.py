@@ -136,6 +136,11 @@ def format_duration(total_s: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
+def plural(number: int, noun: str) -> str:
+    """Return such as "1 row" or "1,200 rows"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def format_size(count: object) -> str:
     """Return a number of bytes with a decimal unit, or "-" for anything but a number."""
     if not isinstance(count, (int, float)):

@@ -7,7 +7,7 @@ import typer
 from api.cli.body import job_body, parse_value, require_model_and_file
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import format_duration, format_size, print_fields, print_json, print_line
+from api.cli.console import format_duration, format_size, plural, print_fields, print_json, print_line
 from api.cli.errors import ExitCode
 from api.cli.files import attach_files
 from api.cli.findings import count_errors, print_findings
@@ -119,7 +119,8 @@ def _estimate_fields(report: Document) -> dict[str, str]:
         supervised = f", of which {train['supervised_tokens']:,} are supervised" if train["supervised_tokens"] else ""
         fields["tokens per epoch"] = f"{train['tokens']:,}{supervised}"
     if report["total_steps"]:
-        fields["steps"] = f"{report['total_steps']:,} of {report['batch_size']} rows, {report['n_epochs']} epochs"
+        size, epochs = plural(report["batch_size"], "row"), plural(report["n_epochs"], "epoch")
+        fields["steps"] = f"{report['total_steps']:,} of {size}, {epochs}"
     if report["trained_parameters"] is not None:
         about = "" if report["parameters_exact"] else "about "
         fields["trained parameters"] = f"{about}{report['trained_parameters']:,}"

@@ -14,7 +14,7 @@ import typer
 
 from api.cli.client import Document
 from api.cli.connect import Json
-from api.cli.console import print_json, print_line
+from api.cli.console import plural, print_json, print_line
 from api.cli.errors import CommandError, ExitCode
 from api.cli.findings import count_errors, print_findings, summarize_scan
 
@@ -76,4 +76,4 @@ def _verdict(report: Document, errors: int) -> str:
     if report["error"]:
         return "unreadable"
     warnings = sum(finding["severity"] == "warning" for finding in report["findings"])
-    return f"{errors:,} errors, {warnings:,} warnings listed" if errors or warnings else "no errors"
+    return f"{plural(errors, 'error')}, {plural(warnings, 'warning')} listed" if errors or warnings else "no errors"

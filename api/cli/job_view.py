@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from time import time
 
 from api.cli.client import Document
-from api.cli.console import format_duration, format_size, format_time
+from api.cli.console import format_duration, format_size, format_time, plural
 
 PHASES = {
     "loading": "Loading the base model",
@@ -36,6 +36,7 @@ def job_fields(job: Document, attempt: Document | None, last_step: Document | No
         "host": worker.partition(":")[0],
         "worker": worker,
         "error": f"{error['message']} ({error['code']})" if error else None,
+        "more about it": details_of_failure(job),
         "base model": job["model"],
         "fine-tuned model": job.get("fine_tuned_model"),
         "technique": _technique(job.get("technique") or {}),
@@ -61,6 +62,14 @@ def job_fields(job: Document, attempt: Document | None, last_step: Document | No
 def describe_status(job: Document) -> str:
     phase = describe_phase(job)
     return f"{job['status']}: {phase[:1].lower()}{phase[1:]}" if phase else str(job["status"])
+
+
+def details_of_failure(job: Document) -> str | None:
+    """Return the command that shows the cause of a failure in full; None for other jobs."""
+    if job["status"] != "failed":
+        return None
+    file = job.get((job.get("error") or {}).get("param"))
+    return f"attune files get {file}" if str(file).startswith("file-") else f"attune jobs log {job['id']}"
 
 
 def describe_phase(job: Document) -> str | None:
@@ -139,7 +148,7 @@ def _learning_rate(training: Document) -> str | None:
     rate = training.get("learning_rate")
     if not isinstance(rate, (int, float)):
         return None if rate is None else str(rate)
-    warmup = f", {training['warmup_steps']} steps of warm-up" if training.get("warmup_steps") else ""
+    warmup = f", {plural(training['warmup_steps'], 'step')} of warm-up" if training.get("warmup_steps") else ""
     return f"{rate:g} at most, {training.get('scheduler', 'constant')}{warmup}"
 
 
@@ -163,4 +172,4 @@ def _evaluation(report: Document | None) -> str | None:
         for name, tuned in report["tuned"].items()
         if tuned is not None and report["base"].get(name) is not None
     ]
-    return f"{', '.join(changes)} (base → tuned, {report['rows']} {report['drawn_from']} rows)"
+    return f"{', '.join(changes)} (base → tuned, {plural(report['rows'], report['drawn_from'] + ' row')})"

@@ -26,7 +26,7 @@ from api.cli.console import (
     print_result,
 )
 from api.cli.errors import ExitCode
-from api.cli.job_view import AFTER_TRAINING, describe_phase, describe_wait, time_left, wait_reason
+from api.cli.job_view import AFTER_TRAINING, describe_phase, describe_wait, details_of_failure, time_left, wait_reason
 from api.cli.waiting import clock_time, wait_until_ended
 
 EXIT_CODES = {
@@ -225,5 +225,6 @@ def _print_end(job: Document) -> None:
     elif job["status"] == "failed":
         error = job.get("error") or {}
         print_error(f"the job failed: {error.get('message', 'no reason given')} ({error.get('code', 'unknown')})")
+        print_note(f"More about it: {details_of_failure(job)}")
     else:
         err.print(f"The job was {clean(job['status'])}.", markup=False)

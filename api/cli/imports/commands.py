@@ -8,7 +8,7 @@ import typer
 
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect, find_server
-from api.cli.console import format_size, print_json, print_note, print_result
+from api.cli.console import format_size, plural, print_json, print_note, print_result
 from api.cli.errors import Commands, ExitCode
 from api.cli.imports.asking import Options
 from api.cli.imports.bases import BASES, JUDGES
@@ -79,7 +79,8 @@ def fetch_all(*, output: Output, source_url: From = None, as_json: Json = False)
             print_note(f"{refused['path']}: {refused['message']} (status {refused['status']})")
     print_result(
         report,
-        f"{report['folder']} holds {report['jobs']} jobs, {report['files']} files and {report['evals']} evals, "
+        f"{report['folder']} holds {plural(report['jobs'], 'job')}, {plural(report['files'], 'file')} and "
+        f"{plural(report['evals'], 'eval')}, "
         f"{format_size(report['bytes'])}. Not available: {len(report['unavailable'])}.",
         as_json=as_json,
     )
@@ -152,8 +153,8 @@ def push_jobs(
             print_note(line)
         if plan.open_jobs or plan.open_evals:
             print_note(f"Models: {BASES} and {JUDGES} in {folder}. Change them there before you agree.")
-            question = f"Make {len(plan.open_jobs)} jobs and {len(plan.open_evals)} evals on {client.base_url}?"
-            require_consent(question, yes=yes)
+            made = f"{plural(len(plan.open_jobs), 'job')} and {plural(len(plan.open_evals), 'eval')}"
+            require_consent(f"Make {made} on {client.base_url}?", yes=yes)
         report = push(client, plan)
     pushed = [*report["jobs"], *report["evals"]]
     if as_json:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 
 from api.cli.client import Document, segment
+from api.cli.console import plural
 from api.cli.imports.deadlines import DEADLINES, EVALS_DARK, answers_until
 from api.cli.imports.source import NotAvailable, Source
 
@@ -86,7 +87,7 @@ def _evals(source: Source) -> tuple[list[Item], str | None]:
         runs = {each["id"]: len(source.listed(f"/evals/{segment(each['id'])}/runs")) for each in found}
     except NotAvailable as refusal:
         return [], f"{refusal.message} (status {refusal.status})"
-    return [Item("eval", e["id"], e.get("name") or "", f"{runs[e['id']]} runs", True, until) for e in found], None
+    return [Item("eval", e["id"], e.get("name") or "", plural(runs[e["id"]], "run"), True, until) for e in found], None
 
 
 def days_left(until: str | None, today: date) -> int | None:

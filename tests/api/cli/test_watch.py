@@ -89,6 +89,16 @@ def test_create_with_watch_follows_the_new_job(server: FakeServer) -> None:
     assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == ["ftevent-1", "ftjob-1"]
 
 
+@pytest.mark.parametrize(
+    ("param", "command"), [("training_file", "attune files get file-1"), ("technique", "attune jobs log ftjob-1")]
+)
+def test_a_failure_names_the_command_that_shows_all_of_it(server: FakeServer, param: str, command: str) -> None:
+    error = {"code": "a_code", "message": "It failed … and 2 more: lines 7, 9", "param": param}
+    server.scenes = [(job("failed", error=error), [FIRST])]
+    assert attune("jobs", "watch", "ftjob-1").stderr.splitlines()[-1] == f"More about it: {command}"
+    assert re.search(f"^more about it +{command}$", attune("jobs", "get", "ftjob-1").stdout, re.MULTILINE)
+
+
 def test_a_reason_to_wait_is_a_line_once_it_lasts(server: FakeServer) -> None:
     start = {"earliest": time.time() + 130, "latest": None}
     queue = {"reason": "1 job before it", "position": 2, "expected_start": start, "expected_finish": None}
