@@ -73,6 +73,7 @@ def test_samples_are_the_rows_own_prompts_and_answers(tiny_llama: Path, tmp_path
     assert set(sample["reference"]) <= set("+,-")  # the tokens 10, 11 and 12
     assert set(sample["tuned"][:6]) <= set("+,-")
     assert not set(sample["base"]) <= set("+,-")
+    assert sample["base"].endswith("…"), "cut after a few tokens"
 
 
 def test_a_comparison_that_takes_too_long_costs_no_model(

@@ -34,7 +34,8 @@ def greedy_answers(
 ) -> list[GeneratedAnswer]:
     """Return greedy answers of at most `max_tokens` to the first rows whose prompts are short enough.
 
-    Each answer comes with a reference: the first answer in the row, or the preferred answer of a preference pair.
+    An answer that is cut there ends with "…". Each answer comes with a reference: the first answer in the row, or the
+    preferred answer of a preference pair.
     """
     tokenizer, stops = _tokenizer_and_stops(base.resolve())
     spans = [span for row in range(len(rows)) if (span := _span(rows, row * rows.width)) is not None][:SHOWN_ROWS]
@@ -50,9 +51,11 @@ def greedy_answers(
         GeneratedAnswer(
             prompt=display_text(tokenizer.decode(prompt.tolist(), skip_special_tokens=False), from_end=True),
             reference=display_text(tokenizer.decode(reference.tolist())),
-            answer=display_text(text),
+            answer=display_text(text if ended else f"{text}…"),
         )
-        for prompt, reference, text in zip(answers.prompts, references, answers.texts, strict=True)
+        for prompt, reference, text, ended in zip(
+            answers.prompts, references, answers.texts, answers.ended, strict=True
+        )
     ]
 
 
