@@ -192,9 +192,10 @@ def show_page(job_id: str, data_dir: Path) -> None:
 
 
 def show_page_later(job_id: str, data_dir: Path) -> None:
-    """Print the commands that start the service again and show the job in a browser."""
-    console.print(f"Start the service again: {attune()} up --data-dir {data_dir}", soft_wrap=True)
-    console.print(f"See the job in a browser: {attune()} open /jobs/{job_id} --data-dir {data_dir}", soft_wrap=True)
+    """Print the address of the job's page, and the commands that serve it again and sign a browser in."""
+    console.print(f"See the job at http://127.0.0.1:8000/jobs/{job_id} once the service runs again:", soft_wrap=True)
+    console.print(f"  {attune()} up --data-dir {data_dir}", soft_wrap=True)
+    console.print(f"  {attune()} open /jobs/{job_id} --data-dir {data_dir}   # signs the browser in", soft_wrap=True)
 
 
 def attune() -> Path | str:
