@@ -63,7 +63,7 @@ export function settings({ method, technique, training, resources, export: expor
 
 /** `max_steps` may end the training before its epochs. */
 const summary = ({ learning_rate: rate, max_length: length, total_steps: steps, max_steps: most }, { n_epochs: epochs, batch_size: batch }) => [
-  steps && `${format.exact(steps)} steps`, epochs && !(steps && steps === most) && `${epochs} ${epochs === 1 ? "epoch" : "epochs"}`, batch && `batch ${batch}`,
+  steps && `${format.exact(steps)} steps`, epochs && !(steps && steps === most) && (epochs === "auto" ? "epochs auto" : `${epochs} ${epochs === 1 ? "epoch" : "epochs"}`), batch && `batch ${batch}`,
   rate && `learning rate ${written(rate)}`, length && `length ${written(length)}`,
 ].filter(Boolean).join(" · ");
 
