@@ -68,7 +68,7 @@ def details_of_failure(job: Document) -> str | None:
     """Return the command that shows the cause of a failure in full; None for other jobs."""
     if job["status"] != "failed":
         return None
-    file = job.get((job.get("error") or {}).get("param"))
+    file = job.get((job.get("error") or {}).get("param") or "")
     return f"attune files get {file}" if str(file).startswith("file-") else f"attune jobs log {job['id']}"
 
 
