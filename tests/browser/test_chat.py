@@ -5,8 +5,10 @@ import json
 from playwright.sync_api import Route, expect
 
 from api.context import Context
+from api.records.jobs import Job
+from api.records.models import Model
 from tests.browser.chromium import Visitor
-from tests.factories import a_base_model
+from tests.factories import a_base_model, a_file, a_model, a_project
 
 
 def test_reasoning_is_folded_above_its_answer(visitor: Visitor, server: tuple[str, Context, str]) -> None:
@@ -39,3 +41,17 @@ def test_reasoning_is_folded_above_its_answer(visitor: Visitor, server: tuple[st
     page.get_by_text("Reasoning", exact=True).first.click()
     expect(thoughts).to_be_visible()
     assert "Six and one." not in str(sent[1]), "earlier reasoning is not sent again"
+
+
+def test_a_tuned_model_is_asked_with_the_system_message_of_its_training(
+    visitor: Visitor, server: tuple[str, Context, str]
+) -> None:
+    context, project = server[1], a_project(server[1].database)
+    row = {"messages": [{"role": "system", "content": "Count, as ever."}, {"role": "user", "content": "1"}]}
+    file = a_file(context, project, json.dumps(row).encode() + b"\n{}\n" * 50_000)
+    model = a_model(context, project)
+    with context.database.write() as session:
+        session.get_one(Job, session.get_one(Model, model).job_id).training_file = file
+    visitor.page.goto(f"/models/{model}")
+    expect(visitor.page.get_by_label("System message")).to_have_value("Count, as ever.")
+    expect(visitor.page.get_by_text("that of the first training row")).to_be_visible()

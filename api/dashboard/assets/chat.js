@@ -7,7 +7,10 @@ import { duration, plural } from "./format.js";
 
 const PATH = "/v1/chat/completions";
 
-/** @param {{models: [string, string][], signal: AbortSignal}} options `models`: [label, id] of each column */
+/**
+ * @param {{models: [string, string][], signal: AbortSignal}} options `models`: [label, id] of each column
+ * @returns {{element: HTMLElement, suggest: (system: string) => void}} `suggest`: a system message, if none is written yet
+ */
 export function chat({ models, signal }) {
   const columns = models.map(([label, id]) => column(label, id));
   const system = h("input", { type: "text", id: "system", placeholder: "none", autocomplete: "off" });
@@ -46,11 +49,20 @@ export function chat({ models, signal }) {
     const python = `answer = client.chat.completions.create(\n${given})\nprint(answer.choices[0].message.content)`;
     return { method: "POST", path: PATH, body, python, cli: command(body) };
   };
-  return h("div.chat", {},
-    h("div.columns", {}, columns.map(({ element }) => element)),
-    h("form.ask", { onsubmit: submit }, input, h("div.actions", {}, send, stop, clear, copyAs(call))),
-    h("details.fold", {}, h("summary", {}, "Settings"), h("div.filters", {},
-      h("label.inline", {}, "System message", system), h("label.inline", {}, "Temperature", temperature), h("label.inline", {}, "Most tokens", longest))));
+  const options = h("details.fold", {}, h("summary", {}, "Settings"), h("div.filters", {},
+    h("label.inline", {}, "System message", system), h("label.inline", {}, "Temperature", temperature), h("label.inline", {}, "Most tokens", longest)));
+  const element = h("div.chat", {},
+    h("div.columns", {}, columns.map((one) => one.element)),
+    h("form.ask", { onsubmit: submit }, input, h("div.actions", {}, send, stop, clear, copyAs(call))), options);
+  return {
+    element,
+    suggest(message) {
+      if (system.value || running || options.open) return;
+      system.value = message;
+      options.open = true;
+      options.append(h("p.muted.small", {}, "The system message is that of the first training row: a tuned model expects it."));
+    },
+  };
 }
 
 /** The same as a command, which sends one message; undefined if there are earlier ones. */

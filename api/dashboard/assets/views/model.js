@@ -18,11 +18,13 @@ export async function show({ root, id, signal, setTitle, open, offerKeys }) {
   const model = await api.get(path, {}, signal);
   const answers = model.facts.output === undefined ? model.facts.kind !== "encoder" : model.facts.output === "tokens";
   const parts = { lineage: h("div"), files: h("div"), card: h("div") };
-  fill(root, head(model, path, open), about(model), parts.lineage,
-    answers && writes(section("Chat", null, chat({ models: isTuned(model) ? [["Base", model.facts.base_model], ["Tuned", id]] : [["Base", id]], signal }))),
+  const talk = answers && chat({ models: isTuned(model) ? [["Base", model.facts.base_model], ["Tuned", id]] : [["Base", id]], signal });
+  fill(root, head(model, path, open), about(model), parts.lineage, talk && writes(section("Chat", null, talk.element)),
     parts.files, parts.card);
   offerKeys({ n: ["New job with this model", () => open(`/new?model=${encodeURIComponent(id)}`)] });
   const job = model.facts.fine_tuning_job_id ? await api.get(`/v1/fine_tuning/jobs/${model.facts.fine_tuning_job_id}`, {}, signal).catch(() => null) : null;
+  const system = talk && job && await systemMessage(job.training_file, signal).catch(() => null);
+  if (system) talk.suggest(system);
   const [chain, [files, listed]] = await Promise.all([lineage(model, job, signal), artifacts(path, formsOf(model, job), signal)]);
   fill(parts.lineage, chain);
   fill(parts.files, files);
@@ -65,6 +67,15 @@ function about(model) {
     ["Method", known.method && term(known.method)], ["Technique", known.technique && term(known.technique)],
     ["Answers with", { tokens: "text", labels: "scores of labels", reward: "a reward" }[known.output] ?? known.output], ["Created", when(model.created)],
   ]);
+}
+
+/** The system message of a file's first row. Raise if its begin is no row of messages, or the file is gone. */
+async function systemMessage(file, signal) {
+  const begin = await api.request(`/v1/files/${file}/content`, { headers: { range: "bytes=0-65535" }, signal });
+  const [row] = (await begin.text()).split("\n");
+  const { messages, input } = JSON.parse(row);
+  const [first] = messages ?? input.messages;
+  return first.role === "system" && typeof first.content === "string" ? first.content : null;
 }
 
 /** The models that this one was trained from, oldest first. */
