@@ -73,7 +73,7 @@ class Authenticate:
                 if token:
                     session_cookie.require_own_page(scope)
                 if not caller.may_write and scope["path"] not in (*READS, SESSION, LINKS):
-                    raise Forbidden("This key can only read")
+                    raise Forbidden("This key can only read: use a key of scope write")
         except ServiceError as error:
             await send_error(send, error)
             return

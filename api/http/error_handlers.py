@@ -63,7 +63,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     hint = _ALTERNATIVES.get(path, "See /openapi.json for the API.")
     message = {
         404: f"Unknown request URL: {request.method} {path}. {hint}",
-        405: f"Not allowed to {request.method} on {path}",
+        405: f"Not allowed to {request.method} on {path}, which has {', '.join(_allowed(request))}",
     }.get(error.status_code, str(error.detail))
     kind = InvalidRequest if error.status_code < 500 else ServiceError
     body = kind(message, code=_CODES.get(error.status_code)).body()
@@ -116,8 +116,10 @@ def as_invalid_request(
     """
     first = errors[0]
     if first["type"] == "json_invalid":
-        return InvalidRequest("We could not parse the JSON body of your request", code="invalid_json")
-    if first["type"] == "missing" and first["loc"] == ("body",):
+        place = f" at character {first['loc'][-1] + 1}" if isinstance(first["loc"][-1], int) else ""
+        problem = f"We could not parse the JSON body of your request: {first['ctx']['error']}{place}"
+        return InvalidRequest(problem, code="invalid_json")
+    if first["loc"] == ("body",) and first["type"] in NO_OBJECT:
         return InvalidRequest("This request needs a JSON object as its body", code="invalid_json")
     param = _param(first, body)
     others = dict.fromkeys(_param(error, body) for error in errors[1:])
@@ -132,6 +134,8 @@ def as_invalid_request(
 
 
 MAX_OTHER_FIELDS = 5
+NO_OBJECT = ("missing", "model_attributes_type", "model_type", "dict_type")
+"""pydantic's errors for a body that is no object, or that the request lacks."""
 
 
 def _param(error: ErrorDetails, body: object) -> str:

@@ -235,6 +235,22 @@ def test_a_body_that_is_not_said_to_be_json_is_refused_with_what_to_do(client: T
     assert "Content-Type: application/json" in str(error_of(answer)["message"])
 
 
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (
+            b'{"model": "tiny",}',
+            "JSON body of your request: Expecting property name enclosed in double quotes at character 18",
+        ),
+        (b"[]", "needs a JSON object as its body"),
+    ],
+)
+def test_a_broken_body_is_refused_with_the_place(client: TestClient, body: bytes, problem: str) -> None:
+    answer = client.post("/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert error_of(answer)["message"].endswith(problem)
+
+
 def test_a_full_disk_is_a_507_that_clients_do_not_try_again(sqlite_url: str, tmp_path: Path, no_room: None) -> None:
     app = create_app(Settings(data_dir=tmp_path / "data", database_url=sqlite_url))
     client = client_of(app, "default")
