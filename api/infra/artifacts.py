@@ -6,7 +6,7 @@ The archive is an uncompressed tar that is generated while it is read, so that n
 import hashlib
 import json
 import tarfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from api.infra.storage import Storage
 from api.spec.artifacts import Artifact
@@ -42,26 +42,30 @@ def tar_size(artifacts: Sequence[Artifact]) -> int:
     return sum(len(_header(artifact)) + _padded(artifact["bytes"]) for artifact in artifacts) + len(_END)
 
 
-async def stream_tar(storage: Storage, artifacts: Sequence[Artifact]) -> AsyncIterator[bytes]:
-    """Yield the archive in chunks. Each call gives the same bytes, so that a client can request a part of them."""
+async def stream_tar(storage: Storage, artifacts: Sequence[Artifact], part: range) -> AsyncIterator[bytes]:
+    """Yield the bytes of the archive at the positions in `part`, in chunks. Only these bytes are read from the storage,
+    and each call gives the same."""
+    position = 0
+    for piece in _pieces(artifacts):
+        size = len(piece) if isinstance(piece, bytes) else piece["bytes"]
+        start, stop = (min(max(end - position, 0), size) for end in (part.start, part.stop))
+        position += size
+        if start == stop:
+            continue
+        if isinstance(piece, bytes):
+            yield piece[start:stop]
+        else:
+            async for chunk in storage.stream(piece["key"], part=range(start, stop)):
+                yield chunk
+
+
+def _pieces(artifacts: Sequence[Artifact]) -> Iterator[bytes | Artifact]:
+    """Yield the parts of the archive in order. An artifact stands for its content."""
     for artifact in artifacts:
         yield _header(artifact)
-        async for chunk in storage.stream(artifact["key"]):
-            yield chunk
+        yield artifact
         yield b"\0" * (_padded(artifact["bytes"]) - artifact["bytes"])
     yield _END
-
-
-async def part_of(chunks: AsyncIterator[bytes], part: range) -> AsyncIterator[bytes]:
-    """Yield the bytes of the chunks whose positions are in `part`."""
-    position = 0
-    async for chunk in chunks:
-        wanted = chunk[max(0, part.start - position) : max(0, part.stop - position)]
-        position += len(chunk)
-        if wanted:
-            yield wanted
-        if position >= part.stop:
-            return
 
 
 def _header(artifact: Artifact) -> bytes:

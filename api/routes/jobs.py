@@ -9,7 +9,7 @@ from api.context import Context
 from api.http.deps import METADATA_PARAMETER, After, Ctx, MetadataFilter, Repeated, Who
 from api.http.downloads import PARTIAL, Download, IfRangeHeader, RangeHeader, requested_bytes
 from api.http.fair_route import FairRoute, answer_in_turn
-from api.infra.artifacts import part_of, stream_tar, tar_size, with_relative_names
+from api.infra.artifacts import stream_tar, tar_size, with_relative_names
 from api.schemas.common import errors
 from api.schemas.jobs import AttemptList, CheckpointList, JobList, JobObject
 from api.schemas.stored import StoredJson, stored
@@ -169,5 +169,5 @@ def download_adapter(
     size = tar_size(artifacts)
     part = requested_bytes(wanted, condition, size)
     ending = "" if format == "adapter" else f"-{format}"
-    chunks = part_of(stream_tar(context.storage, artifacts), part)
+    chunks = stream_tar(context.storage, artifacts, part)
     return Download(chunks, filename=f"{job_id}{ending}.tar", size=size, part=part)

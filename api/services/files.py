@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError, TooLarge
-from api.infra.artifacts import part_of, stream_tar, trained_artifacts
+from api.infra.artifacts import stream_tar, trained_artifacts
 from api.infra.storage import StoredObject
 from api.records import batches, eval_runs, files, jobs, models, scans
 from api.records.base import db_now
@@ -220,7 +220,7 @@ def content(context: Context, caller: Caller, file: File, part: range) -> AsyncI
         model = models.get(session, caller.project_id, file.model_id)
     if model is None:
         raise NoSuchFile(file.id)
-    return part_of(stream_tar(context.storage, trained_artifacts(model.artifacts)), part)
+    return stream_tar(context.storage, trained_artifacts(model.artifacts), part)
 
 
 def delete(context: Context, caller: Caller, file_id: str) -> None:

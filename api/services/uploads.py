@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
-from api.infra.storage import ObjectMissing, StoredObject
+from api.infra.storage import JOINED_BYTES, ObjectMissing, StoredObject
 from api.records import files as file_records
 from api.records import uploads
 from api.records.base import db_now
@@ -207,7 +207,7 @@ async def _joined(context: Context, parts: Sequence[UploadPart], digest: str | N
     stored."""
     whole = hashlib.md5(usedforsecurity=False)
     for part in parts:
-        async for chunk in context.storage.stream(part.storage_key):
+        async for chunk in context.storage.stream(part.storage_key, chunk_bytes=JOINED_BYTES):
             if digest is not None:
                 await run_sync(whole.update, chunk)  # takes milliseconds, too long for the event loop
             yield chunk

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.infra.artifacts import stream_tar, tar_size
-from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
+from api.infra.storage import STREAMED_BYTES, ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
 from api.spec.artifacts import Artifact
 
 
@@ -62,17 +62,42 @@ def test_deleting_a_prefix_spares_its_neighbours(storage: Storage) -> None:
     assert [storage.exists(key) for key in ("states/j1/a", "states/j1/b/c", "states/j10/a")] == [False, False, True]
 
 
-@pytest.mark.anyio
-async def test_the_archive_is_a_plain_tar_of_the_size_that_was_announced(storage: Storage) -> None:
-    contents = {"config.json": b"{}", "deep/" + "long" * 40 + ".safetensors": b"w" * 1_234_567, "empty": b""}
+def in_storage(storage: Storage, contents: dict[str, bytes]) -> list[Artifact]:
     artifacts: list[Artifact] = []
     for name, content in contents.items():
         stored = storage.write_bytes(f"models/{name}", content)
         artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": f"models/{name}"})
-    archive = b"".join([chunk async for chunk in stream_tar(storage, artifacts)])
+    return artifacts
+
+
+async def part_of(storage: Storage, artifacts: list[Artifact], part: range) -> bytes:
+    return b"".join([chunk async for chunk in stream_tar(storage, artifacts, part)])
+
+
+@pytest.mark.anyio
+async def test_the_archive_is_a_plain_tar_of_the_size_that_was_announced(storage: Storage) -> None:
+    contents = {"config.json": b"{}", "deep/" + "long" * 40 + ".safetensors": b"w" * 1_234_567, "empty": b""}
+    artifacts = in_storage(storage, contents)
+    archive = await part_of(storage, artifacts, range(tar_size(artifacts)))
     assert len(archive) == tar_size(artifacts)
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
         assert {entry.name: tar.extractfile(entry).read() for entry in tar} == contents  # type: ignore[union-attr]
+    for part in (range(2), range(511, 515), range(600, 1_000_000), range(1_000_000, len(archive))):
+        assert await part_of(storage, artifacts, part) == archive[part.start : part.stop]
+
+
+@pytest.mark.anyio
+async def test_only_what_is_asked_for_of_an_archive_is_read(storage: Storage) -> None:
+    artifacts = in_storage(storage, {"first": b"1" * 1000, "second": b"2" * 1000})
+    storage.delete(["models/first"])
+    assert await part_of(storage, artifacts, range(512 + 1024 + 512 + 10, 512 + 1024 + 512 + 20)) == b"2" * 10
+
+
+@pytest.mark.anyio
+async def test_a_client_that_stops_reading_holds_little_memory(folder_url: str) -> None:
+    storage = Storage(folder_url)
+    storage.write_bytes("large", b"l" * 2_000_000)
+    assert max([len(chunk) async for chunk in storage.stream("large")]) <= 2 * STREAMED_BYTES
 
 
 def test_objects_are_listed_by_their_folder_with_size_and_time(storage: Storage) -> None:
