@@ -37,6 +37,12 @@ JUDGEMENTS_WAITING = 1000
 """Number of judgements of one project that may wait for their turn. Jobs and runs of evals never reach it: they limit
 themselves to fewer."""
 
+WEBHOOK_TESTS = 16
+"""Number of tests of webhooks that an API process sends at the same time. Each may take 15 s."""
+
+PROJECT_WEBHOOK_TESTS = 4
+"""Maximum number of one project's tests at the same time. As many may wait."""
+
 QUEUE_BOARD_S = 1.0
 """Seconds for which one reading of the queue (api.services.waiting) serves all requests."""
 
@@ -54,6 +60,8 @@ class Context:
     """Limit of the JSON bodies that have arrived in part and of which the rest is received."""
     uploads: FairLimiter
     """Limit of the files and parts of uploads that are received or joined at the same time."""
+    webhook_tests: FairLimiter
+    """Limit of the tests of webhooks that are sent at the same time."""
     outside_judges: OutsideJudges
     judgements: FairLimiter
     """Limit of the judgements that are awaited at the same time."""
@@ -81,6 +89,12 @@ class Context:
             ),
             _receiving("incomplete bodies", BODIES, PROJECT_BODIES, settings),
             _receiving("uploads", UPLOADS, PROJECT_UPLOADS, settings),
+            FairLimiter(
+                "tests of webhooks",
+                total=WEBHOOK_TESTS,
+                per_project=PROJECT_WEBHOOK_TESTS,
+                max_waiting=PROJECT_WEBHOOK_TESTS,
+            ),
             OutsideJudges(settings),
             FairLimiter(
                 "judgements",

@@ -10,9 +10,10 @@ import re
 import socket
 import ssl
 from collections.abc import Collection
-from functools import cache
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv6Address
 
+import anyio
 import httpx
 
 from api.errors import InvalidRequest
@@ -98,8 +99,10 @@ async def post(
 
 async def _addresses(target: httpx.URL, private_hosts: Collection[str]) -> list[str]:
     port = target.port or (443 if target.scheme == "https" else 80)
+    # Not by the event loop, whose few threads also look up the broker's name: a user's name server may take a minute.
+    look_up = partial(socket.getaddrinfo, _name(target), port, type=socket.SOCK_STREAM)
     try:
-        entries = await asyncio.get_running_loop().getaddrinfo(_name(target), port, type=socket.SOCK_STREAM)
+        entries = await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
     except OSError as error:
         raise DeliveryError(f"the name {target.host} cannot be resolved") from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))

@@ -127,15 +127,16 @@ def delete(context: Context, caller: Caller, webhook_id: str) -> None:
 
 
 async def test(context: Context, webhook: Webhook, event_type: str) -> int:
-    """Send a sample event now. Return the endpoint's HTTP status. Raise TestNotSent if there is no response."""
+    """Send a sample event in the project's turn. Return the endpoint's HTTP status. Raise TestNotSent if there is no
+    response, ConcurrencyLimitExceeded if too many tests of the project wait."""
     event_id = new_id("evt_test_")
     kind = event_type.partition(".")[0]
     object_id = {"batch": "batch_sample", "eval": "evalrun_sample"}.get(kind, "ftjob-sample")
     body = message(event_id, event_type, object_id, webhook.updated_at)
+    signed = headers(event_id, body, [webhook.secret])
     try:
-        return await post(
-            webhook.url, body, headers(event_id, body, [webhook.secret]), context.settings.private_webhook_hosts
-        )
+        async with context.webhook_tests.turn(webhook.project_id):
+            return await post(webhook.url, body, signed, context.settings.private_webhook_hosts)
     except DeliveryError as error:
         raise TestNotSent(f"The endpoint could not be reached: {error}") from error
 

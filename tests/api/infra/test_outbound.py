@@ -1,9 +1,11 @@
 import asyncio
 import ipaddress
 import socket
+import threading
 
 import pytest
 
+from api.infra import outbound
 from api.infra.outbound import DeliveryError, UrlRefused, check_url, is_public, post
 from tests.receiver import receiving
 
@@ -83,3 +85,28 @@ def test_nobody_there_is_not_sent() -> None:
         url = f"http://127.0.0.1:{held.getsockname()[1]}/"
         with pytest.raises(DeliveryError, match=r"the connection to .* failed"):
             asyncio.run(post(url, b"{}", {}, private_hosts={"127.0.0.1"}))
+
+
+def test_names_that_are_looked_up_for_long_hold_up_no_other_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, real = threading.Event(), socket.getaddrinfo
+
+    def look_up(host: str, *arguments: object, **options: object) -> object:
+        if host == "slow.example.com":
+            answered.wait()
+            raise OSError
+        return real(host, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(outbound, "DEADLINE_S", 0.2)
+
+    async def main() -> list[BaseException | int]:
+        posts = [post("https://slow.example.com/", b"{}", {}, private_hosts=()) for _ in range(40)]
+        ends = await asyncio.gather(*posts, return_exceptions=True)
+        await asyncio.wait_for(asyncio.get_running_loop().getaddrinfo("localhost", 80), 5)
+        answered.set()
+        return ends
+
+    try:
+        assert all(isinstance(end, DeliveryError) for end in asyncio.run(main()))
+    finally:
+        answered.set()

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -6,14 +7,16 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from openai import InvalidWebhookSignatureError, OpenAI
 from openai.types.webhooks.webhook_event_type_list import WebhookEventTypeList
-from sqlalchemy import update
+from sqlalchemy import select, update
 
-from api.context import Context
+from api.context import PROJECT_WEBHOOK_TESTS, Context
+from api.infra.fair_limiter import ConcurrencyLimitExceeded
 from api.main import create_app
 from api.records import jobs, webhook_deliveries
 from api.records.base import db_now
 from api.records.webhook_deliveries import Delivery
 from api.records.webhooks import Webhook
+from api.services import webhooks
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
 from tests.factories import a_job, a_project
@@ -235,6 +238,36 @@ def test_a_sample_is_sent_at_once(client: TestClient, receiver: Receiver) -> Non
     OpenAI(api_key="x", webhook_secret=webhook["signing_secret"]).webhooks.unwrap(
         receiver.got[0][2], receiver.got[0][1]
     )
+
+
+def test_a_project_sends_only_a_few_samples_at_once(
+    client: TestClient, served: Context, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(client, receiver.url)
+    with served.database.read() as session:
+        webhook = session.scalars(select(Webhook)).one()
+    posts = 0
+
+    async def main() -> list[int | BaseException]:
+        answered = asyncio.Event()
+
+        async def post(*_: object) -> int:
+            nonlocal posts
+            posts += 1
+            await answered.wait()
+            return posts
+
+        monkeypatch.setattr(webhooks, "post", post)
+        tests = [
+            asyncio.create_task(webhooks.test(served, webhook, ALL[0])) for _ in range(2 * PROJECT_WEBHOOK_TESTS + 1)
+        ]
+        await asyncio.wait(tests, return_when=asyncio.FIRST_COMPLETED)
+        assert posts == PROJECT_WEBHOOK_TESTS
+        answered.set()
+        return await asyncio.gather(*tests, return_exceptions=True)
+
+    ends = asyncio.run(main())
+    assert [isinstance(end, ConcurrencyLimitExceeded) for end in ends] == [False] * (len(ends) - 1) + [True]
 
 
 @pytest.mark.parametrize(
