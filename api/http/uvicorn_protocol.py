@@ -10,6 +10,7 @@ import secrets
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from itertools import chain
 from typing import ClassVar
@@ -74,13 +75,18 @@ class HttpProtocol(H11Protocol):
 
     At the limit, the connection that has waited longest for its client is closed: a connection without a request if
     there is one, otherwise one with an incomplete body. So clients that open connections and then send or read nothing
-    never keep others out.
+    never keep others out. If the responses that clients do not read take too much memory, connections of the project
+    with most of it are closed, too.
     """
 
     max_connections: ClassVar[int] = 4096
     """Maximum number of open connections of this process."""
     idle: ClassVar[dict["HttpProtocol", None]] = {}
     """Connections that wait for their client to send a request or to read a response, oldest first."""
+    max_unread_bytes: ClassVar[int] = 256 * 1024**2
+    """Maximum size of the parts of responses that wait for their clients. A page of a list may have 4 MiB."""
+    unread: ClassVar[dict["HttpProtocol", int]] = {}
+    """{connection whose client has not read its response so far: size of what waits}, oldest first."""
     receiving: ClassVar[dict["HttpProtocol", None]] = {}
     """Connections with a request whose body is incomplete. The one whose client was silent for longest is first."""
 
@@ -121,6 +127,9 @@ class HttpProtocol(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._start_deadline()
+        self.unread[self] = self.transport.get_write_buffer_size()
+        if sum(self.unread.values()) > self.max_unread_bytes:
+            self._drop_unread()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -148,8 +157,24 @@ class HttpProtocol(H11Protocol):
             self.idle[self] = None
             self._deadline = self.loop.call_later(HEAD_S, self._on_deadline)
 
+    def _drop_unread(self) -> None:
+        """Close the connections that have waited longest, of the project with the most unread bytes at each time."""
+        log_rate_limited(log.warning, "responses_not_read", max_unread_bytes=self.max_unread_bytes)
+        while sum(self.unread.values()) > self.max_unread_bytes:
+            sizes = Counter[str]()
+            for connection, size in self.unread.items():
+                sizes[connection._project] += size
+            most = max(sizes, key=sizes.__getitem__)
+            next(connection for connection in self.unread if connection._project == most)._drop()
+
+    @property
+    def _project(self) -> str:
+        caller = self.scope["state"].get("caller")
+        return "" if caller is None else str(caller.project_id)
+
     def _clear_deadline(self) -> None:
         self.idle.pop(self, None)
+        self.unread.pop(self, None)
         self.receiving.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()

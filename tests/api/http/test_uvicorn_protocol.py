@@ -11,6 +11,7 @@ import pytest
 import structlog
 import uvicorn
 
+from api.context import Caller
 from api.http import uvicorn_protocol
 from api.http.uvicorn_protocol import HttpProtocol, HttpServer, log_rate_limited, make_room
 
@@ -116,6 +117,31 @@ def test_client_that_reads_nothing_is_let_go_and_makes_room(monkeypatch: pytest.
                 while stalled in HttpProtocol.idle:
                     await asyncio.sleep(0.01)
             assert stalled.transport.is_closing()
+
+    asyncio.run(scenario())
+
+
+def test_clients_that_read_nothing_hold_little_memory_and_none_of_other_projects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HttpProtocol, "max_unread_bytes", 2 * MUCH)
+
+    async def at_once(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"]["caller"] = Caller(scope["query_string"].decode(), "key", "read")
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(MUCH).encode())]})
+        await send({"type": "http.response.body", "body": bytes(MUCH)})
+
+    async def scenario() -> None:
+        async with _served(at_once) as connect:
+            first, *others = [await connect() for _ in range(4)]
+            for project, (_, writer) in zip((b"one", *[b"other"] * 3), (first, *others), strict=True):
+                writer.write(b"GET /?" + project + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                await asyncio.sleep(0.05)
+            assert len(await first[0].read()) > MUCH
+            assert len(await others[0][0].read()) < MUCH, "it waited longest, and its project had most"
+            assert sum(HttpProtocol.unread.values()) <= 2 * MUCH
+            for _, writer in (first, *others):
+                writer.transport.abort()
 
     asyncio.run(scenario())
 
