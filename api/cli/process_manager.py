@@ -1,4 +1,4 @@
-"""Child processes that are started together, restarted after a crash and stopped in reverse order."""
+"""Child processes that are started together, restarted after a crash and stopped together."""
 
 import ctypes
 import signal
@@ -31,12 +31,16 @@ class ManagedProcess:
     pass_fds: Sequence[int] = ()
     grace_s: float = 10.0
     """Seconds between SIGTERM and SIGKILL."""
+    serves_others: bool = False
+    """Whether the other processes need this one until they have ended."""
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     crashes: int = 0
     """Consecutive crashes, each within HEALTHY_S of its start."""
     restart_at: float | None = None
     """Monotonic time of the next restart; None unless one is due."""
+    kill_at: float = 0.0
+    """Monotonic time of the SIGKILL, after `terminate`."""
 
     def start(self) -> None:
         output: IO[bytes] | None = self.log_file.open("ab") if self.log_file else None
@@ -71,13 +75,18 @@ class ManagedProcess:
         if self.restart_at is not None and time.monotonic() >= self.restart_at:
             self.start()
 
-    def stop(self) -> None:
-        """Send SIGTERM and wait; send SIGKILL after `grace_s`."""
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        if self.process is not None:
+            self.process.terminate()
+            self.kill_at = time.monotonic() + self.grace_s
+
+    def wait(self) -> None:
+        """Wait for the end after `terminate`; send SIGKILL when the grace period is over."""
         if self.process is None:
             return
-        self.process.terminate()
         try:
-            self.process.wait(self.grace_s)
+            self.process.wait(max(0.0, self.kill_at - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -86,7 +95,7 @@ class ManagedProcess:
 
 @dataclass
 class ProcessManager:
-    """Starts processes one after the other and stops them in reverse order."""
+    """Starts processes one after the other and stops them together."""
 
     log: Callable[[str], None]
     processes: list[ManagedProcess] = field(default_factory=list)
@@ -114,8 +123,14 @@ class ProcessManager:
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.stop()
+        """Stop all processes at the same time, because their grace periods would otherwise add up to more than a
+        supervisor of this process waits. Those that serve others are stopped last."""
+        for last in (False, True):
+            stopped = [process for process in self.processes if process.serves_others is last]
+            for process in stopped:
+                process.terminate()
+            for process in stopped:
+                process.wait()
 
     def stop_on_signals(self) -> None:
         def stop(number: int, frame: FrameType | None) -> None:

@@ -99,6 +99,7 @@ def _with_broker(settings: Settings, processes: ProcessManager) -> Settings:
         dict(os.environ),
         _log_file(settings, "broker"),
         stdin=config.encode(),
+        serves_others=True,
     )
     client = redis.Redis(port=port, password=password, socket_timeout=1)
     if not processes.start(broker, ready=lambda: _responds(client)) and not processes.stopping:
