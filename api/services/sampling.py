@@ -1,5 +1,6 @@
 """Completions: sends a request to a sampler, and yields the sampler's reports as they arrive."""
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from api.spec.sampling import ModelFiles, QueuedRequest, SampledModel, SamplingR
 log = structlog.get_logger(__name__)
 
 RETRY = {"retry-after": "5"}
+EARLY_S = 5.0
+"""Seconds by which a request may end before its deadline because the broker's clock runs faster."""
 MAX_BATCH_WORKERS = 16
 """A project may have as many background requests in the queue as this number of batch workers send at once. The limit
 bounds the requests that killed workers leave behind."""
@@ -188,6 +191,7 @@ async def _withdraw(producer: Producer, job: SampleJob) -> None:
 
 async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> AsyncGenerator[Started | AnswerReport]:
     """Yield the reports of an answer. A report of an error is raised as an exception."""
+    asked_at = time.monotonic()
     try:
         with _broker_errors():
             async for report in producer.reports(job):
@@ -206,6 +210,10 @@ async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> Asyn
     except SamplerDead:
         raise SamplerLost from None
     except TimeoutError:
+        if time.monotonic() - asked_at < timeout_s - EARLY_S:
+            raise Unavailable(
+                "The broker lost the request, as it does when it restarts: retry in 5 s", headers=RETRY
+            ) from None
         raise TooSlow(timeout_s) from None
 
 
