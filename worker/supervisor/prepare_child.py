@@ -11,6 +11,7 @@ from api.records import jobs
 from api.records.files import File
 from api.spec.fields import AUTO
 from api.spec.lifecycle import FailureReason
+from worker.shared.cgroup import out_of_memory_kills
 from worker.shared.reports import ProgressReport
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.child import Child
@@ -23,6 +24,10 @@ log = structlog.get_logger(__name__)
 WAIT_S = 1.0
 CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 """Signals that end a process if native code crashes on its input."""
+KILLED_FOR_MEMORY = (
+    "The worker's memory was full, and its kernel ended the process that reads the job's files. Split the file into "
+    "smaller ones, or ask the operator for a worker with more memory."
+)
 
 
 FileReport: TypeAlias = dict[str, Any]
@@ -77,7 +82,7 @@ def _fetch_inputs(attempt: AttemptContext, sources: list[Source]) -> None:
             param=source.param,
             reason=FailureReason.INVALID_FILE,
         ):
-            attempt.node.context.storage.read_file(
+            attempt.node.storage.read_file(
                 source.file.storage_key, folder / "input" / source.name, sha256=source.file.sha256
             )
 
@@ -109,7 +114,7 @@ def _request(attempt: AttemptContext, sources: list[Source], labels: RequiredLab
 def wait_for_child(attempt: AttemptContext, child: Child) -> None:
     """Wait until the child has ended. Raise AttemptFailed if it failed or hangs, StaleFence if the attempt no longer
     owns the job, Interrupted if the worker shuts down."""
-    last_progress = None
+    last_progress, kills_before = None, out_of_memory_kills()
     try:
         while True:
             if attempt.beat.lost.is_set():
@@ -133,6 +138,8 @@ def wait_for_child(attempt: AttemptContext, child: Child) -> None:
         log.error("prepare_died", job_id=attempt.job.id, code=code, log=child.log_tail())
         if last_progress is not None and -code in CRASHES:
             raise _crashed_on(last_progress)
+        if code == -signal.SIGKILL and out_of_memory_kills() > kills_before:
+            raise AttemptFailed(FailureReason.OUT_OF_MEMORY, KILLED_FOR_MEMORY)
         if -code in SIGNALS_FROM_OUTSIDE:
             raise AttemptFailed(FailureReason.WORKER_LOST)
         raise AttemptFailed(FailureReason.INTERNAL, died_at=0)

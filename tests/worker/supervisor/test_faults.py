@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.factories import error_of
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop, attempt_at
 from worker.engine.saving.atomic_folder import atomic_folder
 from worker.shared.reports import MetricsReport
+from worker.supervisor import prepare_child
 from worker.supervisor.child import Child
 from worker.supervisor.faults import BACKOFF_S, AttemptFailed, retry_or_fail
 from worker.supervisor.inputs import fetch_state
@@ -126,6 +128,19 @@ def test_prepare_killed_from_outside_is_a_lost_worker(workshop: Workshop, tmp_pa
     assert (caught.value.reason, caught.value.died_at) == (FailureReason.WORKER_LOST, None)
     child.kill()
     child.command(cmd="stop")  # raises nothing though its stdin is closed
+
+
+def test_prepare_killed_for_lack_of_memory_says_so(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_child, "out_of_memory_kills", count().__next__)
+    job_id = workshop.submit()
+    claim = claim_next(workshop.prepare, Slot())
+    assert claim is not None
+    child = Child("tests.worker.supervisor.killed", log_file=tmp_path / "log.txt")
+    with pytest.raises(AttemptFailed, match="smaller ones") as caught:
+        wait_for_child(attempt_at(workshop.prepare, claim, workshop.job(job_id), tmp_path), child)
+    assert caught.value.reason is FailureReason.OUT_OF_MEMORY
 
 
 def test_cancelled_job_has_no_attempt_that_goes_on(workshop: Workshop) -> None:
