@@ -3,12 +3,15 @@
 Keys consist of internal ids only and never contain users' text.
 """
 
+import copy
 import errno
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 from uuid import uuid4
 
 import obstore
@@ -42,6 +45,10 @@ class ObjectCorrupt(Exception):
     """The object's SHA-256 differs from the recorded one."""
 
 
+class ReadingStopped(Exception):
+    """The reader shuts down, so the rest of the object was not read."""
+
+
 @dataclass(frozen=True)
 class StoredObject:
     """Size and hash of a written object, which the caller records in a row."""
@@ -65,6 +72,14 @@ class Storage:
         self._objects: ObjectStore = _open(url)
         self._root = _folder(url)
         self._inode = None if self._root is None else self._root.stat().st_ino
+        self._stopping: threading.Event | None = None
+
+    def reading_until(self, stopping: threading.Event) -> Self:
+        """Return the same storage for a reader that shuts down when `stopping` is set: `read` and `read_file` then
+        raise ReadingStopped at their next chunk. A large object may take minutes."""
+        reader = copy.copy(self)
+        reader._stopping = stopping
+        return reader
 
     def require(self) -> None:
         """Raise StorageUnavailable if the storage is a folder that was removed or replaced since it was opened.
@@ -149,6 +164,8 @@ class Storage:
         try:
             chunks = iter(obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES))
             for chunk in chunks:
+                if self._stopping is not None and self._stopping.is_set():
+                    raise ReadingStopped(key)
                 yield bytes(chunk)
         except FileNotFoundError as error:
             raise ObjectMissing(key) from error

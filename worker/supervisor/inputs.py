@@ -49,7 +49,7 @@ def raise_on_damaged_base(base: BaseModelRow) -> AbstractContextManager[None]:
 def fetch_cached(node: Node, digest: str, artifacts: list[Artifact]) -> Path:
     """Return a model's folder in this worker's cache. It is fetched if it is not there, and its files are then checked
     by hash."""
-    return fetch_once(node.context.storage, artifacts, cache_folder(node, digest))
+    return fetch_once(node.storage, artifacts, cache_folder(node, digest))
 
 
 def cache_folder(node: Node, digest: str) -> Path:
@@ -124,7 +124,7 @@ def fetch_tokenizer(node: Node, base: BaseModelRow, folder: Path) -> None:
     """Fetch the base model's files except its weights, which prepare does not need."""
     with raise_on_damaged_base(base):
         artifacts = [artifact for artifact in base.artifacts if not artifact["name"].endswith(WEIGHTS)]
-        fetch_artifacts(node.context.storage, artifacts, folder)
+        fetch_artifacts(node.storage, artifacts, folder)
 
 
 def fetch_state(storage: Storage, state: SavedState | None, folder: Path) -> int:

@@ -68,7 +68,7 @@ def fetch_parent_adapter(node: Node, job: Job, folder: Path) -> None:
         return
     _, artifacts = _producer(node, job.parent_model, "which this job continues", "model")
     with _raise_on_damaged_model(job.parent_model, "model"):
-        fetch_artifacts(node.context.storage, artifacts, folder)
+        fetch_artifacts(node.storage, artifacts, folder)
 
 
 def fetch_reward_models(node: Node, recipe: Recipe, folder: Path) -> None:

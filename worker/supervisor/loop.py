@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api.infra.storage import ObjectCorrupt, ObjectMissing, StorageUnavailable
+from api.infra.storage import ObjectCorrupt, ObjectMissing, ReadingStopped, StorageUnavailable
 from api.records import job_queue, jobs, models
 from api.records.database import is_outage
 from api.records.job_queue import Claim
@@ -84,7 +84,7 @@ def run_attempt(node: Node, claim: Claim, slot: Slot) -> None:
         except StaleFence:
             log.info("attempt_stale")
             _delete_orphans(node, claim)
-        except Interrupted:
+        except (Interrupted, ReadingStopped):
             _requeue(node, claim, INTERRUPTED)
         except AttemptFailed as fault:
             _fail(node, claim, fault)

@@ -11,7 +11,7 @@ from typing import IO, Self
 
 from api.context import Context
 from api.infra.child_process import ForkServer, fork_server
-from api.infra.storage import StorageUnavailable
+from api.infra.storage import Storage, StorageUnavailable
 from api.spec.lifecycle import FAILURES, FailureReason, Stage
 from worker.shared.gpus import visible_gpus
 from worker.supervisor.child import Child
@@ -71,6 +71,11 @@ class Node:
     @property
     def gpus(self) -> int:
         return len(self.gpu_names)
+
+    @property
+    def storage(self) -> Storage:
+        """The storage from which attempts fetch their files. Its reads end when the worker shuts down."""
+        return self.context.storage.reading_until(self.stopping)
 
     @property
     def cache(self) -> Path:

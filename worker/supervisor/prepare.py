@@ -135,7 +135,7 @@ def _fetch_stored(attempt: AttemptContext, stored: Arrays, name: str) -> bool:
     path = attempt.folder / "data" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     try:
-        attempt.node.context.storage.read_file(stored.storage_key, path, sha256=stored.sha256)
+        attempt.node.storage.read_file(stored.storage_key, path, sha256=stored.sha256)
     except (ObjectMissing, ObjectCorrupt) as error:
         path.unlink(missing_ok=True)
         log.warning("arrays_rebuilt", key=stored.key, why=type(error).__name__)

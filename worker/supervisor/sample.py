@@ -18,7 +18,7 @@ import structlog
 from api.infra.beats import ProcessReport, reporting
 from api.infra.child_process import fork_server
 from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
-from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
+from api.infra.storage import ObjectCorrupt, ObjectMissing, ReadingStopped, Storage, StorageUnavailable
 from api.settings import Settings
 from api.spec.artifacts import Artifact
 from api.spec.lifecycle import SAMPLE
@@ -69,9 +69,10 @@ def _machine() -> dict[str, Any]:
 
 class Sampler:
     def __init__(self, settings: Settings, storage: Storage, folder: Path) -> None:
-        self._settings, self._storage, self._folder = settings, storage, folder
+        self.stopping = threading.Event()
+        self._settings, self._storage, self._folder = settings, storage.reading_until(self.stopping), folder
         self._queue = Consumer(settings.broker_url, secrets.token_hex(8))
-        self._adapters = AdapterCache(storage, folder / "adapters")
+        self._adapters = AdapterCache(self._storage, folder / "adapters")
         self._child: SamplingChild | None = None
         self._vllm = VllmServer(settings) if settings.sample_vllm_url else None
         self._away = self._vllm is not None
@@ -87,7 +88,6 @@ class Sampler:
             self._server = fork_server(*(LIBRARIES if visible_gpus() else ("worker.sample",)))
         self._used_at = time.monotonic()
         self._machine = _machine()
-        self.stopping = threading.Event()
 
     def run(self) -> None:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
@@ -153,7 +153,7 @@ class Sampler:
             report: Report = self._relay(job)
         except redis.RedisError:
             raise  # no report can be sent
-        except ChildLost:
+        except (ChildLost, ReadingStopped):
             report = LostReport(id=job.id)
         except ObjectMissing:
             message = "The model was deleted while the request waited"

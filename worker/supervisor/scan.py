@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.infra.storage import ObjectCorrupt, ObjectMissing, StorageUnavailable
+from api.infra.storage import ObjectCorrupt, ObjectMissing, ReadingStopped, StorageUnavailable
 from api.records import scans
 from api.records.scans import ScanClaim
 from worker.supervisor.child import Child
@@ -70,7 +70,7 @@ def scan_next(node: Node) -> bool:
         result = _scan(node, claim, folder)
         outcome: Literal["done", "failed"] = "failed" if result["error"] else "done"
         write_with_retry(node, lambda session: scans.finish(session, claim, outcome, result))
-    except ScanInterrupted:
+    except (ScanInterrupted, ReadingStopped):
         _requeue(node, claim, excused=True)
     except (ObjectMissing, ObjectCorrupt, ChildKilled) as error:
         log.info("scan_dropped", file_id=claim.file_id, error=type(error).__name__)
@@ -94,7 +94,7 @@ def fail_abandoned_scans(node: Node) -> None:
 
 def _scan(node: Node, claim: ScanClaim, folder: Path) -> ScanReport:
     settings = node.context.settings
-    node.context.storage.read_file(claim.storage_key, folder / "input", sha256=claim.sha256)
+    node.storage.read_file(claim.storage_key, folder / "input", sha256=claim.sha256)
     request = {"memory_bytes": settings.prepare_memory_bytes, "cpu_seconds": settings.scan_cpu_seconds}
     (folder / "scan.json").write_text(json.dumps(request))
     code = _wait(node, claim, node.start_child("worker.scan", folder))

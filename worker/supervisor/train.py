@@ -21,6 +21,7 @@ from worker.supervisor.lineage import fetch_parent_adapter, fetch_reward_models,
 from worker.supervisor.measurements import keep_measurements, link_measurements
 from worker.supervisor.out_of_memory import killed_for_memory, reduce_memory, with_overrides
 from worker.supervisor.prepare import fetch_arrays
+from worker.supervisor.prepare_child import Interrupted
 from worker.supervisor.provenance import origin_of
 from worker.supervisor.remaining import predicted_s, share_done
 from worker.supervisor.slots import Slot
@@ -33,7 +34,8 @@ DAMAGED_COPY = "The worker's copy of the base model was damaged. The worker fetc
 
 
 def train(attempt: AttemptContext, slot: Slot) -> None:
-    """Train the job. Raise AttemptFailed, StaleFence or StorageUnavailable if that fails."""
+    """Train the job. Raise AttemptFailed, StaleFence or StorageUnavailable if that fails, Interrupted or ReadingStopped
+    if the worker shuts down before the trainer starts."""
     node, job, folder = attempt.node, attempt.job, attempt.folder
     machine = machine_of(node, slot)
     resolved = _resolve_hardware(attempt, machine)
@@ -45,6 +47,8 @@ def train(attempt: AttemptContext, slot: Slot) -> None:
     memory_overrides.write(folder, attempted, resolved)
     with node.context.database.write() as session:
         trackings.make_due(session, job.id)
+    if node.stopping.is_set():
+        raise Interrupted  # the trainer could take longer to load the model than it may take to stop
     kills_before = out_of_memory_kills()
     trainer = node.start_child("worker.train", folder, gpu=slot.gpu)
     monitor = TrainerMonitor(attempt, trainer, estimate["predicted"] if estimate else None)
@@ -132,7 +136,7 @@ def _fetch_state(attempt: AttemptContext) -> None:
     job, context = attempt.job, attempt.node.context
     if job.state is None:
         return
-    newest, step = job.state["step"], fetch_state(context.storage, job.state, attempt.folder / "resume")
+    newest, step = job.state["step"], fetch_state(attempt.node.storage, job.state, attempt.folder / "resume")
     message, level = f"Fine-tuning job resumes from step {step}", "info"
     if step < newest:
         message = f"The state saved at step {newest} is damaged: fine-tuning job resumes from step {step}"

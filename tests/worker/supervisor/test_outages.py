@@ -380,3 +380,19 @@ def test_a_worker_on_hold_is_known_to_the_others(shop: Workshop) -> None:
     Sweeper(shop.train, threading.Event())._sweep()
     with shop.context.database.read() as session:
         assert session.get_one(Worker, shop.train.owner).held == "The worker's disk is full"
+
+
+@EMBEDDED
+def test_a_shutdown_ends_a_fetch_at_once_and_costs_the_job_nothing(shop: Workshop) -> None:
+    job_id = shop.submit()
+    loop.work_until_idle(shop.prepare)
+    with shop.train.slots.take() as slot:
+        assert slot is not None
+        claim = loop.claim_next(shop.train, slot)
+        assert claim is not None
+        shop.train.stopping.set()
+        loop.run_attempt(shop.train, claim, slot)
+    job = shop.job(job_id)
+    assert (job.status, counts(job)) == (JobStatus.QUEUED, {})
+    assert shop.told(job_id)[-1] == loop.INTERRUPTED, "no trainer was started"
+    assert not [folder for folder in (shop.train.cache / "base").glob("*") if folder.is_dir()]
