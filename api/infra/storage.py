@@ -6,8 +6,10 @@ Keys consist of internal ids only and never contain users' text.
 import copy
 import errno
 import hashlib
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +29,9 @@ JOINED_BYTES = 1024 * 1024
 57 MiB of resident memory with chunks of 4 MiB, and 34 MiB with 1 MiB."""
 SMALLEST_PART_BYTES = 5 * 1024 * 1024  # S3's minimum; S3 allows 10,000 parts in an object: 48 GiB
 PART_BYTES = 8 * 1024 * 1024  # 10,000 of them: 80 GB
+_UNFINISHED = re.compile(r"#\d+\Z")
+"""End of the names of files in a folder that are being written, or whose writers were killed. The library does not list
+them."""
 
 
 class StorageUnavailable(Exception):
@@ -204,6 +209,8 @@ class Storage:
         """Return the time of the object's last change (Unix seconds, by the storage's clock); None if there is no
         object."""
         try:
+            if (unfinished := self._unfinished(key)) is not None:
+                return unfinished.stat().st_mtime
             return float(obstore.head(self._store, key)["last_modified"].timestamp())
         except FileNotFoundError:
             return None
@@ -217,7 +224,8 @@ class Storage:
         self.delete([key])
 
     def list_objects(self, folder: str) -> Iterator[list[ListedObject]]:
-        """Yield entries for all objects whose key begins with `folder/`, in batches."""
+        """Yield entries for all objects whose key begins with `folder/`, in batches. The last batch has the files that
+        are not written to their end: a killed process leaves them in a folder."""
         try:
             for batch in obstore.list(self._store, folder):
                 yield [
@@ -225,10 +233,23 @@ class Storage:
                 ]
         except BaseError as error:
             raise StorageUnavailable(f"listing {folder}") from error
+        unfinished = []
+        for path in self._root.glob(f"{folder}/**/*#*") if self._root is not None else ():
+            with suppress(FileNotFoundError):  # it is complete by now, and has another name
+                if self._unfinished(key := path.relative_to(self._root or "").as_posix()):
+                    unfinished.append(ListedObject(key, path.stat().st_size, path.stat().st_mtime))
+        yield unfinished
+
+    def _unfinished(self, key: str) -> Path | None:
+        """Return the file of an object that is not written to its end; None if the key is that of another object."""
+        return self._root / key if self._root is not None and _UNFINISHED.search(key) else None
 
     def delete(self, keys: list[str]) -> None:
         """Delete objects. Keys without an object are ignored."""
         for key in keys:
+            if (unfinished := self._unfinished(key)) is not None:
+                unfinished.unlink(missing_ok=True)
+                continue
             try:
                 obstore.delete(self._store, key)
             except FileNotFoundError:

@@ -142,3 +142,14 @@ def test_a_database_that_names_none_of_it_is_taken_for_the_wrong_one(context: Co
         collect(context, older_than_s=60)
     assert context.storage.exists(orphan)
     assert context.storage.exists(foreign)
+
+
+def test_files_that_a_killed_process_left_half_written_are_collected(context: Context) -> None:
+    of_each_kind(context)
+    half = context.settings.data_dir / "objects" / "files" / "project" / "file-half#1"
+    half.parent.mkdir(parents=True, exist_ok=True)
+    half.write_bytes(b"12345")
+    assert collect(context)["files"][1:] == (1, 0)
+    everything_grows_old(context)
+    assert collect(context)["files"][1:] == (0, 1)
+    assert not half.exists()
