@@ -4,6 +4,7 @@ import { fill, h } from "./elements.js";
 import * as format from "./format.js";
 
 const HEIGHT = 168, GAP = 6, LINE = 14, LONGEST = -8.88e-8;
+const NARROWEST_TICK = 56, MOST_TICKS = 5;
 export const FONT = "12px system-ui, sans-serif";
 export const uPlot = await load();
 
@@ -104,7 +105,7 @@ export function chart({ title, unit = "", href, series, group, show = format.met
       width: plot.clientWidth, height: HEIGHT, padding: [14, room(), 0, 0], legend: { show: false },
       scales: { x: { time: false }, y: { distr: state.log ? 3 : 1 } },
       axes: [
-        { ...axis, size: 24, space: 90, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? format.count(tick) : "")) },
+        { ...axis, size: 24, space: (_u, _axis, _min, _max, width) => Math.max(NARROWEST_TICK, width / MOST_TICKS), values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? (tick < 1e6 ? format.exact(tick) : format.count(tick)) : "")) },
         { ...axis, size: 52, space: 36, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : show(tick))) },
       ],
       series: [
