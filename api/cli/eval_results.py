@@ -56,7 +56,7 @@ def print_run(run: Document, items: Sequence[Document]) -> None:
             "status": run["status"],
             "model": run["model"] or "-",
             "created_at": format_time(run["created_at"]),
-            "items": f"{counts['passed']} passed, {counts['failed']} failed, {counts['errored']} not graded, "
+            "items": f"{counts['passed']} passed, {counts['failed']} failed, {counts['errored']} with an error, "
             f"of {counts['total']}",
             "report": run["report_url"],
         }
@@ -167,6 +167,6 @@ CRITERIA: Columns = {
     "CRITERION": "testing_criteria",
     "PASSED": "passed",
     "FAILED": "failed",
-    "NOT GRADED": "errored",
+    "ERRORS": "errored",
     "SHARE": _share,
 }

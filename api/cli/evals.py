@@ -1,5 +1,6 @@
 """`attune evals`: create, list, run, show, compare, cancel."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,9 @@ evals_app = typer.Typer(
 
 EvalId = Annotated[str, typer.Argument(metavar="EVAL_ID", help="An id from `attune evals list`.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="An id from `attune evals show EVAL_ID`.")]
+
+SHOWN_ITEMS = 10
+"""Number of items that do not pass, or of runs, that are shown by default."""
 
 
 @evals_app.command(epilog="Example: attune evals create capitals.json")
@@ -135,8 +139,15 @@ def _watch(client: Client, created: Document, *, as_json: bool) -> ExitCode:
     if as_json:
         print_json(ended)
     else:
-        print_run(ended, [])
+        print_run(ended, _not_passing(client, path, SHOWN_ITEMS))
     return EXIT_CODES[ended["status"]]
+
+
+def _not_passing(client: Client, run_path: str, limit: int) -> list[Document]:
+    """Return items of a run that do not pass: first those with an error, then those that fail."""
+    items = f"{run_path}/output_items"
+    found = (client.listed(items, limit=limit, status=status)["data"] for status in ("error", "fail"))
+    return list(chain.from_iterable(found))[:limit]
 
 
 @evals_app.command(epilog="Example: attune evals show eval_abc123 evalrun_abc123 --limit 20")
@@ -146,7 +157,7 @@ def show(
     *,
     limit: Annotated[
         int, typer.Option(min=0, help="Maximum number of runs to show or, with RUN_ID, of items that do not pass.")
-    ] = 10,
+    ] = SHOWN_ITEMS,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
@@ -158,13 +169,8 @@ def show(
         if run_id is None:
             found, listed = client.get(path), client.listed(f"{path}/runs", limit=limit, order="desc")["data"]
         else:
-            found = client.get(_run_path(eval_id, run_id))
-            items = f"{_run_path(eval_id, run_id)}/output_items"
-            listed = [
-                item
-                for status in ("error", "fail")
-                for item in client.listed(items, limit=limit, status=status)["data"]
-            ][:limit]
+            path = _run_path(eval_id, run_id)
+            found, listed = client.get(path), _not_passing(client, path, limit)
     if as_json:
         return print_json({"eval": found, "runs": listed} if run_id is None else {"run": found, "items": listed})
     return print_eval(found, listed) if run_id is None else print_run(found, listed)

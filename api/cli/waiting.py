@@ -1,7 +1,7 @@
 """Wait for an object on the server to end, also while the server restarts.
 
-`watch_counts` shows the progress: on a terminal as a bar on stderr, otherwise as a line for each status and each tenth
-of the work.
+`watch_counts` shows the progress: on a terminal as a bar on stderr, otherwise as a line for each status, each tenth of
+the work and each error.
 """
 
 import time
@@ -74,7 +74,7 @@ def watch_counts(
     `describe` returns a line of text, the number of finished parts, and the number of all parts. `quiet`: show nothing.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    shown: set[tuple[str, int]] = set()
+    shown: set[tuple[object, ...]] = set()
     with Progress(*columns, console=err, transient=True, disable=quiet or not is_watched()) as bar:
         task = bar.add_task("", total=None)
 
@@ -82,7 +82,8 @@ def watch_counts(
             found = look()
             text, done, total = describe(found)
             bar.update(task, description=clean(text), completed=done, total=total or None)
-            step = (found["status"], 10 * done // max(1, total))
+            error = str(found.get("error"))  # of a run that continues: why it waits
+            step = (found["status"], 10 * done // max(1, total), error)
             if not quiet and not is_watched() and step not in shown:
                 print_line(f"{clock_time(time.time())}  {text}")
             shown.add(step)

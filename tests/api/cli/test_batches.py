@@ -1,4 +1,4 @@
-"""`attune batches watch`, while the batch is under way."""
+"""`attune batches watch` and `attune evals run --watch`, while the batch or run is under way."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from api.cli import waiting
 from api.cli.batch_watch import watch_batch
 from api.cli.client import Client
 from api.cli.errors import CommandError, ExitCode
+from api.cli.eval_results import EXIT_CODES, describe_run
+from api.cli.waiting import watch_counts
 
 
 class Scenes(Client):
@@ -49,6 +51,21 @@ def test_a_line_is_printed_for_each_status_and_each_tenth_also_after_an_outage(
     assert printed.err.splitlines() == [
         "cannot reach the server. Trying again …",
         "Download the answers with: attune batches download b",
+    ]
+
+
+def test_a_run_that_waits_for_a_judge_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(status: str, message: str = "", **counts: int) -> dict[str, Any]:
+        none = {"passed": 0, "failed": 0, "errored": 0, "total": 20}
+        return {"status": status, "error": {"message": message}, "result_counts": none | counts}
+
+    waits = run("in_progress", "The run waits for a judge")
+    scenes = iter([run("in_progress"), waits, waits, run("completed", passed=20)])
+    watch_counts(lambda: next(scenes), EXIT_CODES, describe_run, subject="the run", quiet=False)
+    assert [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()] == [
+        "in progress: 0 of 20 items graded",
+        "in progress: 0 of 20 items graded. The run waits for a judge",
+        "completed: 20 of 20 items graded, 100 % passed",
     ]
 
 

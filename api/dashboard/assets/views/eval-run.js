@@ -11,7 +11,7 @@ import { table } from "../table.js";
 const SHOWN = 20;
 const COMPARED = 2_000;
 /** Tabs of a run's items: [value of the API's filter, label, its count in the run]. */
-const TABS = [["fail", "Failed", "failed"], ["error", "Not graded", "errored"], ["pass", "Passed", "passed"]];
+const TABS = [["fail", "Failed", "failed"], ["error", "Errors", "errored"], ["pass", "Passed", "passed"]];
 
 /**
  * Fill an element with a run. It is drawn again while the run is unfinished, until `signal` is aborted.
@@ -75,7 +75,7 @@ function criteriaTable(run, other) {
         { title: "Difference", cell: (row) => difference(row, row.beside), figures: true },
       ] : [
         { title: "Failed", cell: ({ failed }) => exact(failed), figures: true },
-        { title: "Not graded", cell: ({ errored }) => exact(errored), figures: true, wide: true },
+        { title: "Errors", cell: ({ errored }) => exact(errored), figures: true, wide: true },
         { title: "", cell: (row) => h("progress", { value: row.passed, max: graded(row) || 1, "aria-label": `Passed by ${row.testing_criteria}` }), wide: true },
       ]),
     ],
@@ -196,6 +196,6 @@ function column(title, item, text) {
 /** How each criterion graded the item. */
 function grades({ results }) {
   return h("p.grades", {}, results.map(({ name, passed, score, error, sample }) => h("span", { title: sample ? JSON.stringify(sample) : null },
-    h("span.status", { dataset: { tone: error ? "held" : passed ? "good" : "bad" } }, h("span.shape", { "aria-hidden": "true" }, error ? "◐" : passed ? "✓" : "✕"), h("span.unseen", {}, error ? "not graded " : passed ? "passed " : "failed "), name),
+    h("span.status", { dataset: { tone: error ? "held" : passed ? "good" : "bad" } }, h("span.shape", { "aria-hidden": "true" }, error ? "◐" : passed ? "✓" : "✕"), h("span.unseen", {}, error ? "error " : passed ? "passed " : "failed "), name),
     h("span.muted", {}, error ? ` ${error.message}` : score === Number(passed) ? "" : ` ${metric(Number(score.toFixed(2)))}`))));
 }

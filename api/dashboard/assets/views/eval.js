@@ -88,7 +88,7 @@ function runsTable(id, chosen, choose) {
       { title: "Status", cell: runState },
       { title: "Passed", cell: (run) => share(run.result_counts), figures: true },
       { title: "Items", cell: (run) => exact(run.result_counts.total), figures: true, wide: true },
-      { title: "Not graded", cell: ({ result_counts: { errored } }) => (errored ? h("span.bad", {}, exact(errored)) : h("span.muted", {}, "0")), figures: true, wide: true },
+      { title: "Errors", cell: ({ result_counts: { errored } }) => (errored ? h("span.bad", {}, exact(errored)) : h("span.muted", {}, "0")), figures: true, wide: true },
       { title: "Created", cell: (run) => when(run.created_at), figures: true, wide: true },
       { title: "Compare", cell: compareBox, figures: true },
     ],
