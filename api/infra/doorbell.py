@@ -38,9 +38,19 @@ def celery_app(broker_url: SecretStr, **transport_options: float) -> Celery:
 
 def require_broker(broker_url: SecretStr) -> None:
     """Raise RedisError if the broker does not answer, or refuses the password."""
-    timeouts = {"socket_timeout": BROKER_TIMEOUT_S, "socket_connect_timeout": BROKER_TIMEOUT_S}
-    with Redis.from_url(broker_url.get_secret_value(), **timeouts) as client:
+    with _connected(broker_url) as client:
         client.ping()
+
+
+def require_space(broker_url: SecretStr) -> None:
+    """Raise OutOfMemoryError if the broker is full, another RedisError if it does not answer."""
+    with _connected(broker_url) as client:
+        client.set("attune:probe", "", px=1)
+
+
+def _connected(broker_url: SecretStr) -> Redis:
+    timeouts = {"socket_timeout": BROKER_TIMEOUT_S, "socket_connect_timeout": BROKER_TIMEOUT_S}
+    return Redis.from_url(broker_url.get_secret_value(), **timeouts)
 
 
 class Doorbell:

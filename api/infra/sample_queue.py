@@ -3,6 +3,10 @@
 Nothing here is durable: if Redis loses its data, only responses in flight are lost, and their clients get an error. All
 times are by Redis's clock, so that the clocks of the machines need not agree. All keys expire.
 
+A Redis that is full (maxmemory) refuses a script's first write, and accepts the others of a script that has written
+before. So submissions and heartbeats begin with a write that needs memory: both then fail at once, and no request waits
+for an answer that cannot be stored.
+
     attune:sample:workers            sorted set: sampler → time until which it counts as alive
     attune:sample:open:{line}        sorted set: request → its deadline. A request that is removed from it is
                                      withdrawn, whether it waits or is being answered
@@ -47,13 +51,13 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local request, line, body, timeout, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local prefix, turns = KEYS[1], ARGV[6]
-if redis.call('ZCOUNT', prefix .. ':workers', now, '+inf') == 0 then return 'no_sampler' end
 local open = prefix .. ':open:' .. line
+if redis.call('ZCOUNT', prefix .. ':workers', now, '+inf') == 0 then return 'no_sampler' end
+if redis.call('ZCOUNT', open, '(' .. now, '+inf') >= limit then return 'too_many' end
+redis.call('SET', prefix .. ':request:' .. request, body, 'EX', math.ceil(timeout))
 redis.call('ZREMRANGEBYSCORE', open, '-inf', now)
-if redis.call('ZCARD', open) >= limit then return 'too_many' end
 redis.call('ZADD', open, now + timeout, request)
 redis.call('EXPIRE', open, math.ceil(timeout))
-redis.call('SET', prefix .. ':request:' .. request, body, 'EX', math.ceil(timeout))
 redis.call('RPUSH', prefix .. ':queue:' .. line, request)
 redis.call('EXPIRE', prefix .. ':queue:' .. line, math.ceil(timeout))
 if not redis.call('LPOS', turns, line) then redis.call('RPUSH', turns, line) end
@@ -92,8 +96,8 @@ return deadline and tonumber(deadline) > time[1] + time[2] / 1000000 and 1 or 0
 _BEAT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 """
 
 _ALIVE = """

@@ -16,11 +16,12 @@ from time import time
 from typing import Literal
 
 from redis import RedisError
+from redis.exceptions import OutOfMemoryError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Context
-from api.infra.doorbell import require_broker
+from api.infra.doorbell import require_space
 from api.infra.storage import Storage, StorageFull, StorageUnavailable
 from api.records import Database
 from api.records.migrate import WrongSchema, require_current, schema_version
@@ -177,7 +178,12 @@ def check_broker(settings: Settings) -> Check:
         return Check("broker", "ok", f"started by `attune up` (process {process})")
     address = settings.broker_url.get_secret_value().rpartition("@")[2].removeprefix("redis://")
     try:
-        require_broker(settings.broker_url)
+        require_space(settings.broker_url)
+    except OutOfMemoryError:
+        return Check(
+            "broker", "problem", f"{address} is full, so it takes no requests and no reports of processes",
+            "Raise its maxmemory. Attune needs a few megabytes, and as much as the requests that wait.",
+        )  # fmt: skip
     except RedisError as error:
         cause = " ".join(str(error).split())
         return Check(

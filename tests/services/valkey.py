@@ -1,4 +1,6 @@
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
@@ -36,6 +38,15 @@ class Valkey(Server):
 
     def flush(self) -> None:
         self._client.flushall()
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """It refuses all writes that need memory."""
+        self._client.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            self._client.config_set("maxmemory", 0)
 
     def answers(self) -> bool:
         with redis.Redis.from_url(self.url, socket_timeout=1) as client:

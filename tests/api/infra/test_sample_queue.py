@@ -7,9 +7,12 @@ from typing import TypeVar
 
 import pytest
 from pydantic import SecretStr
+from redis.exceptions import OutOfMemoryError
 
+from api.infra.doorbell import require_space
 from api.infra.sample_queue import Consumer, NoSampler, Producer, SampleJob, SamplerDead, TooManyOpen
 from tests.api.sampler import a_request, text
+from tests.services import Valkey
 
 T = TypeVar("T")
 
@@ -124,3 +127,12 @@ def test_a_request_that_took_too_long_says_so_and_is_not_taken(url: SecretStr, r
     with pytest.raises(TimeoutError):
         sent(url, lambda sender: anext(sender.reports(letter(1))))
     assert receiver.take(0.1) is None
+
+
+def test_a_full_broker_refuses_requests_and_heartbeats_at_once(
+    valkey: Valkey, url: SecretStr, receiver: Consumer
+) -> None:
+    with valkey.full():
+        for act in (lambda: submit(url, letter(1)), receiver.beat, lambda: require_space(url)):
+            with pytest.raises(OutOfMemoryError):
+                act()
