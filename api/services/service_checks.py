@@ -79,7 +79,7 @@ def check_base_models(context: Context) -> Check:
     with context.database.read() as session:
         names = base_models.names(session)
     if not names:
-        remedy = "Add one: attune models add smollm2-135m-instruct HuggingFaceTB/SmolLM2-135M-Instruct"
+        remedy = "Add one: `attune models add smollm2-135m-instruct HuggingFaceTB/SmolLM2-135M-Instruct`"
         return Check("base models", "warning", "none: there is nothing to fine-tune", remedy)
     return Check("base models", "ok", ", ".join(names))
 
@@ -117,7 +117,7 @@ def _check_stage(stage: str, consequence: str, seen: Sequence[SeenWorker]) -> Ch
     component = f"workers: {stage}"
     live = [worker for worker in seen if worker.alive]
     if not live:
-        start = f"Start one: attune up, or attune worker --stage {stage}"
+        start = f"Start one: `attune up`, or `attune worker --stage {stage}`"
         return Check(component, "problem", f"none is live, so {consequence}", start)
     paused = [f"{worker.host}: {worker.paused}" for worker in live if worker.paused]
     if paused:

@@ -54,6 +54,9 @@ export function refill(element, ...children) {
 
 const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
+/** The API's words, in which `code` between backticks becomes an element. Elements stay as they are. */
+export const worded = (words) => (typeof words === "string" ? words.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part)) : words);
+
 /** Each status has a word and a shape, so that color is never needed to tell them apart. */
 const STATUSES = {
   validating_files: ["○", "Validating files", "wait"],
@@ -138,7 +141,7 @@ export function toast(message, tone = "") {
   const holder = document.getElementById("toasts"), bad = tone === "bad";
   for (const other of [...holder.children]) if (other.firstChild.textContent === message) other.remove();
   const close = bad && h("button.quiet", { type: "button", "aria-label": "Close the message", onclick: () => element.remove() }, "✕");
-  const element = h("div.toast", { dataset: { tone }, role: bad ? "alert" : null }, h("p", {}, message), close);
+  const element = h("div.toast", { dataset: { tone }, role: bad ? "alert" : null }, h("p", {}, worded(message)), close);
   holder.append(element);
   if (!bad) setTimeout(() => element.remove(), 2500);
 }
@@ -170,7 +173,7 @@ export const command = (text) => h("div.command", {}, h("code", {}, text), h("bu
 /** An error where its view would be: what is wrong in the API's words, and a button to try again. */
 export function failure(error, retry) {
   return h("div.failure", { role: "alert" },
-    h("p", {}, error.message),
+    h("p", {}, worded(error.message)),
     (error.code || error.requestId) && h("p.muted.small", {}, error.code && codeLink(error.code), error.code && error.requestId && " · ",
       error.requestId && ["Request ", copyable(error.requestId)]),
     retry && h("button", { type: "button", onclick: retry }, "Try again"));

@@ -3,7 +3,7 @@
  * what that is stands in it in grey.
  */
 
-import { button, fill, h } from "./elements.js";
+import { button, fill, h, worded } from "./elements.js";
 import { sentence } from "./format.js";
 
 /**
@@ -274,11 +274,8 @@ function help({ description = "", minimum, exclusiveMinimum, maximum, exclusiveM
   const above = exclusiveMinimum === undefined ? "from" : "above", below = exclusiveMaximum === undefined ? "to" : "below";
   const bounds = low !== undefined && high !== undefined ? `${sentence(above)} ${low} ${below} ${high}.`
     : low !== undefined && low !== 0 ? `${exclusiveMinimum === undefined ? "At least" : "Above"} ${low}.` : "";
-  return code(`${description.replaceAll("\n", " ")} ${bounds}`.trim());
+  return worded(`${description.replaceAll("\n", " ")} ${bounds}`.trim());
 }
-
-/** `code` in a description becomes an element. */
-const code = (words) => words.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
 
 /** Put a value at a dotted path of an object. */
 export function put(object, path, value) {

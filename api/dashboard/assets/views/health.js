@@ -1,7 +1,7 @@
 /** Health: what works, what does not, and what to do about it; the checks of `attune doctor` that need no shell. */
 
 import * as api from "../api.js";
-import { command, fill, h, section, status } from "../elements.js";
+import { command, fill, h, section, status, worded } from "../elements.js";
 import { duration, plural, sentence } from "../format.js";
 import { table } from "../table.js";
 
@@ -22,7 +22,7 @@ export async function show({ root, signal }) {
     columns: [
       { title: "Component", cell: ({ component }) => component },
       { title: "State", cell: ({ state }) => status(state, STATES[state]) },
-      { title: "Finding", cell: ({ detail, remedy }) => h("div.anywhere", {}, detail, remedy && h("span.sub", {}, remedy)) },
+      { title: "Finding", cell: ({ detail, remedy }) => h("div.anywhere", {}, worded(detail), remedy && h("span.sub", {}, worded(remedy))) },
     ],
   });
   list.element.classList.add("stacked", "listed");

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
-import { button, codeLink, confirm, fill, h, modelAddress, writes } from "../elements.js";
+import { button, codeLink, confirm, fill, h, modelAddress, worded, writes } from "../elements.js";
 import * as format from "../format.js";
 import { classes } from "./job-classes.js";
 import { FINAL, attemptList, checkpointList, eventList, logText } from "./job-history.js";
@@ -62,7 +62,7 @@ export function actions(page, path, refresh) {
 /** One line for the eye: how far it is, why it waits, what failed, or how much better the model became. */
 export function verdict(job) {
   const { status, progress, error, queue, expected_finish: expected, pause_requested: pausing } = job;
-  if (error) return h("div.notice", { role: "alert", dataset: { tone: "bad" } }, h("p", {}, error.message), h("p.muted.small", {}, codeLink(error.code), error.param && [" · ", blamed(job)]));
+  if (error) return h("div.notice", { role: "alert", dataset: { tone: "bad" } }, h("p", {}, worded(error.message)), h("p.muted.small", {}, codeLink(error.code), error.param && [" · ", blamed(job)]));
   if (status === "succeeded") return outcome(job);
   if (queue) return waiting(queue);
   if (status === "queued") return h("p.verdict.muted", {}, "Waiting for a free worker");
@@ -84,7 +84,7 @@ function blamed({ error: { param }, [param]: file }) {
 /** Why a job waits, and when it will probably start and finish. */
 function waiting({ position, reason, expected_start: start, expected_finish: finish }) {
   const times = [start && `starts in ${format.until(start)}`, finish && `finishes in ${format.until(finish)}`].filter(Boolean);
-  return h("div.verdict", {}, h("p", {}, reason.charAt(0).toUpperCase() + reason.slice(1), position && h("span.muted", {}, ` · number ${position} in the queue`)),
+  return h("div.verdict", {}, h("p", {}, worded(reason.charAt(0).toUpperCase() + reason.slice(1)), position && h("span.muted", {}, ` · number ${position} in the queue`)),
     times.length > 0 && h("p.muted.small", {}, `Probably ${times.join(", ")}`));
 }
 

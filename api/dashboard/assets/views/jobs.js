@@ -1,7 +1,7 @@
 /** Jobs: the live list. Its filters are in the address. */
 
 import * as api from "../api.js";
-import { button, command, complain, empty, h, quantity, refill, status, when, writes } from "../elements.js";
+import { button, command, complain, empty, h, quantity, refill, status, when, worded, writes } from "../elements.js";
 import * as format from "../format.js";
 import { jobFilters } from "../job-filters.js";
 import { table } from "../table.js";
@@ -100,7 +100,7 @@ function state(job) {
   const { progress, queue, error } = job;
   const running = job.status === "running" && progress?.total_steps;
   const position = queue?.position ? `Number ${queue.position} in the queue` : queue?.reason;
-  const note = running ? `Step ${format.exact(progress.step)} of ${format.exact(progress.total_steps)}` : error?.code ?? position;
+  const note = running ? `Step ${format.exact(progress.step)} of ${format.exact(progress.total_steps)}` : error?.code ?? worded(position);
   return [status(job.pause_requested ? "pausing" : job.status), note && h("span.sub", {}, note),
     running && h("progress", { value: progress.step, max: progress.total_steps, "aria-label": "Progress" })];
 }
