@@ -283,7 +283,9 @@ def test_the_key_of_a_project_sees_no_other_projects(visitor: Visitor) -> None:
     expect(page.get_by_role("button", name="All projects")).to_have_count(0)
     page.goto("/health")
     expect(page.get_by_role("row", name="Database and storage")).to_contain_text("Good")
-    expect(page.get_by_role("row", name="Workers: train").locator("code").last).to_have_text("attune worker --stage train")
+    expect(page.get_by_role("row", name="Workers: train").locator("code").last).to_have_text(
+        "attune worker --stage train"
+    )
     expect(page.get_by_role("row", name="Broker")).to_have_count(0)
 
 
