@@ -13,7 +13,7 @@ const PATH = "/v1/chat/completions";
  */
 export function chat({ models, signal }) {
   const columns = models.map(([label, id]) => column(label, id));
-  const system = h("input", { type: "text", id: "system", placeholder: "none", autocomplete: "off" });
+  const system = h("textarea", { rows: 2, id: "system", placeholder: "none" });
   const temperature = h("input", { type: "number", min: 0, max: 2, step: 0.1, value: 0, id: "temperature" });
   const longest = h("input", { type: "number", min: 1, step: 1, value: 128, id: "max-tokens" });
   const input = h("textarea", { rows: 2, placeholder: "Write a message. Enter sends, Shift Enter breaks the line.", "aria-label": "Message" });
@@ -50,7 +50,7 @@ export function chat({ models, signal }) {
     return { method: "POST", path: PATH, body, python, cli: command(body) };
   };
   const options = h("details.fold", {}, h("summary", {}, "Settings"), h("div.filters", {},
-    h("label.inline", {}, "System message", system), h("label.inline", {}, "Temperature", temperature), h("label.inline", {}, "Most tokens", longest)));
+    h("label.inline.system", {}, "System message", system), h("label.inline", {}, "Temperature", temperature), h("label.inline", {}, "Most tokens", longest)));
   const element = h("div.chat", {},
     h("div.columns", {}, columns.map((one) => one.element)),
     h("form.ask", { onsubmit: submit }, input, h("div.actions", {}, send, stop, clear, copyAs(call))), options);
