@@ -98,7 +98,15 @@ def check_data_folder(settings: Settings) -> Check:
         return Check(
             "data folder", "problem", f"other users can read {credentials}", f"Run: chmod 600 {credentials.resolve()}"
         )
+    url = make_url(settings.database)
+    if url.drivername.startswith("sqlite") and _others_read(database := Path(url.database or "")):
+        detail = f"other users can read {database}, with the secrets of webhooks and the key that signs models"
+        return Check("data folder", "problem", detail, f"Run: chmod 700 {database.parent}")
     return Check("data folder", "ok", str(folder))
+
+
+def _others_read(file: Path) -> bool:
+    return file.is_file() and bool(file.stat().st_mode & 0o044 and file.parent.stat().st_mode & 0o011)
 
 
 def check_database(settings: Settings) -> Iterator[Check]:

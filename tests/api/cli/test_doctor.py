@@ -65,6 +65,13 @@ def test_credentials_that_others_can_read_are_a_problem(settings: Settings) -> N
     assert "chmod 600" in str(checks(settings)["data folder"].remedy)
 
 
+def test_a_database_that_others_can_read_is_a_problem(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "attune.db").chmod(0o644)
+    assert check_data_folder(settings).status == "ok", "the folder is closed"
+    tmp_path.chmod(0o755)
+    assert "chmod 700" in str(check_data_folder(settings).remedy)
+
+
 def test_a_data_folder_that_only_workers_need_may_be_missing(settings: Settings, tmp_path: Path) -> None:
     missing = {"data_dir": tmp_path / "none", "database_url": "postgresql://127.0.0.1:1/none"}
     assert check_data_folder(settings.model_copy(update=missing)).status == "ok"
