@@ -135,6 +135,9 @@ class Settings(BaseSettings):
     """Total size of one project's Idempotency-Keys and their stored responses, in bytes. Each is kept for a day."""
     max_active_jobs: Annotated[int, Field(gt=0)] = 1000
     """Number of unfinished jobs that one project may have."""
+    max_daily_jobs: Annotated[int, Field(gt=0)] = 10_000
+    """Number of jobs that one project may create in 24 hours. Jobs are kept forever, also those that were cancelled at
+    once."""
     max_connections: Annotated[int, Field(ge=16)] = 4096
     """Connections that one API process keeps open, if the limit on open files allows it. At the limit, connections
     that have not sent a request are closed."""

@@ -193,6 +193,12 @@ def active_count(session: Session, project_id: str) -> int:
     )
 
 
+def count_since(session: Session, project_id: str, within_s: float) -> int:
+    """Return the number of the project's jobs that were created in the last `within_s` seconds."""
+    query = select(func.count()).select_from(Job)
+    return session.scalar(query.where(Job.project_id == project_id, Job.created_at > db_now() - within_s)) or 0
+
+
 def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]:
     """Return the ids of unfinished jobs that read this file."""
     return session.scalars(

@@ -19,13 +19,14 @@ from api.services import budgets
 DO_NOT_RETRY = {"x-should-retry": "false"}
 MAX_UPLOADS = 1000
 """Number of uploads in parts that a project may have begun and not completed."""
+DAY_S = 24 * 3600
 BURST_S = 3
 """A project that was idle may send as many requests at once as its rate allows in this many seconds."""
 
 
 def require_jobs(context: Context, session: Session, project_id: str, more: int = 1) -> None:
-    """Raise TooManyRequests if `more` additional jobs would exceed the project's limit of unfinished jobs, or if one of
-    its budgets is used up."""
+    """Raise TooManyRequests if `more` additional jobs would exceed the project's limit of unfinished jobs or of jobs in
+    a day, or if one of its budgets is used up."""
     projects.lock(session, project_id)
     budgets.require_budgets(session, project_id)
     limit = context.settings.max_active_jobs
@@ -33,6 +34,14 @@ def require_jobs(context: Context, session: Session, project_id: str, more: int 
         raise TooManyRequests(
             f"This server allows a project {limit} unfinished jobs: wait for some to end, or cancel them",
             code="too_many_active_jobs",
+            headers=DO_NOT_RETRY,
+        )
+    daily = context.settings.max_daily_jobs
+    if jobs.count_since(session, project_id, DAY_S) + more > daily:
+        raise TooManyRequests(
+            f"This server allows a project to create {daily:,} jobs in 24 hours: wait, or ask its operator to set a "
+            "higher ATTUNE_MAX_DAILY_JOBS",
+            code="too_many_daily_jobs",
             headers=DO_NOT_RETRY,
         )
 

@@ -153,6 +153,20 @@ def test_a_project_has_only_so_many_jobs_at_once(settings) -> None:
     assert create(client_of(app, "other")).status_code == 200
 
 
+def test_a_project_creates_only_so_many_jobs_in_a_day_though_it_cancels_them(settings) -> None:
+    from api.main import create_app  # noqa: PLC0415
+    from tests.api.conftest import client_of  # noqa: PLC0415
+
+    app = create_app(settings.model_copy(update={"max_daily_jobs": 1}))
+    a_base_model(app.state.context.database)
+    client = client_of(app, "default")
+    act(client, create(client).json()["id"], "cancel")
+    assert create(client).json()["error"]["code"] == "too_many_daily_jobs"
+    with app.state.context.database.write() as session:
+        session.execute(update(Job).values(created_at=Job.created_at - 24 * 3600))
+    assert create(client).status_code == 200
+
+
 def test_nothing_crosses_projects(client: TestClient, other_project: TestClient, job: dict[str, object]) -> None:
     path, file_path = f"/v1/fine_tuning/jobs/{job['id']}", f"/v1/files/{job['training_file']}"
     for answer in (
