@@ -76,12 +76,12 @@ COMMANDS = {
     "doctor": ("api.cli.doctor:doctor_app", "Check every component and say what to do about each problem.", OPERATOR),
     "api": ("api.cli.serve:api_app", "Serve the API alone. Run `attune migrate` first.", OPERATOR),
     "worker": (
-        "api.cli.serve:worker_app",
+        "api.cli.run_worker:worker_app",
         "Run a worker alone: it prepares files, trains jobs, samples from models and delivers results.",
         OPERATOR,
     ),
     "migrate": (
-        "api.cli.serve:migrate_app",
+        "api.cli.migrate:migrate_app",
         "Upgrade the database schema to this version, and tie a new database to its storage.",
         OPERATOR,
     ),

@@ -1,21 +1,23 @@
 """Child processes that are started together, restarted after a crash and stopped together."""
 
-import ctypes
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from api.cli.service import COMMANDS, signal_at_parents_end
+from api.infra.child_process import ForkServer, Process, start_fresh
+
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
 HEALTHY_S = 60.0
 """If a process crashes after more than these seconds, it is not in a crash loop, and its back-off starts over."""
 POLL_S = 0.2
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -23,17 +25,14 @@ class ManagedProcess:
     """A process and all that is needed to restart it."""
 
     name: str
-    command: Sequence[str]
     environment: dict[str, str]
     log_file: Path | None = None
     """File that the process's output is appended to. None: the output goes to the standard error of the manager."""
-    stdin: bytes | None = None
-    pass_fds: Sequence[int] = ()
     grace_s: float = 10.0
     """Seconds between SIGTERM and SIGKILL."""
     serves_others: bool = False
     """Whether the other processes need this one until they have ended."""
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     started_at: float = 0.0
     crashes: int = 0
     """Consecutive crashes, each within HEALTHY_S of its start."""
@@ -43,24 +42,14 @@ class ManagedProcess:
     """Monotonic time of the SIGKILL, after `terminate`."""
 
     def start(self) -> None:
-        output: IO[bytes] | None = self.log_file.open("ab") if self.log_file else None
-        self.process = subprocess.Popen(
-            self.command,
-            env=self.environment,
-            stdin=subprocess.PIPE if self.stdin is not None else subprocess.DEVNULL,
-            stdout=output or sys.stderr,
-            stderr=output or sys.stderr,
-            pass_fds=self.pass_fds,
-            start_new_session=True,  # so that Ctrl-C does not reach the children, which `stop` ends in order
-            preexec_fn=_terminate_with_parent,  # noqa: PLW1509 (this process has one thread)
-        )
-        if output:
+        output: IO[bytes] = self.log_file.open("ab") if self.log_file else sys.stderr.buffer
+        self.process = self.launch(output)
+        if self.log_file:
             output.close()
-        if self.stdin is not None:
-            assert self.process.stdin is not None
-            self.process.stdin.write(self.stdin)
-            self.process.stdin.close()
         self.started_at, self.restart_at = time.monotonic(), None
+
+    def launch(self, output: IO[bytes]) -> Process:
+        raise NotImplementedError
 
     def restart_if_dead(self, log: Callable[[str], None]) -> None:
         """Log the end of the process, and restart it once the back-off is over."""
@@ -77,9 +66,8 @@ class ManagedProcess:
 
     def terminate(self) -> None:
         """Send SIGTERM."""
-        if self.process is not None:
-            self.process.terminate()
-            self.kill_at = time.monotonic() + self.grace_s
+        self._send(signal.SIGTERM)
+        self.kill_at = time.monotonic() + self.grace_s
 
     def wait(self) -> None:
         """Wait for the end after `terminate`; send SIGKILL when the grace period is over."""
@@ -88,9 +76,60 @@ class ManagedProcess:
         try:
             self.process.wait(max(0.0, self.kill_at - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self._send(signal.SIGKILL)
             self.process.wait()
         self.process = None
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.poll() is None:
+            os.kill(self.process.pid, number)
+
+
+@dataclass
+class Program(ManagedProcess):
+    """An executable file."""
+
+    command: Sequence[str] = ()
+    stdin: bytes = b""
+
+    def launch(self, output: IO[bytes]) -> Process:
+        process = subprocess.Popen(
+            self.command,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # so that Ctrl-C does not reach the children, which `stop` ends in order
+            preexec_fn=lambda: signal_at_parents_end(signal.SIGTERM),  # noqa: PLW1509 (this process has one thread)
+        )
+        assert process.stdin is not None
+        with process.stdin as pipe:
+            pipe.write(self.stdin)
+        return process
+
+
+@dataclass
+class Service(ManagedProcess):
+    """A service of `api.cli.service`, named by `COMMANDS`."""
+
+    service: str = ""
+    server: ForkServer | None = None
+    """Forks the service. None: each start is that of a new Python process."""
+    descriptors: Mapping[str, int] = field(default_factory=dict)
+    """File descriptors of the service, by the environment variables that hold their numbers there."""
+
+    def launch(self, output: IO[bytes]) -> Process:
+        start = start_fresh if self.server is None else self.server.start
+        process = start(
+            "api.cli.service",
+            *COMMANDS[self.service],
+            environment=self.environment,
+            output=output,
+            descriptors=self.descriptors,
+        )
+        assert process.stdin is not None
+        process.stdin.close()
+        return process
 
 
 @dataclass
@@ -138,9 +177,3 @@ class ProcessManager:
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, stop)
-
-
-def _terminate_with_parent() -> None:
-    """Ask the kernel to send this process SIGTERM when its parent dies, even if the parent is killed (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

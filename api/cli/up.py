@@ -25,9 +25,11 @@ from api.cli.console import print_error
 from api.cli.errors import Command
 from api.cli.open_page import create_link
 from api.cli.options import Config, DataDirectory, Host, Port, load_operator_settings, make_data_dir
-from api.cli.process_manager import ManagedProcess, ProcessManager
-from api.cli.serve import require_tracker_libraries, runnable_stages, worker_command
+from api.cli.process_manager import ProcessManager, Program, Service
+from api.cli.service import API, LISTENER, preloaded
+from api.cli.stages import require_tracker_libraries, runnable_stages
 from api.context import Context
+from api.infra.child_process import ForkServer
 from api.services import keys
 from api.settings import Settings
 
@@ -47,12 +49,13 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
         base_url = f"http://{host}:{port}"
         processes = ProcessManager(log=_log)
         processes.stop_on_signals()
+        server = preloaded([*stages, API]) if settings.fork_server else None
         try:
             settings = _with_broker(settings, processes).model_copy(update={"port": port})
             context = Context.open(settings)
             deployment.prepare(context)
             new_key = keys.ensure_local(context, f"{base_url}/v1")
-            if _start(settings, stages, processes, listener, base_url):
+            if _start(settings, stages, server, processes, listener, base_url):
                 _print_ready(settings, base_url, new_key)
                 processes.watch()
             elif not processes.stopping:
@@ -63,26 +66,33 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
 
 
 def _start(
-    settings: Settings, stages: list[str], processes: ProcessManager, listener: socket.socket, base_url: str
+    settings: Settings,
+    stages: list[str],
+    server: ForkServer | None,
+    processes: ProcessManager,
+    listener: socket.socket,
+    base_url: str,
 ) -> bool:
     environment = {**os.environ, **settings.environment()}
-    api = ManagedProcess(
-        "api",
-        [sys.executable, "-m", "api.cli", "api", "--fd", str(listener.fileno())],
-        environment,
-        _log_file(settings, "api"),
-        pass_fds=[listener.fileno()],
-    )
     for stage in stages:
         processes.start(
-            ManagedProcess(
+            Service(
                 f"worker ({stage})",
-                worker_command(stage),
                 environment,
                 _log_file(settings, f"worker-{stage}"),
                 grace_s=settings.stop_grace_s + 10,
+                service=stage,
+                server=server,
             )
         )
+    api = Service(
+        "api",
+        environment,
+        _log_file(settings, "api"),
+        service=API,
+        server=server,
+        descriptors={LISTENER: listener.fileno()},
+    )
     return processes.start(api, ready=lambda: _is_ready(f"{base_url}/readyz"))
 
 
@@ -93,11 +103,11 @@ def _with_broker(settings: Settings, processes: ProcessManager) -> Settings:
         return settings
     password, port = secrets.token_urlsafe(24), _free_port()
     config = f"port {port}\nbind 127.0.0.1\nrequirepass {password}\nsave ''\nappendonly no\ndaemonize no\n"
-    broker = ManagedProcess(
+    broker = Program(
         "broker",
-        [str(get_binary_path()), "-"],  # configured on stdin: other users can read a command line
         dict(os.environ),
         _log_file(settings, "broker"),
+        command=[str(get_binary_path()), "-"],  # configured on stdin: other users can read a command line
         stdin=config.encode(),
         serves_others=True,
     )

@@ -1,7 +1,7 @@
 """Starts child processes from a fork server (`worker.fork_server`), a process that has already imported their programs.
 
-The server has the children's environment, not this process's, and so holds no secret. If the server cannot start a
-child, the child is started as a new Python process, which is slower but otherwise the same.
+By default, the server has the children's environment, not this process's, and so holds no secret. If the server cannot
+start a child, the child is started as a new Python process, which is slower but otherwise the same.
 """
 
 import atexit
@@ -73,12 +73,13 @@ class ForkServer:
     """A fork server. It is started when this object is created; if it has ended, the next `start` starts another
     one."""
 
-    def __init__(self, *modules: str, threads: int | None = None) -> None:
-        """`modules`: the modules that the server imports, or prepares (`MODULE:ARGUMENT`). `threads`: see
-        `child_environment`."""
-        self._modules, self._threads = modules, threads
+    def __init__(self, *modules: str, threads: int | None = None, environment: Mapping[str, str] | None = None) -> None:
+        """`modules`: the modules that the server imports, or prepares (`MODULE:ARGUMENT`). `environment`: the server's
+        environment variables; None: those of a child with so many `threads` (see `child_environment`)."""
+        self._modules = modules
+        self._environment = child_environment(threads=threads) if environment is None else environment
         self._lock = threading.Lock()
-        self._server = _Server(modules, threads)
+        self._server = _Server(modules, self._environment)
         atexit.register(self.close)  # without this, a server that still imports would end only after that
 
     def start(
@@ -118,14 +119,14 @@ class ForkServer:
     def _running(self) -> "_Server":
         with self._lock:
             if self._server.process.poll() is not None:
-                self._server = _Server(self._modules, self._threads)
+                self._server = _Server(self._modules, self._environment)
             return self._server
 
 
 class _Server:
     """One server process, and the socket for requests to it."""
 
-    def __init__(self, modules: tuple[str, ...], threads: int | None) -> None:
+    def __init__(self, modules: tuple[str, ...], environment: Mapping[str, str]) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
@@ -135,8 +136,7 @@ class _Server:
                 pass_fds=[theirs.fileno()],
                 # OpenBLAS starts its threads when it is loaded, and threads do not survive a fork. The other variable
                 # lets PyTorch ask NVML whether there is a GPU: a process that has asked CUDA cannot fork.
-                env=child_environment(threads=threads)
-                | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+                env={**environment, "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
                 start_new_session=True,  # a Ctrl-C reaches this process only, which then kills the server
             )
         self._requests.send(msgspec.json.encode(modules))

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from api.cli.main import app
-from api.cli.serve import runnable_stages
+from api.cli.stages import runnable_stages
 from api.records import Database
 from api.records.migrate import migrate
 from api.services import diagnosis

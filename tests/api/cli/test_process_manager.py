@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from api.cli.process_manager import ManagedProcess, ProcessManager
+from api.cli.process_manager import ProcessManager, Program
 
 UNTIL_ANOTHER = """
 trap 'touch "$1/$2.term"; while [ ! -e "$1/$3.term" ]; do sleep 0.02; done; touch "$1/$2.end"; exit 0' TERM
@@ -19,8 +19,8 @@ def test_all_are_stopped_at_once_and_what_serves_them_last(tmp_path: Path) -> No
     manager = ProcessManager(log=print)
     for script, name, *other in ((AFTER_BOTH, "broker"), (UNTIL_ANOTHER, "a", "b"), (UNTIL_ANOTHER, "b", "a")):
         command = ["/bin/sh", "-c", script, "sh", str(tmp_path), name, *other]
-        process = ManagedProcess(name, command, {}, serves_others=name == "broker")
+        process = Program(name, {}, command=command, serves_others=name == "broker")
         assert manager.start(process, ready=(tmp_path / f"{name}.up").exists)
     started = [process.process for process in manager.processes]
     manager.stop()
-    assert [process.returncode for process in started if process] == [0, 0, 0]
+    assert [process.poll() for process in started if process] == [0, 0, 0]

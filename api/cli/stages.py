@@ -1,0 +1,33 @@
+"""The stages of workers that this machine can run."""
+
+from api.cli.console import print_note
+from api.cli.errors import CommandError, ExitCode
+from api.infra.tracker_registry import MissingLibrary, require_libraries
+from api.services.diagnosis import check_libraries
+from api.settings import Settings
+from api.spec.lifecycle import BATCH, DELIVER, EVALUATE, SAMPLE, Stage
+
+
+def runnable_stages(settings: Settings) -> list[str]:
+    """Return the stages that run if no `--stage` is given.
+
+    If this machine lacks the libraries that load models, print a warning and leave out the stages that need them.
+    Their workers would end at once and be restarted again and again.
+    """
+    stages = [*Stage, *([SAMPLE, BATCH, EVALUATE] if settings.sampler else []), DELIVER]
+    libraries = check_libraries()
+    if libraries.remedy is None:
+        return stages
+    print_note(f"warning: {libraries.detail}. {libraries.remedy}")
+    return [stage for stage in stages if stage not in (Stage.TRAIN, SAMPLE)]
+
+
+def require_tracker_libraries(settings: Settings) -> None:
+    """Raise CommandError if a configured tracker's library is missing.
+
+    Otherwise the worker would crash and be restarted again and again.
+    """
+    try:
+        require_libraries(settings)
+    except MissingLibrary as error:
+        raise CommandError(ExitCode.REFUSED, str(error)) from error
