@@ -10,9 +10,9 @@ import typer
 from api.cli import deployment
 from api.cli.errors import Command, CommandError, ExitCode
 from api.cli.options import Config, DataDirectory, load_operator_settings
-from api.cli.process_manager import ProcessManager, Service
+from api.cli.process_manager import ProcessManager
 from api.cli.service import COMMANDS, preloaded
-from api.cli.stages import require_tracker_libraries, runnable_stages
+from api.cli.stages import require_tracker_libraries, runnable_stages, worker_services
 from api.spec.lifecycle import BATCH, DELIVER, EVALUATE, SAMPLE, Stage
 
 worker_app = typer.Typer(add_completion=False)
@@ -45,18 +45,16 @@ def serve_worker(
     deployment.require_connection(settings, wait_s=deployment.BROKER_WAIT_S)
     if DELIVER in stages:
         require_tracker_libraries(settings)
-    environment = {**os.environ, **settings.environment()}
     if len(stages) == 1:
         module = [sys.executable, "-m", *COMMANDS[stages[0]]]
-        os.execve(sys.executable, module, environment)  # noqa: S606 (replaces this process)
+        os.execve(sys.executable, module, {**os.environ, **settings.environment()})  # noqa: S606 (replaces this process)
     # One process per stage, so that training never delays the preparation of other jobs.
     processes = ProcessManager(log=lambda text: typer.echo(text, err=True))
     processes.stop_on_signals()
     server = preloaded(stages) if settings.fork_server else None
     try:
-        for name in stages:
-            grace_s = settings.stop_grace_s + 10
-            processes.start(Service(f"worker ({name})", environment, grace_s=grace_s, service=name, server=server))
+        for worker in worker_services(settings, stages, server):
+            processes.start(worker)
         processes.watch()
     finally:
         processes.stop()

@@ -11,22 +11,24 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from shutil import which
 
 from setproctitle import setproctitle
 
 from api.infra.child_process import ForkServer
+from api.settings import Settings
 from api.spec.lifecycle import BATCH, DELIVER, EVALUATE, SAMPLE, Stage
 
 API = "api"
-COMMANDS = {
+COMMANDS: dict[str, tuple[str, ...]] = {
     API: ("api.cli", "api"),
     BATCH: ("api.batch_worker",),
     EVALUATE: ("api.eval_worker",),
     **{stage: ("worker", stage) for stage in (*Stage, SAMPLE, DELIVER)},
 }
 """Module and arguments of each service."""
-LIBRARIES = {
+LIBRARIES: dict[str, tuple[str, ...]] = {
     API: ("api.cli.serve", "api.main", "api.routes"),
     BATCH: ("api.background.worker", "api.batch_worker.worker"),
     EVALUATE: ("api.background.worker", "api.eval_worker.worker"),
@@ -46,6 +48,15 @@ def preloaded(services: Iterable[str]) -> ForkServer:
     modules = dict.fromkeys(module for service in services for module in LIBRARIES[service])
     # With the other variable, Celery does not change the name that ps shows for a worker. It reads it on import.
     return ForkServer(f"{__name__}:{signal.SIGTERM.name}", *modules, environment={**os.environ, "NOSETPS": "1"})
+
+
+def shared_server(settings: Settings, services: Container[str]) -> ForkServer | None:
+    """Return one fork server for trainers and the sampler's child, which import the same libraries; None if they need
+    two, because they use a GPU or different numbers of threads, or none."""
+    has_gpu = which("nvidia-smi") is not None or os.environ.get("CUDA_VISIBLE_DEVICES")
+    if has_gpu or settings.train_slots > 1 or Stage.TRAIN not in services or SAMPLE not in services:
+        return None
+    return ForkServer("worker.train", "worker.sample", threads=os.cpu_count())
 
 
 def prepare(signal_name: str) -> None:

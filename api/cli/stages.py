@@ -1,7 +1,14 @@
-"""The stages of workers that this machine can run."""
+"""The stages of workers that this machine can run, and their services."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from api.cli.console import print_note
 from api.cli.errors import CommandError, ExitCode
+from api.cli.process_manager import Service
+from api.cli.service import shared_server
+from api.infra.child_process import ForkServer
 from api.infra.tracker_registry import MissingLibrary, require_libraries
 from api.services.diagnosis import check_libraries
 from api.settings import Settings
@@ -31,3 +38,26 @@ def require_tracker_libraries(settings: Settings) -> None:
         require_libraries(settings)
     except MissingLibrary as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from error
+
+
+def worker_services(
+    settings: Settings,
+    stages: Sequence[str],
+    server: ForkServer | None,
+    log_file: Callable[[str], Path | None] = lambda stage: None,
+) -> list[Service]:
+    """Return the worker of each stage, to be forked by `server`. `log_file`: see ManagedProcess."""
+    children = shared_server(settings, stages) if settings.fork_server else None
+    lent = {} if children is None else children.lend()
+    return [
+        Service(
+            f"worker ({stage})",
+            {**os.environ, **settings.environment()},
+            log_file(stage),
+            grace_s=settings.stop_grace_s + 10,
+            service=stage,
+            server=server,
+            descriptors=lent if stage in (Stage.TRAIN, SAMPLE) else {},
+        )
+        for stage in stages
+    ]

@@ -27,7 +27,7 @@ from api.cli.open_page import create_link
 from api.cli.options import Config, DataDirectory, Host, Port, load_operator_settings, make_data_dir
 from api.cli.process_manager import ProcessManager, Program, Service
 from api.cli.service import API, LISTENER, preloaded
-from api.cli.stages import require_tracker_libraries, runnable_stages
+from api.cli.stages import require_tracker_libraries, runnable_stages, worker_services
 from api.context import Context
 from api.infra.child_process import ForkServer
 from api.services import keys
@@ -73,21 +73,11 @@ def _start(
     listener: socket.socket,
     base_url: str,
 ) -> bool:
-    environment = {**os.environ, **settings.environment()}
-    for stage in stages:
-        processes.start(
-            Service(
-                f"worker ({stage})",
-                environment,
-                _log_file(settings, f"worker-{stage}"),
-                grace_s=settings.stop_grace_s + 10,
-                service=stage,
-                server=server,
-            )
-        )
+    for worker in worker_services(settings, stages, server, lambda stage: _log_file(settings, f"worker-{stage}")):
+        processes.start(worker)
     api = Service(
         "api",
-        environment,
+        {**os.environ, **settings.environment()},
         _log_file(settings, "api"),
         service=API,
         server=server,

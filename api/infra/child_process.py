@@ -23,6 +23,10 @@ from api.spec.fork_request import ForkRequest
 
 log = structlog.get_logger(__name__)
 
+LENT = "ATTUNE_LENT_SERVER"
+"""Environment variable with the number of the file descriptor of a server that the parent of this process has started
+and lends to it (`ForkServer.lend`)."""
+
 START_S = 120.0
 """Seconds that a server may take to import its modules and fork a child."""
 
@@ -73,13 +77,20 @@ class ForkServer:
     """A fork server. It is started when this object is created; if it has ended, the next `start` starts another
     one."""
 
-    def __init__(self, *modules: str, threads: int | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *modules: str,
+        threads: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        lent: bool = False,
+    ) -> None:
         """`modules`: the modules that the server imports, or prepares (`MODULE:ARGUMENT`). `environment`: the server's
-        environment variables; None: those of a child with so many `threads` (see `child_environment`)."""
+        environment variables; None: those of a child with so many `threads` (see `child_environment`). `lent`: begin
+        with the server that the parent lends, which has imported these modules."""
         self._modules = modules
         self._environment = child_environment(threads=threads) if environment is None else environment
         self._lock = threading.Lock()
-        self._server = _Server(modules, self._environment)
+        self._server = _LentServer() if lent else _Server(modules, self._environment)
         atexit.register(self.close)  # without this, a server that still imports would end only after that
 
     def start(
@@ -112,22 +123,50 @@ class ForkServer:
             os.close(read_stdin)
         return ForkedProcess(program, pid, ours, os.fdopen(write_stdin, "wb"))
 
+    def lend(self) -> dict[str, int]:
+        """Return the descriptor to pass to a process which may use the server, too, until it ends."""
+        return {LENT: self._server.requests.fileno()}
+
     def close(self) -> None:
-        """Kill the server."""
+        """Kill the server, unless it is another process's."""
         self._server.kill()
 
-    def _running(self) -> "_Server":
+    def _running(self) -> "_LentServer":
         with self._lock:
-            if self._server.process.poll() is not None:
+            if self._server.ended:
                 self._server = _Server(self._modules, self._environment)
             return self._server
 
 
-class _Server:
+class _LentServer:
+    """The socket for requests to a server. Processes may share it, since each request is one message."""
+
+    def __init__(self, requests: socket.socket | None = None) -> None:
+        """`requests`: None: the socket that the parent has passed on."""
+        self.requests = socket.socket(fileno=int(os.environ[LENT])) if requests is None else requests
+
+    @property
+    def ended(self) -> bool:
+        return self.requests.fileno() < 0
+
+    def send(self, request: ForkRequest, files: list[int]) -> None:
+        socket.send_fds(self.requests, [msgspec.json.encode(request)], files)
+
+    def kill(self) -> None:
+        """Leave the server to its owner, and send it no more requests."""
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the socket for requests. The server ends once nobody can send it any, after its last child."""
+        self.requests.close()
+
+
+class _Server(_LentServer):
     """One server process, and the socket for requests to it."""
 
     def __init__(self, modules: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        super().__init__(ours)
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "worker.fork_server", str(theirs.fileno())],
@@ -139,28 +178,26 @@ class _Server:
                 env={**environment, "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
                 start_new_session=True,  # a Ctrl-C reaches this process only, which then kills the server
             )
-        self._requests.send(msgspec.json.encode(modules))
+        self.requests.send(msgspec.json.encode(modules))
 
-    def send(self, request: ForkRequest, files: list[int]) -> None:
-        socket.send_fds(self._requests, [msgspec.json.encode(request)], files)
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
         self.hang_up()
 
-    def hang_up(self) -> None:
-        """Close the socket for requests. The server then ends after its last child."""
-        self._requests.close()
 
-
-def fork_server(*modules: str, threads: int | None = None) -> ForkServer:
+def fork_server(*modules: str, threads: int | None = None, lent: bool = False) -> ForkServer:
     """Return the fork server that this process has for these modules.
 
-    The first call starts the server, which ends with this process.
+    The first call starts the server, which ends with this process. `lent`: use the one that the parent lends, if it
+    does.
     """
     with _STARTING:  # without the lock, two threads could start two servers
-        return _fork_server(*modules, threads=threads)
+        return _fork_server(*modules, threads=threads, lent=lent and LENT in os.environ)
 
 
 _STARTING = threading.Lock()

@@ -65,7 +65,7 @@ class Node:
         threads = max(1, (os.cpu_count() or 1) // slots.count) if stage is Stage.TRAIN else None
         server = None
         if context.settings.fork_server:
-            server = fork_server(*(LIBRARIES if gpus else PROGRAMS[stage]), threads=threads)
+            server = fork_server(*(LIBRARIES if gpus else PROGRAMS[stage]), threads=threads, lent=not gpus)
         return cls(context, stage, owner, folder, lock, slots, gpus, threads, server)
 
     @property

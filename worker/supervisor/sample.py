@@ -85,7 +85,8 @@ class Sampler:
         self._threads: list[threading.Thread] = []
         self._server = None
         if settings.fork_server:
-            self._server = fork_server(*(LIBRARIES if visible_gpus() else ("worker.sample",)))
+            gpus = visible_gpus()
+            self._server = fork_server(*(LIBRARIES if gpus else ("worker.sample",)), lent=not gpus)
         self._used_at = time.monotonic()
         self._machine = _machine()
 

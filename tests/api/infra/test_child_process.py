@@ -146,21 +146,52 @@ def test_children_of_a_server_that_has_threads_are_started_anew(tmp_path: Path) 
     server.close()
 
 
+def test_a_server_serves_those_to_whom_it_is_lent_and_outlives_them(
+    server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, descriptor in server.lend().items():
+        monkeypatch.setenv(name, str(os.dup(descriptor)))
+    borrower = ForkServer(lent=True)
+    assert _exit_code(borrower, tmp_path) == 3
+    borrower.close()
+    assert _exit_code(server, tmp_path) == 3
+
+
+def test_a_borrower_starts_a_server_of_its_own_if_the_lent_one_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lender = ForkServer(CHILD)
+    for name, descriptor in lender.lend().items():
+        monkeypatch.setenv(name, str(os.dup(descriptor)))
+    borrower = ForkServer(CHILD, lent=True)
+    lender.close()
+    assert [_exit_code(borrower, tmp_path) for _ in range(2)] == [3, 3]
+    assert isinstance(borrower._server, child_process._Server)
+    borrower.close()
+
+
+def _exit_code(server: ForkServer, folder: Path) -> int:
+    with (folder / "log").open("ab") as output:
+        return server.start(CHILD, "exit", "3", environment=child_environment(), output=output).wait(30)
+
+
 def test_the_server_ends_after_its_last_child(server: ForkServer, tmp_path: Path) -> None:
     other = ForkServer(CHILD)
     with (tmp_path / "log").open("ab") as output:
         child = other.start(CHILD, "sleep", environment=child_environment(), output=output)
-    other._server.hang_up()
+    started = other._server
+    assert isinstance(started, child_process._Server)
+    started.hang_up()
     with pytest.raises(subprocess.TimeoutExpired):
-        other._server.process.wait(0.2)
+        started.process.wait(0.2)
     os.killpg(child.pid, signal.SIGKILL)
-    assert other._server.process.wait(30) == 0
+    assert started.process.wait(30) == 0
 
 
 def test_two_threads_that_start_at_once_share_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, ...]] = []
 
-    def start(*modules: str, threads: int | None = None) -> None:
+    def start(*modules: str, threads: int | None = None, lent: bool = False) -> None:
         started.append(modules)
         threading.Event().wait(0.05)  # for the other thread to come, too
 
