@@ -52,6 +52,7 @@ def run(settings: Settings, stage: Stage) -> None:
         _run_celery(settings, node, concurrency)
     finally:
         node.stopping.set()
+        wake.set()
         for thread in threads:
             thread.join()  # a thread ends after its trainer has saved a state
         with contextlib.suppress(SQLAlchemyError), context.database.write() as session:
@@ -105,7 +106,7 @@ def build(settings: Settings, node: Node) -> Celery:
 def _work_when_woken(node: Node, wake: threading.Event) -> None:
     """Work on waiting jobs whenever the sweep has set `wake`, in case the jobs' rings were lost."""
     while not node.stopping.is_set():
-        if wake.wait(1.0):
+        if wake.wait(1.0) and not node.stopping.is_set():
             wake.clear()
             try:
                 work_until_idle(node)
