@@ -14,7 +14,9 @@ from typing import Any
 import psutil
 import pytest
 from openai import OpenAI
+from typer.testing import CliRunner
 
+from api.cli.main import app
 from tests.end_to_end.jobs import create, ended, rows, upload, wait_until
 from tests.services import AttuneUp
 from tests.services.attune import ATTUNE
@@ -43,15 +45,26 @@ class Mover:
         return OpenAI(base_url=self.server.base_url, api_key=key)
 
     def run(self, *words: str) -> Any:
-        """Run `attune import`, and return its JSON. Its processes never have a key in their command line."""
-        variables = {"OPENAI_API_KEY": self.old, "ATTUNE_BASE_URL": self.server.base_url, "ATTUNE_API_KEY": self.new}
+        """Run `attune import` in this process, which has imported it, and return its JSON."""
+        done = CliRunner().invoke(app, ["import", *words, "--json"], env=self.variables)
+        return self._read(done.exit_code, done.stdout, done.stderr)
+
+    def run_alone(self, *words: str) -> Any:
+        """Run `attune import` as a process, which never has a key in its command line, and return its JSON."""
         command = [ATTUNE, "import", *words, "--json"]
         with subprocess.Popen(
-            command, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, env=os.environ | self.variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
             assert self.old not in " ".join(psutil.Process(process.pid).cmdline())
             output, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+        return self._read(process.returncode, output, errors)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {"OPENAI_API_KEY": self.old, "ATTUNE_BASE_URL": self.server.base_url, "ATTUNE_API_KEY": self.new}
+
+    def _read(self, code: int, output: str, errors: str) -> Any:
+        assert code == 0, errors
         assert self.old not in output + errors
         return json.loads(output)
 
@@ -94,7 +107,7 @@ def test_a_project_moves_with_its_jobs_files_checkpoints_and_answers(mover: Move
     eval_id, run_id = graded(source)
     model, *_ = [ended(source, job).fine_tuned_model for job in (first, *others)]
     from_here = ("--from", mover.server.base_url)
-    found = mover.run("inventory", *from_here)["data"]
+    found = mover.run_alone("inventory", *from_here)["data"]
     assert {item["kind"] for item in found} == {"job", "model", "checkpoint", "file", "eval"}
     assert all(item["available"] for item in found)
 

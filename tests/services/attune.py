@@ -1,13 +1,13 @@
 import json
-import os
 import re
-import subprocess
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from typer.testing import CliRunner
 
+from api.cli.main import app
 from tests.services.process import START_TIMEOUT_S, Server
 
 ATTUNE = str(Path(sysconfig.get_path("scripts")) / "attune")
@@ -54,11 +54,9 @@ class AttuneUp(Server):
         self.run("models", "add", name, str(source), "--data-dir", str(self.data))
 
     def run(self, *arguments: str) -> str:
-        """An `attune …` command to its end. Returns what it prints."""
-        done = subprocess.run(
-            [ATTUNE, *arguments], env={**os.environ, **self.env}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"attune {arguments[0]}: {done.stdout}{done.stderr}"
+        """An `attune …` command to its end, in this process, which has imported it. Returns what it prints."""
+        done = CliRunner().invoke(app, arguments, env=self.env)
+        assert done.exit_code == 0, f"attune {arguments[0]}: {done.output}"
         return done.stdout
 
     def _address(self) -> str | None:
