@@ -210,7 +210,8 @@ class Settings(BaseSettings):
     fork_server: bool = True
     """Whether workers keep a process that has imported torch and the other libraries, from which their child processes
     are forked. Jobs then start seconds earlier, at the cost of about 350 MB of memory for each training worker and each
-    sampler. `attune up`, and a worker of several stages, fork their own processes in the same way."""
+    sampler; without a GPU, those of one `attune up` share it. `attune up`, and a worker of several stages, fork their
+    own processes in the same way."""
     prepare_memory_bytes: Bytes = 4 * 1024**3
     """Memory limit of the child process that reads users' rows, in bytes."""
     prepare_cpu_seconds: Annotated[int, Field(gt=0)] = 1800
