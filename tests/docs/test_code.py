@@ -37,6 +37,7 @@ NOT_RUN = {
     r"attune (models remove|adapters delete) ": "other pages need the models; test_every_command.py runs both",
     r"(VLLM_\S+ )?vllm ": "not installed here",
     r"attune import ": "asks OpenAI; tests/end_to_end/test_import.py runs each of them",
+    r"attune evals run EVAL openai-export/": "grades rows that `attune import` fetched",
     r"pip install |lm-eval ": "in an environment of its own; tests/end_to_end/clients/test_lm_eval.py runs it",
     r"attune adapters download JOB --gguf": "llama.cpp knows another tokenizer only; test_gguf.py exports with it",
     r"export OPENAI_": "the tests set both variables",
