@@ -1,4 +1,4 @@
-"""`attune evals`: create, list, run, show, compare, cancel."""
+"""`attune evals`: create, list, run, watch, show, compare, cancel, delete."""
 
 from itertools import chain
 from pathlib import Path
@@ -128,12 +128,30 @@ def run(
             text = f"Created {created['id']}. Its report: {created['report_url']}"
             print_result(created, text, as_json=as_json)
         if watch:
-            raise typer.Exit(_watch(client, created, as_json=as_json))
+            raise typer.Exit(_watch(client, eval_id, created["id"], as_json=as_json))
 
 
-def _watch(client: Client, created: Document, *, as_json: bool) -> ExitCode:
-    path = _run_path(created["eval_id"], created["id"])
-    ended = watch_counts(lambda: client.get(path), EXIT_CODES, describe_run, subject=created["id"], quiet=as_json)
+@evals_app.command("watch", epilog="Example: attune evals watch eval_abc123 evalrun_abc123")
+def watch_run(
+    eval_id: EvalId,
+    run_id: RunId,
+    *,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Follow a run until it ends.
+
+    The exit code is 0 if it completed, 1 if it failed and 3 if it was canceled.
+    """
+    with connect(base_url, api_key, data_dir) as client:
+        raise typer.Exit(_watch(client, eval_id, run_id, as_json=as_json))
+
+
+def _watch(client: Client, eval_id: str, run_id: str, *, as_json: bool) -> ExitCode:
+    path = _run_path(eval_id, run_id)
+    ended = watch_counts(lambda: client.get(path), EXIT_CODES, describe_run, subject=run_id, quiet=as_json)
     if ended is None:
         return ExitCode.INTERRUPTED
     if as_json:
@@ -210,6 +228,26 @@ def cancel(
     with connect(base_url, api_key, data_dir) as client:
         ended = client.post(f"{_run_path(eval_id, run_id)}/cancel")
     print_result(ended, f"{ended['id']} is {ended['status']}", as_json=as_json)
+
+
+@evals_app.command(epilog="Example: attune evals delete eval_abc123 evalrun_abc123")
+def delete(
+    eval_id: EvalId,
+    run_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN_ID]", help="Delete only this run. Default: the eval with all its runs."),
+    ] = None,
+    *,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a run with its results, or an eval with all its runs."""
+    path = f"/evals/{segment(eval_id)}" if run_id is None else _run_path(eval_id, run_id)
+    with connect(base_url, api_key, data_dir) as client:
+        deleted = client.delete(path)
+    print_result(deleted, f"Deleted {run_id or eval_id}", as_json=as_json)
 
 
 def _run_path(eval_id: str, run_id: str) -> str:
