@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -170,6 +171,27 @@ def activity_progress(subject: str) -> Iterator[Callable[[str, int], None]]:
             progress.update(task, description=f"{activity} {clean(subject)}: {format_size(count)}")
 
         yield report
+
+
+@contextmanager
+def count_progress(subject: str, total: int) -> Iterator[Callable[[], None]]:
+    """Yield a function that counts one more finished part of `total`.
+
+    A terminal shows a bar; other outputs get a line for each tenth.
+    """
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    done = 0
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(clean(subject), total=total)
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            progress.advance(task)
+            if not err.is_terminal and 10 * done // total > 10 * (done - 1) // total:
+                print_note(f"{subject}: {done:,} of {total:,}")
+
+        yield advance
 
 
 def transfer_progress() -> Progress:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from api.cli.client import Document
-from api.cli.console import print_note
+from api.cli.console import count_progress, print_note
 from api.cli.errors import CommandError, ExitCode
 from api.cli.imports.calls import Calls
 from api.cli.imports.folder import Journal, digest_of
@@ -150,23 +150,25 @@ def ask(source: Source, answers: Answers, questions: Sequence[Question], limits:
     options_of = {prompt.key(answers.model): options for prompt, options in questions}
     waiting = deque(answers.open_prompts(prompt for prompt, _ in questions))
     asking, at_once = _Asking(source, answers, limits), 1
-    try:
-        while True:
-            while waiting and asking.running < at_once and not answers.model_is_gone:
-                options = options_of[waiting[0].key(answers.model)]
-                if not limits.allow(options.most_tokens(waiting[0])):
-                    break
-                asking.start(waiting.popleft(), options)
-            if not asking.running:
-                return
-            asking.keep_next()
-            at_once = concurrency
-    except CommandError as error:
-        asking.end(f"{error.message} (Waiting for answers that are on their way; Ctrl-C drops them.)")
-        raise
-    except KeyboardInterrupt:
-        asking.end("Interrupted. Repeated, the command asks only what has no answer yet.", timeout_s=GRACE_S)
-        raise
+    with count_progress(answers.model, min(len(waiting), limits.requests)) as advance:
+        try:
+            while True:
+                while waiting and asking.running < at_once and not answers.model_is_gone:
+                    options = options_of[waiting[0].key(answers.model)]
+                    if not limits.allow(options.most_tokens(waiting[0])):
+                        break
+                    asking.start(waiting.popleft(), options)
+                if not asking.running:
+                    return
+                asking.keep_next()
+                advance()
+                at_once = concurrency
+        except CommandError as error:
+            asking.end(f"{error.message} (Waiting for answers that are on their way; Ctrl-C drops them.)")
+            raise
+        except KeyboardInterrupt:
+            asking.end("Interrupted. Repeated, the command asks only what has no answer yet.", timeout_s=GRACE_S)
+            raise
 
 
 class _Asking:

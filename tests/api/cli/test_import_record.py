@@ -24,7 +24,7 @@ from api.cli.imports.prompts import CHAT, COMPLETION, prompt_of, read_prompts
 from tests.api.cli import stand_in
 from tests.api.cli.conftest import attune
 from tests.api.cli.recorded_waits import RecordedWaits
-from tests.api.cli.stand_in import KEY, MODELS, StandIn, refusal, row, run_to_its_death, standing_in
+from tests.api.cli.stand_in import KEY, MODELS, StandIn, lines, refusal, row, run_to_its_death, standing_in
 
 
 @pytest.fixture
@@ -102,6 +102,14 @@ def test_a_ceiling_stops_it_and_the_rest_is_asked_later(source: StandIn, folder:
     assert recorded(source, folder, *chosen, "--max-tokens", 100)[0]["open"] == 1  # one answer may take more
     assert recorded(source, folder, *chosen)[0]["open"] == 0
     assert not source.repeats()
+
+
+def test_each_tenth_of_the_answers_is_reported(source: StandIn, folder: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_bytes(lines(*(row(number) for number in range(20))))
+    words = ("--input", folder, "--prompts", prompts, "--job", "ftjob-0", "--yes")
+    notes = attune("import", "record", "--from", source.base_url, *words).stderr.splitlines()
+    assert [note for note in notes if " of " in note] == [f"{MODELS[0]}: {done} of 20" for done in range(2, 21, 2)]
 
 
 def test_refused_questions_count(source: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +202,12 @@ def test_ctrl_c_ends_the_command_though_threads_wait(
     source: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended, answer = threading.Event(), source.answer
-    in_turn = InTurn([answer, lambda _: (503, ended.wait(60)), too_many, too_many])
+
+    def too_many_after_all(body: dict[str, Any]) -> tuple[int, Any]:
+        assert in_turn.all_asked.wait(60)  # else the last question might not be sent for a minute
+        return too_many(body)
+
+    in_turn = InTurn([answer, lambda _: (503, ended.wait(60)), too_many_after_all, too_many])
     source.retry_after = "60"
     monkeypatch.setattr(source, "answer", in_turn)
     words = ("--from", source.base_url, "--input", folder, "--yes", "--job", "ftjob-0")
