@@ -77,7 +77,8 @@ fix: $(INSTALLED)
 
 PAIRS := tests/worker/engine/test_pairs.py tests/worker/engine/publish/test_clean_environment.py tests/worker/engine/publish/test_published.py
 PAIRS += tests/worker/engine/test_resume_methods.py tests/worker/engine/publish/test_bottleneck_files.py tests/end_to_end/test_every_method.py
-PAIRS += tests/benchmarks/test_training.py
+PAIRS += tests/benchmarks/test_training.py tests/worker/engine/model/test_experts.py tests/worker/engine/model/test_modes.py
+PAIRS += tests/worker/engine/test_read_out.py tests/worker/rows/test_stops.py
 
 pairs: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" $(PAIRS) $(ARGS)
