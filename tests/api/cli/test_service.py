@@ -9,13 +9,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api.cli.service import preloaded
+from api.cli import service
+from api.cli.service import preloaded, shared_server
 from api.infra.child_process import ForkServer, Process, start_fresh
+from api.settings import Settings
+from api.spec.lifecycle import DELIVER, SAMPLE, Stage
 from tests.end_to_end.jobs import wait_until
 from tests.services.attune import words_of
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
     server = preloaded([])
     yield server
@@ -28,25 +31,45 @@ def _started(server: ForkServer | None, folder: Path) -> tuple[Process, Path]:
     with (folder / "log").open("ab") as output:
         start = start_fresh if server is None else server.start
         arguments = ("api.cli.service", "tests.api.cli.a_service", str(written))
-        service = start(*arguments, environment=environment, output=output)
+        process = start(*arguments, environment=environment, output=output)
     wait_until(lambda: written.exists() and written.read_text().startswith("started of the operator\n"), 30)
-    return service, written
+    return process, written
 
 
 @pytest.mark.parametrize("forked", [True, False])
 def test_a_service_ends_as_python_does(server: ForkServer, tmp_path: Path, forked: bool) -> None:
-    service, written = _started(server if forked else None, tmp_path)
-    assert words_of(psutil.Process(service.pid))[-3:] == ["-m", "tests.api.cli.a_service", "written"]
-    os.kill(service.pid, signal.SIGTERM)
-    assert service.wait(30) == 3
+    process, written = _started(server if forked else None, tmp_path)
+    assert words_of(psutil.Process(process.pid))[-3:] == ["-m", "tests.api.cli.a_service", "written"]
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 3
     assert written.read_text().splitlines()[1:] == ["stopping", "ended"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
 def test_a_service_is_asked_to_end_when_the_process_ends_that_forked_it(server: ForkServer, tmp_path: Path) -> None:
-    service, written = _started(server, tmp_path)
-    parent = psutil.Process(service.pid).parent()
+    process, written = _started(server, tmp_path)
+    parent = psutil.Process(process.pid).parent()
     assert parent is not None
     parent.kill()
     wait_until(lambda: written.read_text().endswith("ended\n"), 30)
-    assert service.wait(30) == -signal.SIGKILL
+    assert process.wait(30) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("stages", "slots", "gpus", "shared"),
+    [
+        ([*Stage, SAMPLE, DELIVER], 0, "", True),
+        ([*Stage, SAMPLE], 1, "", True),
+        ([*Stage, SAMPLE], 2, "", False),  # each trainer has half of the cores, the sampler all
+        ([*Stage, SAMPLE], 0, "0", False),  # a process that has started CUDA cannot fork
+        ([*Stage, DELIVER], 0, "", False),
+    ],
+)
+def test_trainers_and_the_sampler_share_a_server_where_they_need_the_same(
+    stages: list[str], slots: int, gpus: str, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "ForkServer", lambda *modules, threads: modules)
+    monkeypatch.setattr(service, "which", lambda name: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    found: object = shared_server(Settings(data_dir=tmp_path, train_slots=slots), stages)
+    assert found == (("worker.train", "worker.sample") if shared else None)
