@@ -135,6 +135,14 @@ class Case:
     answered: bool = True
     """Whether the row has an answer. Rows of an eval without `include_sample_schema` may have none."""
 
+    @property
+    def choices(self) -> list[object]:
+        """The answer in the form of a chat completion's `choices`."""
+        message: dict[str, object] = {"role": "assistant", "content": self.text}
+        if self.tools:
+            message["tool_calls"] = [*self.tools]
+        return [{"message": message}]
+
     @cached_property
     def json(self) -> object:
         """Return the answer parsed as JSON. Raises GradingError if it is not JSON."""

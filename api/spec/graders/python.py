@@ -54,8 +54,9 @@ def _sample(case: Case) -> Mapping[str, object]:
         parsed = case.json
     except GradingError:
         parsed = None
-    message: dict[str, object] = {"role": "assistant", "content": case.text}
-    if case.tools:
-        message["tool_calls"] = [*case.tools]
-    answer = {"output_text": case.text, "output_json": parsed, "output_tools": [*case.tools]}
-    return {**answer, "choices": [{"message": message}]}
+    return {
+        "output_text": case.text,
+        "output_json": parsed,
+        "output_tools": [*case.tools],
+        "choices": case.choices,
+    }

@@ -89,9 +89,9 @@ def _path(variable: str) -> tuple[Step, ...]:
         )
     namespace, steps = match.groups()
     path = (namespace, *(key or int(index) for key, index in _STEP.findall(steps)))
-    if namespace == "sample" and path[1] not in ("output_text", "output_json", "output_tools"):
+    if namespace == "sample" and path[1] not in ("output_text", "output_json", "output_tools", "choices"):
         raise ValueError(
-            f"'{truncate(variable)}' does not exist: sample has output_text, output_json and output_tools only"
+            f"'{truncate(variable)}' does not exist: sample has output_text, output_json, output_tools and choices only"
         )
     if path[:2] == ("sample", "output_text") and len(path) > 2:
         raise ValueError(f"'{truncate(variable)}' does not exist: sample.output_text is a string")
@@ -99,11 +99,16 @@ def _path(variable: str) -> tuple[Step, ...]:
 
 
 def _look_up(path: tuple[Step, ...], case: Case) -> object:
-    if path[:2] == ("sample", "output_text"):
-        return case.text
     value: object = case.item
-    if path[0] == "sample":
-        value = [*case.tools] if path[1] == "output_tools" else case.json
+    match path[:2]:
+        case "sample", "output_text":
+            return case.text
+        case "sample", "output_json":
+            value = case.json
+        case "sample", "output_tools":
+            value = [*case.tools]
+        case "sample", _:
+            value = case.choices
     for depth in range(2 if path[0] == "sample" else 1, len(path)):
         match value, path[depth]:
             case list(), int(index) if index < len(value):

@@ -48,6 +48,7 @@ def test_the_answer_is_there_as_text_and_as_json() -> None:
     assert filled("{{sample.output_text}}", answer) == answer
     assert filled("{{sample.output_json.city.name}} {{sample.output_json.n[1]}}", answer) == "Paris 2"
     assert json.loads(filled("{{ sample.output_json }}", answer)) == json.loads(answer)
+    assert filled("{{ sample.choices[0].message.content }}", answer) == answer
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_an_answer_that_is_no_json_costs_the_reward(answer: str) -> None:
         "{{ item.a | upper }}",
         "{{ 7 * 7 }}",
         "{{ ''.__class__ }}",
-        "{{ sample.choices }}",
+        "{{ sample.input }}",
         "{{ sample.output_text.x }}",
         "{{item.a",
         "{{{{item.a}}",
