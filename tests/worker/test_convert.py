@@ -129,6 +129,31 @@ def test_shards_are_kept(model: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) == 2
 
 
+def test_code_of_a_model_that_transformers_has_itself_is_left_out(model: Path, tmp_path: Path) -> None:
+    edited("config.json", auto_map={"AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"})(model)
+    assert convert(str(model), tmp_path / "out")["parameters"] == PARAMETERS
+    assert "auto_map" not in (tmp_path / "out/config.json").read_text()
+
+
+def test_masks_of_old_checkpoints_are_no_weights(model: Path, tmp_path: Path) -> None:
+    weights(
+        **{f"{LAYER}.attention.bias": np.tri(4, dtype=bool), f"{LAYER}.attention.masked_bias": np.full(1, -np.inf)}
+    )(model)
+    assert convert(str(model), tmp_path / "out")["parameters"] == PARAMETERS
+
+
+def test_special_tokens_without_an_embedding_are_left_out_if_nothing_needs_them(model: Path, tmp_path: Path) -> None:
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    token = tokenizer["added_tokens"][-1] | {"id": 606, "content": "<image>"}
+    edited("tokenizer.json", added_tokens=[*tokenizer["added_tokens"], token])(model)
+    named = {"image_token": "<image>", "boi_token": "<s>"}
+    edited("tokenizer_config.json", extra_special_tokens=named, **named)(model)
+    edited("config.json", vocab_size=606)(model)
+    weights(**{name: np.zeros((606, 8), np.float32) for name in WEIGHTS if SHAPES[name][0] == 640})(model)
+    convert(str(model), tmp_path / "out")
+    assert "<image>" not in "".join(file.read_text() for file in (tmp_path / "out").glob("tokenizer*.json"))
+
+
 def pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
@@ -216,7 +241,10 @@ def link_that_leads_away(folder: Path) -> None:
     ("spoil", "expected"),
     [
         (pickled, "the weights are pickled"),
-        (edited("config.json", auto_map={"AutoModel": "evil.Model"}), "config.json has an auto_map"),
+        (
+            edited("config.json", auto_map={"AutoModel": "evil.Model"}, architectures=["EvilForCausalLM"]),
+            "config.json has an auto_map",
+        ),
         (edited("tokenizer_config.json", auto_map={}), "tokenizer_config.json has an auto_map"),
         (edited("config.json", architectures=["T5ForConditionalGeneration"], model_type="t5"), "is neither a model"),
         (

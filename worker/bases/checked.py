@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from api.spec.base_model import BaseModelFacts
+from worker.bases.code import leave_out_code
 from worker.bases.completeness import require_complete
 from worker.bases.facts import facts_of
 from worker.bases.tokenizer import normalize_tokenizer
@@ -13,6 +14,7 @@ def checked_facts(
     staged: Path, *, source: str, revision: str | None, license_name: str | None, dequantised_from: str | None
 ) -> BaseModelFacts:
     """Normalize the tokenizer's files, and return the model's facts. Raise Refused if the model cannot be trained."""
+    leave_out_code(staged)
     weights = check_weights(staged)
     normalize_tokenizer(staged)
     facts = facts_of(

@@ -32,6 +32,7 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MAX_JSON_BYTES = 256 * 1024**2
 """Maximum size of a JSON file in bytes: several times the largest tokenizer.json and safetensors index in use."""
 MAX_CARD_BYTES = 1024**2
+NEEDS_CODE = "the model needs code of its own to run, which is never executed"
 LICENSE_LINE = re.compile(r"\A---\n(?:.*\n)*?license:[ \t]*([\w.+-]+)[ \t]*\n")
 
 
@@ -66,10 +67,9 @@ def require_safetensors(names: list[str]) -> None:
 
 
 def require_no_code(folder: Path) -> None:
-    """Raise Refused if the model needs Python code that comes with it (`auto_map`)."""
-    for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).exists() and "auto_map" in read_object(folder / name):
-            raise Refused(f"{name} has an auto_map: the model needs code of its own to run, which is never executed")
+    """Raise Refused if the tokenizer needs Python code that comes with it (`auto_map`)."""
+    if (folder / "tokenizer_config.json").exists() and "auto_map" in read_object(folder / "tokenizer_config.json"):
+        raise Refused(f"tokenizer_config.json has an auto_map: {NEEDS_CODE}")
 
 
 def read_object(path: Path) -> dict[str, Any]:

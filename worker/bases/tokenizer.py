@@ -8,11 +8,13 @@ alike.
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from worker.bases.files import Refused, read_object, require_no_code
-from worker.rows.special_tokens import special_tokens
+from worker.rows.chat_template import ChatTemplate
+from worker.rows.special_tokens import NAMES, special_tokens
 from worker.rows.tokenize_rows import TokenizerWrapper
 
 SETTINGS_NOISE = ("is_local", "local_files_only", "name_or_path", "_commit_hash", "processor_class")
@@ -36,7 +38,7 @@ def normalize_tokenizer(folder: Path) -> None:
         )
     if not (folder / "tokenizer_config.json").exists():
         raise Refused("the source has no tokenizer_config.json")
-    read_object(folder / "tokenizer.json")
+    drop_unembedded_tokens(folder)
     theirs = load(folder)
     if not _agree(folder, theirs):
         save(theirs, folder)
@@ -52,6 +54,43 @@ def _require_embeddings(folder: Path) -> None:
     last = max(TokenizerWrapper.load(folder).tokenizer.get_vocab().values())
     if isinstance(rows, int) and last >= rows:
         raise Refused(f"the tokenizer has token ids up to {last}, but vocab_size in config.json is {rows}")
+
+
+def drop_unembedded_tokens(folder: Path) -> None:
+    """Remove the special tokens whose ids exceed the embedding. Gemma 3's text models have one: the placeholder of an
+    image. If the chat template or a role, such as the end of a text, needs one of them, all are left."""
+    tokenizer, rows = read_object(folder / "tokenizer.json"), read_object(folder / "config.json").get("vocab_size")
+    beyond = [token for token in tokenizer.get("added_tokens") or () if isinstance(rows, int) and token["id"] >= rows]
+    texts = {token["content"] for token in beyond}
+    template = ChatTemplate.load(folder)
+    needed = [*special_tokens(folder).values(), *(template.sources.values() if template else ())]
+    if (
+        not texts
+        or not all(token["special"] for token in beyond)
+        or any(text in use for text in texts for use in needed)
+    ):
+        return
+    tokenizer["added_tokens"] = _without(tokenizer["added_tokens"], texts)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).exists():
+            settings = _without(read_object(folder / name), texts)
+            (folder / name).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+
+
+def _without(value: Any, texts: set[str]) -> Any:
+    """Return a JSON value without the entries that name or describe one of the tokens."""
+
+    def is_token(entry: Any) -> bool:
+        text = entry.get("content") if isinstance(entry, dict) else entry
+        return isinstance(text, str) and text in texts
+
+    if isinstance(value, dict):
+        kept = {name: entry for name, entry in value.items() if name not in texts and not is_token(entry)}
+        return {name: _without(entry, texts) for name, entry in kept.items()}
+    if isinstance(value, list):
+        return [_without(entry, texts) for entry in value if not is_token(entry)]
+    return value
 
 
 def load(folder: Path, *, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
@@ -82,7 +121,7 @@ def _agree(folder: Path, theirs: PreTrainedTokenizerBase) -> bool:
     bare = ours.tokenizer.encode(probe, add_special_tokens=False).ids
     extra = len(theirs("a")["input_ids"]) - len(theirs("a", add_special_tokens=False)["input_ids"])
     return bool(
-        theirs.special_tokens_map == named
+        {name: text for name, text in theirs.special_tokens_map.items() if name in NAMES} == named
         and whole == ours.tokenizer.encode(probe).ids
         and theirs(probe, add_special_tokens=False)["input_ids"] == bare
         and len(whole) - len(bare) == extra

@@ -17,8 +17,8 @@ from worker.bases.files import Refused, read_object
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 CHUNK = 1 << 24
 """How many numbers of a tensor are checked at once."""
-BUFFERS = re.compile(r"\.(attn\.bias|attn\.masked_bias|inv_freq|position_ids)$")
-"""Names of constants that old checkpoints store with the weights. They do not count as weights."""
+BUFFERS = re.compile(r"\.(att(entio)?n\.(bias|masked_bias|causal_mask)|inv_freq|position_ids)$")
+"""Names of constants that old checkpoints, such as Pythia's, store with the weights. They do not count as weights."""
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 LAYERS_A_TENSOR = 8
 """Largest plausible number of layers for each tensor. Most models have ten tensors for each layer, but in some
