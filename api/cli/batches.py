@@ -13,7 +13,7 @@ from api.cli.client import Client, Document, json_lines, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import format_time, print_fields, print_json, print_line, print_result
 from api.cli.errors import CommandError, Commands, ExitCode
-from api.cli.files import file_id, save_content
+from api.cli.files import file_for, save_content
 from api.cli.listing import add_list_command, time_of
 
 batches_app = typer.Typer(
@@ -52,12 +52,9 @@ def create(
 ) -> None:
     """Create a batch, uploading its local file first."""
     with connect(base_url, api_key, data_dir) as client:
-        body = {
-            "endpoint": endpoint or _first_url(client, file),
-            "input_file_id": file_id(client, file, "batch"),
-            "completion_window": "24h",
-        }
-        batch = client.post("/batches", body)
+        body = {"endpoint": endpoint or _first_url(client, file), "completion_window": "24h"}
+        with file_for(client, file, "batch") as requests:
+            batch = client.post("/batches", body | {"input_file_id": requests})
         if not (watch and as_json):
             text = f"Created {batch['id']}. Follow it with: attune batches watch {batch['id']}"
             print_result(batch, text, as_json=as_json)

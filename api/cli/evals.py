@@ -10,9 +10,9 @@ from api.cli.body import apply_assignment, read_body
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import print_json, print_result
-from api.cli.errors import Commands, ExitCode
+from api.cli.errors import CommandError, Commands, ExitCode
 from api.cli.eval_results import EXIT_CODES, compared, describe_run, print_comparison, print_eval, print_run
-from api.cli.files import file_id
+from api.cli.files import file_for
 from api.cli.job_options import BodyFile
 from api.cli.listing import add_list_command, time_of
 from api.cli.waiting import watch_counts
@@ -106,29 +106,46 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Create a run: ask a model the questions of a file and grade its answers, or grade answers in the file."""
-    body = read_body(body_file)
-    if name is not None:
-        body["name"] = name
+    body = _run_body(read_body(body_file), name, model, prompt, assignments)
+    source = body["data_source"]
+    if file is None and "source" not in source:
+        raise CommandError(ExitCode.REFUSED, "the run has no rows: give a file of them, or the id of a file.")
     with connect(base_url, api_key, data_dir) as client:
-        source = body.setdefault("data_source", {})
-        if file is not None:
-            source["source"] = {"type": "file_id", "id": file_id(client, file, "evals")}
-        if model is not None:
-            source["model"] = model
-        if prompt is not None:
-            message = {"role": "user", "content": prompt}
-            source["input_messages"] = {"type": "template", "template": [message]}
-        elif "model" in source:
-            source.setdefault("input_messages", {"type": "item_reference", "item_reference": "item.messages"})
-        source.setdefault("type", "completions" if "model" in source else "jsonl")
-        for assignment in assignments or []:
-            apply_assignment(body, assignment)
-        created = client.post(f"/evals/{segment(eval_id)}/runs", body)
+        path = f"/evals/{segment(eval_id)}/runs"
+        if file is None:
+            created = client.post(path, body)
+        else:
+            with file_for(client, file, "evals") as rows:
+                source["source"] = {"type": "file_id", "id": rows}
+                created = client.post(path, body)
         if not (watch and as_json):
             text = f"Created {created['id']}. Its report: {created['report_url']}"
             print_result(created, text, as_json=as_json)
         if watch:
             raise typer.Exit(_watch(client, eval_id, created["id"], as_json=as_json))
+
+
+def _run_body(
+    body: Document, name: str | None, model: str | None, prompt: str | None, assignments: list[str] | None
+) -> Document:
+    """Return the request that creates a run, without the rows of a file."""
+    for assignment in assignments or []:
+        apply_assignment(body, assignment)
+    source = body.setdefault("data_source", {})
+    if not isinstance(source, dict):
+        raise CommandError(ExitCode.REFUSED, "data_source must be an object.")
+    if name is not None:
+        body["name"] = name
+    if model is not None:
+        source["model"] = model
+    if prompt is not None:
+        if "model" not in source:
+            raise CommandError(ExitCode.REFUSED, "--prompt asks a model: name it with --model.")
+        source["input_messages"] = {"type": "template", "template": [{"role": "user", "content": prompt}]}
+    elif "model" in source:
+        source.setdefault("input_messages", {"type": "item_reference", "item_reference": "item.messages"})
+    source.setdefault("type", "completions" if "model" in source else "jsonl")
+    return body
 
 
 @evals_app.command("watch", epilog="Example: attune evals watch eval_abc123 evalrun_abc123")

@@ -3,6 +3,8 @@
 import hashlib
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -185,17 +187,26 @@ def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Docum
             return client.upload(counted, path.name, purpose)
 
 
-def file_id(client: Client, file: str, purpose: str) -> str:
-    """Return the id of `file`, which is an id or a local path. A local file is uploaded first.
+@contextmanager
+def file_for(client: Client, file: str, purpose: str) -> Iterator[str]:
+    """Yield the id of `file`, which is an id or a local path. A local file is uploaded first.
 
-    Raise CommandError if `file` is neither.
+    It is deleted again if the server refuses the request in the body of the `with`, so that repeated attempts leave no
+    copies. Raise CommandError if `file` is neither.
     """
-    if Path(file).is_file():
-        uploaded = upload_file(client, Path(file), purpose)
-        print_note(f"Uploaded {file} as {uploaded['id']}")
-        return str(uploaded["id"])
-    require_id(file)
-    return file
+    if not Path(file).is_file():
+        require_id(file)
+        yield file
+        return
+    uploaded = upload_file(client, Path(file), purpose)
+    print_note(f"Uploaded {file} as {uploaded['id']}")
+    try:
+        yield str(uploaded["id"])
+    except RequestRefused as refusal:
+        if refusal.code == ExitCode.REFUSED:
+            client.delete(f"/files/{segment(uploaded['id'])}")
+            print_note(f"Deleted {uploaded['id']}, because the request was refused")
+        raise
 
 
 def require_id(file: str) -> None:

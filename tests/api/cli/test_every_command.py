@@ -414,6 +414,15 @@ def test_a_run_that_asks_a_model_gets_its_message(names: dict[str, str]) -> None
     assert source["input_messages"]["template"][0]["content"] == prompt
 
 
+def test_a_refused_run_leaves_no_copy_of_its_rows(names: dict[str, str]) -> None:
+    files = _json("files", "list")["data"]
+    words = ["evals", "run", names["EVAL"], names["ANSWERS"]]
+    for refused in (["--model", "none"], ["--prompt", "{{ item.answer }}"], ["--set", "nonsense"]):
+        assert CliRunner().invoke(app, [*words, *refused]).exit_code == ExitCode.REFUSED
+    assert "give a file" in CliRunner().invoke(app, words[:3]).stderr
+    assert _json("files", "list")["data"] == files
+
+
 def _backed_up(folder: Path, *data: str) -> str:
     _json("backup", str(folder), *data)
     return str(folder)
