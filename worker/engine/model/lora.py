@@ -49,26 +49,34 @@ def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     if layer.merged:  # the base layer's weight has the update already (worker.engine.model.temporary_merge)
         result = base(x)
     elif type(base) is nn.Linear and not base.weight.requires_grad and not drops:
-        result = _Adapted.apply(x, base.weight, base.bias, A, B, scale)  # type: ignore[no-untyped-call]
+        result_N = _Adapted.apply(_rows(x), base.weight, base.bias, A, B, scale)  # type: ignore[no-untyped-call]
+        result = result_N.view(*x.shape[:-1], -1)
     else:
-        result = _Updated.apply(base(x), dropout(x), A, B, scale)  # type: ignore[no-untyped-call]
+        result = base(x)
+        result_N = _Updated.apply(_rows(result), _rows(dropout(x)), A, B, scale)  # type: ignore[no-untyped-call]
+        result = result_N.view(result.shape)
     return result
 
 
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """Return x [..., D] as [N, D]. The autograd functions return no views of their own, because torch forbids to change
+    such views in place, as Falcon does."""
+    return x.reshape(-1, x.shape[-1])
+
+
 class _Adapted(torch.autograd.Function):
-    """W x + b + s B A x with frozen W and b. x [..., in] → [..., out]"""
+    """W x + b + s B A x with frozen W and b. x [N, in] → [N, out]"""
 
     @staticmethod
     def forward(
         ctx: Any,
-        x: torch.Tensor,
+        x_N: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         A: torch.Tensor,
         B: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        x_N = x.reshape(-1, x.shape[-1])
         ctx.scale, ctx.stored = scale, A.dtype
         dtype = product_type(x_N)
         A, scaled_B = A.to(dtype), (B * scale).to(dtype)
@@ -82,46 +90,45 @@ class _Adapted(torch.autograd.Function):
                 offset = None if bias is None else bias[part].to(dtype)
                 result_N[:, part] = linear(wide_N, block, offset).addmm_(down_N, scaled_B[part].T)
         ctx.save_for_backward(x_N, down_N, weight, A, scaled_B)
-        return result_N.view(*x.shape[:-1], -1)
+        return result_N
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_N, down_N, weight, A, scaled_B = ctx.saved_tensors
-        grad_N = outer[0].reshape(-1, weight.shape[0]).to(A.dtype)
+        grad_N = outer[0].to(A.dtype)
         grad_down_N = grad_N @ scaled_B
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x_N = grad_down_N @ A
             for part, block in blocks(weight, A.dtype):
                 grad_x_N.addmm_(grad_N[:, part], block)
-            grad_x = grad_x_N.to(x_N.dtype).view(*outer[0].shape[:-1], -1)
+            grad_x = grad_x_N.to(x_N.dtype)
         return grad_x, None, None, *_factors(ctx, x_N.to(A.dtype), down_N, grad_N, grad_down_N), None
 
 
 class _Updated(torch.autograd.Function):
-    """result + s B A x, for any base layer and for an input that dropout changed. result [..., out], x [..., in]"""
+    """result + s B A x, for any base layer and for an input that dropout changed. result [N, out], x [N, in]"""
 
     @staticmethod
     def forward(
-        ctx: Any, result: torch.Tensor, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, scale: float
+        ctx: Any, result_N: torch.Tensor, x_N: torch.Tensor, A: torch.Tensor, B: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        x_N = x.reshape(-1, x.shape[-1])
         ctx.scale, ctx.stored = scale, A.dtype
         dtype = product_type(x_N)
         A, scaled_B = A.to(dtype), (B * scale).to(dtype)
         down_N = x_N.to(dtype) @ A.T
-        updated_N = torch.addmm(result.reshape(-1, result.shape[-1]).to(dtype), down_N, scaled_B.T)
+        updated_N = torch.addmm(result_N.to(dtype), down_N, scaled_B.T)
         ctx.save_for_backward(x_N, down_N, A, scaled_B)
-        return updated_N.to(result.dtype).view(result.shape)
+        return updated_N.to(result_N.dtype)
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_N, down_N, A, scaled_B = ctx.saved_tensors
-        grad_N = outer[0].reshape(-1, outer[0].shape[-1]).to(A.dtype)
+        grad_N = outer[0].to(A.dtype)
         grad_down_N = grad_N @ scaled_B
         grad_x = None
         if ctx.needs_input_grad[1]:
-            grad_x = (grad_down_N @ A).to(x_N.dtype).view(*outer[0].shape[:-1], -1)
+            grad_x = (grad_down_N @ A).to(x_N.dtype)
         return outer[0], grad_x, *_factors(ctx, x_N.to(A.dtype), down_N, grad_N, grad_down_N), None
 
 

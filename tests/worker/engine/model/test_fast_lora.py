@@ -30,7 +30,7 @@ def _adapted(base: nn.Module, dtype: torch.dtype, **options: Any) -> Any:
 def _found(layer: Any, x: torch.Tensor, outer: torch.Tensor, seed: int) -> Found:
     torch.manual_seed(seed)  # of dropout
     weights = [x, layer.lora_A["default"].weight, layer.lora_B["default"].weight]
-    result = layer(x)
+    result = layer(x).add_(0.0)  # Falcon changes outputs in place
     grads = torch.autograd.grad(result, weights, outer)
     return dict(zip(("result", "x", "A", "B"), (result, *grads), strict=True))
 
