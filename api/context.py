@@ -37,6 +37,13 @@ JUDGEMENTS_WAITING = 1000
 """Number of judgements of one project that may wait for their turn. Jobs and runs of evals never reach it: they limit
 themselves to fewer."""
 
+GRADINGS = 256
+"""Number of `graders/run` that an API process works on at the same time. Each holds a body of up to `max_body_bytes`
+while its judges answer, which may take minutes."""
+
+PROJECT_GRADINGS = 16
+"""Maximum number of one project's `graders/run` at the same time. As many may wait."""
+
 WEBHOOK_TESTS = 16
 """Number of tests of webhooks that an API process sends at the same time. Each may take 15 s."""
 
@@ -60,6 +67,8 @@ class Context:
     """Limit of the JSON bodies that have arrived in part and of which the rest is received."""
     uploads: FairLimiter
     """Limit of the files and parts of uploads that are received or joined at the same time."""
+    gradings: FairLimiter
+    """Limit of the `graders/run` at the same time."""
     webhook_tests: FairLimiter
     """Limit of the tests of webhooks that are sent at the same time."""
     outside_judges: OutsideJudges
@@ -89,12 +98,8 @@ class Context:
             ),
             _receiving("incomplete bodies", BODIES, PROJECT_BODIES, settings),
             _receiving("uploads", UPLOADS, PROJECT_UPLOADS, settings),
-            FairLimiter(
-                "tests of webhooks",
-                total=WEBHOOK_TESTS,
-                per_project=PROJECT_WEBHOOK_TESTS,
-                max_waiting=PROJECT_WEBHOOK_TESTS,
-            ),
+            _limit("gradings", GRADINGS, PROJECT_GRADINGS),
+            _limit("tests of webhooks", WEBHOOK_TESTS, PROJECT_WEBHOOK_TESTS),
             OutsideJudges(settings),
             FairLimiter(
                 "judgements",
@@ -103,6 +108,10 @@ class Context:
                 max_waiting=JUDGEMENTS_WAITING,
             ),
         )
+
+
+def _limit(what: str, total: int, per_project: int) -> FairLimiter:
+    return FairLimiter(what, total=total, per_project=per_project, max_waiting=per_project)
 
 
 def _receiving(what: str, total: int, per_project: int, settings: Settings) -> FairLimiter:

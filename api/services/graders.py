@@ -104,10 +104,17 @@ async def validate(context: Context, caller: Caller, grader: GraderBase) -> None
 
 
 async def run(context: Context, caller: Caller, grader: GraderBase, model_sample: str, item: JsonObject) -> Grade:
-    """Return the grade of an answer. The limits of the child process hold for all parts of a multi grader together.
+    """Return the grade of an answer, in the project's turn. The limits of the child process hold for all parts of a
+    multi grader together.
 
-    Raise InvalidRequest for a model that cannot be used, NeedsWorker, GraderRefused, PreviewFailed, TooBusy, JudgeAway.
+    Raise InvalidRequest for a model that cannot be used, NeedsWorker, GraderRefused, PreviewFailed, TooBusy, JudgeAway,
+    and ConcurrencyLimitExceeded if too many gradings of the project wait.
     """
+    async with context.gradings.turn(caller.project_id):
+        return await _run(context, caller, grader, model_sample, item)
+
+
+async def _run(context: Context, caller: Caller, grader: GraderBase, model_sample: str, item: JsonObject) -> Grade:
     require_embedding_model(context, grader, "grader")
     if any(await run_sync(_models, context, caller, grader)):
         raise NeedsWorker

@@ -1,5 +1,6 @@
 """Graders over HTTP. The shapes are checked against OpenAI's own types."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,11 +8,13 @@ import pytest
 from fastapi.testclient import TestClient
 from openai.types.fine_tuning.alpha import GraderRunResponse, GraderValidateResponse
 
-from api.context import Context
+from api.context import PROJECT_GRADINGS, Context
+from api.infra.fair_limiter import ConcurrencyLimitExceeded
+from api.services import graders
 from api.settings import Settings
 from tests.api.spec.graders.graders import a_check
 from tests.conftest import EMBEDDED
-from tests.factories import a_base_model, a_model, a_project
+from tests.factories import a_base_model, a_caller, a_model, a_project
 from tests.outside_judge import Said, outside_judge
 
 SETTINGS = EMBEDDED
@@ -128,6 +131,26 @@ def test_a_judge_grades_and_its_tokens_are_counted(client: TestClient) -> None:
     assert (answer["metadata"]["token_usage"], answer["metadata"]["sampled_model_name"]) == (50, "strict-2026")
     answer = client.post(RUN, json={"grader": LABEL_MODEL, "model_sample": "Another answer."}).json()
     assert (answer["reward"], answer["metadata"]["errors"]["model_grader_parse_error"]) == (0, False)
+
+
+def test_a_project_has_only_so_many_gradings_at_once(served: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    most, caller = 2 * PROJECT_GRADINGS, a_caller(served.database)
+
+    async def main() -> list[object]:
+        answered = asyncio.Event()
+
+        async def judged(*_: object) -> None:
+            await answered.wait()
+
+        monkeypatch.setattr(graders, "_run", judged)
+        grader: Any = None
+        running = [asyncio.create_task(graders.run(served, caller, grader, "", {})) for _ in range(most + 1)]
+        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        answered.set()
+        return await asyncio.gather(*running, return_exceptions=True)
+
+    ends = asyncio.run(main())
+    assert [isinstance(end, ConcurrencyLimitExceeded) for end in ends] == [False] * most + [True]
 
 
 def test_what_no_judge_can_answer_is_a_grade_with_a_reason(client: TestClient, served: Context) -> None:
