@@ -13,9 +13,11 @@ read to its end, because its digest must equal the stored one before the stored 
 import asyncio
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,7 +36,11 @@ log = structlog.get_logger(__name__)
 
 LEASE_S = 15.0
 WAIT_S = 20.0
-POLL_S = 0.1
+POLL_S = (0.1, 0.2, 0.4, 1.0)
+"""Seconds between two looks at the first request, each of which is a transaction. The last value holds for all later
+ones."""
+MAX_WAITING = 32
+"""Number of a project's requests that wait for first requests. Further ones get the 409 at once."""
 MAX_RESPONSE_BYTES = 256 * 1024
 """Maximum length of a stored response, in bytes. Longer responses, and responses that are not JSON (streams), are not
 stored. If their request is repeated, it runs again."""
@@ -49,6 +55,12 @@ class StillRunning(ServiceError):
     status = 409
     type = "invalid_request_error"
     code = "idempotency_key_in_use"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The first request with this Idempotency-Key is still running: retry in 2 s",
+            headers={"retry-after": "2"},
+        )
 
 
 class KeyReused(InvalidRequest):
@@ -103,6 +115,8 @@ class Idempotency:
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app, self.context = app, context
+        self._waiting = Counter[str]()
+        """{project: number of its requests that wait for first requests}."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
@@ -120,7 +134,7 @@ class Idempotency:
             form, body = None, await _read(receive)
             receive = replay_body(body, receive)
             claim = self._claim(scope, key, hashlib.sha256(b"\0".join((*address, body))).hexdigest())
-        earlier = await _first_or_earlier(claim, scope)
+        earlier = await self._first_or_earlier(claim, scope)
         if earlier is None:
             await self._answer(claim, scope, receive, send, form)
             return
@@ -129,6 +143,23 @@ class Idempotency:
         if earlier.request != (form.hexdigest() if form else claim.request):
             raise KeyReused(REUSED)
         await _replay(send, earlier)
+
+    async def _first_or_earlier(self, claim: Claim, scope: Scope) -> idempotency.IdempotentRequest | None:
+        """Return None if the request has to run, else the earlier request, with its response.
+
+        Raise KeyReused if the earlier request is a different one, StillRunning if it has not ended after WAIT_S or too
+        many others wait.
+        """
+        earlier = await run_in_threadpool(claim.begin)
+        if earlier is None or earlier.status is not None:
+            return earlier
+        if self._waiting[claim.project_id] >= MAX_WAITING:
+            raise StillRunning
+        self._waiting[claim.project_id] += 1
+        try:
+            return await _awaited(claim, earlier, scope)
+        finally:
+            self._waiting[claim.project_id] -= 1
 
     @property
     def _largest_form(self) -> int:
@@ -183,28 +214,23 @@ def _check(key: str, path: str, content_type: str) -> None:
         )
 
 
-async def _first_or_earlier(claim: Claim, scope: Scope) -> idempotency.IdempotentRequest | None:
-    """Return None if the request has to run, else the earlier request, with its response.
-
-    Raise KeyReused if the earlier request is a different one, StillRunning if it has not ended after WAIT_S.
-    """
+async def _awaited(
+    claim: Claim, earlier: idempotency.IdempotentRequest | None, scope: Scope
+) -> idempotency.IdempotentRequest | None:
+    """Wait for the end of the earlier request, and return what `_first_or_earlier` returns."""
     loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + WAIT_S
-    while earlier := await run_in_threadpool(claim.begin):
-        if earlier.status is not None:
-            return earlier
+    give_up_at, waits_s = loop.time() + WAIT_S, chain(POLL_S, repeat(POLL_S[-1]))
+    while earlier is not None and earlier.status is None:
         if earlier.request != claim.request:
             raise KeyReused(REUSED)
         if await run_in_threadpool(claim.take_over):
             scope["state"]["repeated"] = True
             return None
         if loop.time() > give_up_at:
-            raise StillRunning(
-                "The first request with this Idempotency-Key is still running: retry in 2 s",
-                headers={"retry-after": "2"},
-            )
-        await asyncio.sleep(POLL_S)
-    return None
+            raise StillRunning
+        await asyncio.sleep(next(waits_s))
+        earlier = await run_in_threadpool(claim.begin)
+    return earlier
 
 
 @asynccontextmanager

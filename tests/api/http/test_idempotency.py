@@ -106,6 +106,17 @@ def test_a_first_request_that_died_is_done_again_but_its_job_is_not_made_twice(
     assert answered.status == 200
 
 
+def test_only_so_many_wait_for_a_first_request(
+    client: TestClient, served: Context, body: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.http.idempotency.MAX_WAITING", 0)
+    create(client, body)
+    with served.database.write() as session:
+        session.execute(update(IdempotentRequest).values(status=None, claimed_until=db_now() + 60))
+    refused = create(client, body)
+    assert (refused.status_code, refused.headers["retry-after"]) == (409, "2")
+
+
 def test_a_key_is_forgotten_after_a_day(client: TestClient, served: Context, body: dict[str, object]) -> None:
     create(client, body)
     with served.database.write() as session:
