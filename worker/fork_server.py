@@ -35,6 +35,9 @@ MAX_DESCRIPTORS = 8
 def main(socket_fd: str) -> int:
     # First, because setproctitle looks for the environment where the kernel put it, and imports may move it.
     setproctitle(f"{sys.executable} -m worker.fork_server")
+    # A service manager sends SIGTERM to all processes of a worker. The children then end in order, which only this
+    # process can report.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     requests = socket.socket(fileno=int(socket_fd))
     variables = set(os.environ)
     gc.disable()  # garbage collection would take a sixth of the import time and free little
@@ -105,7 +108,8 @@ class ForkServer:
     def _close(self, sockets: Iterable[socket.socket]) -> None:
         """Close the server's own resources, which a forked child must not keep."""
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         self._selector.close()
         for each in (self._requests, self._ended, self._wakeup, *sockets):
             each.close()

@@ -47,7 +47,8 @@ def preloaded(services: Iterable[str]) -> ForkServer:
     """Return a fork server that has imported the modules of these services. It ends with this process."""
     modules = dict.fromkeys(module for service in services for module in LIBRARIES[service])
     # With the other variable, Celery does not change the name that ps shows for a worker. It reads it on import.
-    return ForkServer(f"{__name__}:{signal.SIGTERM.name}", *modules, environment={**os.environ, "NOSETPS": "1"})
+    # A fork server ignores SIGTERM. At its end, the kernel sends that to the services.
+    return ForkServer(f"{__name__}:{signal.SIGKILL.name}", *modules, environment={**os.environ, "NOSETPS": "1"})
 
 
 def shared_server(settings: Settings, services: Container[str]) -> ForkServer | None:

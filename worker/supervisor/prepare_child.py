@@ -22,6 +22,8 @@ from worker.supervisor.inputs import fetch_tokenizer
 log = structlog.get_logger(__name__)
 
 WAIT_S = 1.0
+STOPPING_S = 2.0
+"""Seconds within which a worker notices SIGTERM, which a service manager may send to its children at the same time."""
 CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 """Signals that end a process if native code crashes on its input."""
 KILLED_FOR_MEMORY = (
@@ -136,13 +138,22 @@ def wait_for_child(attempt: AttemptContext, child: Child) -> None:
         child.kill()
     if code != 0:
         log.error("prepare_died", job_id=attempt.job.id, code=code, log=child.log_tail())
-        if last_progress is not None and -code in CRASHES:
-            raise _crashed_on(last_progress)
-        if code == -signal.SIGKILL and out_of_memory_kills() > kills_before:
-            raise AttemptFailed(FailureReason.OUT_OF_MEMORY, KILLED_FOR_MEMORY)
-        if -code in SIGNALS_FROM_OUTSIDE:
-            raise AttemptFailed(FailureReason.WORKER_LOST)
-        raise AttemptFailed(FailureReason.INTERNAL, died_at=0)
+        raise _end_of(attempt, code, last_progress, out_of_memory=out_of_memory_kills() > kills_before)
+
+
+def _end_of(
+    attempt: AttemptContext, code: int, progress: ProgressReport | None, *, out_of_memory: bool
+) -> AttemptFailed | Interrupted:
+    """Return the error for a child that ended with this exit code, after its last report `progress`."""
+    if progress is not None and -code in CRASHES:
+        return _crashed_on(progress)
+    if code == -signal.SIGTERM and attempt.node.stopping.wait(STOPPING_S):
+        return Interrupted()
+    if code == -signal.SIGKILL and out_of_memory:
+        return AttemptFailed(FailureReason.OUT_OF_MEMORY, KILLED_FOR_MEMORY)
+    if -code in SIGNALS_FROM_OUTSIDE:
+        return AttemptFailed(FailureReason.WORKER_LOST)
+    return AttemptFailed(FailureReason.INTERNAL, died_at=0)
 
 
 def _crashed_on(progress: ProgressReport) -> AttemptFailed:

@@ -122,6 +122,14 @@ def test_a_process_is_named_after_its_program(server: ForkServer, start: Start) 
     os.killpg(child.pid, signal.SIGKILL)
 
 
+def test_sigterm_ends_children_but_not_their_server(server: ForkServer, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("ab") as output:
+        child = server.start(CHILD, "sleep", environment=child_environment(), output=output)
+    psutil.Process(child.pid).parent().terminate()
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait(30) == -signal.SIGTERM, "a dead server's children are killed"
+
+
 def test_a_child_of_a_dead_server_is_ended_and_the_next_one_starts(tmp_path: Path) -> None:
     server = ForkServer(CHILD)
     with (tmp_path / "log").open("ab") as output:

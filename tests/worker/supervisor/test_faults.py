@@ -1,11 +1,13 @@
 """What goes wrong, and what the job becomes by it."""
 
 import shutil
+import signal
 import threading
 import time
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import update
@@ -32,7 +34,7 @@ from worker.supervisor.lease import Heartbeat
 from worker.supervisor.loop import claim_next, work_until_idle
 from worker.supervisor.lost_jobs import requeue_expired
 from worker.supervisor.outputs import store_folder, store_state
-from worker.supervisor.prepare_child import wait_for_child
+from worker.supervisor.prepare_child import Interrupted, wait_for_child
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
 from worker.supervisor.train import _fetch_state
@@ -128,6 +130,17 @@ def test_prepare_killed_from_outside_is_a_lost_worker(workshop: Workshop, tmp_pa
     assert (caught.value.reason, caught.value.died_at) == (FailureReason.WORKER_LOST, None)
     child.kill()
     child.command(cmd="stop")  # raises nothing though its stdin is closed
+
+
+def test_prepare_ended_by_the_signal_that_stops_its_worker_is_interrupted(workshop: Workshop, tmp_path: Path) -> None:
+    job_id = workshop.submit()
+    claim = claim_next(workshop.prepare, Slot())
+    assert claim is not None
+    child = Mock(silent_s=0.0)
+    child.next_report.side_effect = lambda _: workshop.prepare.stopping.set()
+    child.wait.return_value = -signal.SIGTERM
+    with pytest.raises(Interrupted):
+        wait_for_child(attempt_at(workshop.prepare, claim, workshop.job(job_id), tmp_path), child)
 
 
 def test_prepare_killed_for_lack_of_memory_says_so(
