@@ -203,11 +203,18 @@ EMBEDDED, PRODUCTION = "embedded", "production"
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run modules that set `SETTINGS` once, with those settings: what differs between the two is not their subject.
-    Begin with the tests of the live server: one process runs them all, for longer than half of the whole run."""
+    Begin with the tests of the live server: one process runs them all, for longer than half of the whole run. End with
+    files that take few seconds each, so that all processes end at the same time."""
     twice = {item for item in items if isinstance(item, pytest.Function) and _is_second(item)}
     config.hook.pytest_deselected(items=[*twice])
     items[:] = [item for item in items if item not in twice]
-    items.sort(key=lambda item: not _uses_live_server(item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: _turn(item.nodeid.partition("::")[0]))
+
+
+def _turn(file: str) -> int:
+    if _uses_live_server(file):
+        return 0
+    return 2 if file.startswith("tests/api/") and not file.startswith("tests/api/cli/") else 1
 
 
 def _is_second(item: pytest.Function) -> bool:
