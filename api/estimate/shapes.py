@@ -83,7 +83,10 @@ def _counts_the_head_twice(shapes: Shapes) -> bool:
 
 
 def _weights(shapes: Shapes) -> int:
-    return sum(matrix.size for matrix in expanded(shapes["layers"]))
+    return sum(
+        count * Matrix(pattern, kind, inputs, outputs, *experts).size
+        for pattern, (kind, inputs, outputs, count, *experts) in shapes["layers"].items()
+    )
 
 
 def require_layers(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts) -> None:
