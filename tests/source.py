@@ -20,6 +20,13 @@ def modules() -> dict[str, ast.Module]:
 
 
 @cache
+def nodes(module: str) -> tuple[ast.AST, ...]:
+    """Every node of a module's tree. Several tests read them all."""
+    with _without_collections():
+        return tuple(ast.walk(modules()[module]))
+
+
+@cache
 def _paths() -> dict[str, Path]:
     """The file of every module of the project and around it, by its dotted name."""
     paths = [path for folder in (*PACKAGES, *AROUND) for path in sorted((ROOT / folder).rglob("*.py"))]
