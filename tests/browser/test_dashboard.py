@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -17,7 +17,7 @@ from tests.services import AttuneUp
 
 SERIOUS = ("serious", "critical")
 VIOLATIONS: dict[str, Any] = {"resultTypes": ["violations"]}
-RULES = {
+RULES: dict[Literal["light", "dark"], dict[str, Any]] = {
     "light": VIOLATIONS,
     "dark": VIOLATIONS | {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}},
 }
@@ -63,7 +63,7 @@ def copied(page: Page) -> str:
     return str(page.evaluate("navigator.clipboard.readText()"))
 
 
-def test_a_person_signs_in_follows_a_job_pauses_it_and_signs_out(
+def test_a_person_signs_in_follows_a_job_pauses_resumes_and_cancels_it_and_signs_out(
     visitor: Visitor, live_server: AttuneUp, client: OpenAI
 ) -> None:
     page = visitor.page
@@ -95,6 +95,8 @@ def test_a_person_signs_in_follows_a_job_pauses_it_and_signs_out(
     page.get_by_role("button", name="curl").click()
     expect(page.get_by_text("Copied")).to_be_visible()
     assert copied(page).startswith(f"curl '{visitor.base_url}/v1/fine_tuning/jobs/{job_id}'")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
 
     page.get_by_role("button", name="Cancel …").click()
     expect(page.get_by_role("dialog")).to_contain_text(f"Cancel {job_id}?")
@@ -149,27 +151,25 @@ def test_what_is_wrong_is_said_in_the_words_of_the_api(visitor: Visitor, live_se
     visitor.faults.clear()  # the browser reports each request that found no network
 
 
-@pytest.mark.parametrize("theme", RULES)
-def test_every_view_is_accessible_and_fits_on_a_phone(
-    browser: Browser, live_server: AttuneUp, trained: str, theme: str
-) -> None:
-    visitor = Visitor(browser, live_server.base_url, color_scheme=theme)
+def test_every_view_is_accessible_and_fits_on_a_phone(visitor: Visitor, live_server: AttuneUp, trained: str) -> None:
     visitor.sign_in(live_server.api_key)
-    found: dict[str, Any] = {}
+    page, found = visitor.page, dict[str, Any]()
     for address in (
         *(f"/{view.name}" for view in VIEWS),
         f"/jobs/{trained}",
         f"/compare?jobs={trained}",
         "/docs/metrics",
     ):
-        visitor.page.goto(address)
-        expect(visitor.page.locator("h1")).to_be_visible()
-        visitor.page.locator("details.account").wait_for()
-        if (width := width_on_a_phone(visitor.page)) > PHONE["width"]:
+        page.goto(address)
+        expect(page.locator("h1")).to_be_visible()
+        page.locator("details.account").wait_for()
+        if (width := width_on_a_phone(page)) > PHONE["width"]:
             found[f"{address} on a phone"] = width
-        report = Axe().run(visitor.page, options=RULES[theme]).response["violations"]
-        if serious := [fault for fault in report if fault["impact"] in SERIOUS]:
-            found[address] = [(fault["id"], [node["html"] for node in fault["nodes"]][:3]) for fault in serious]
-    visitor.context.close()
+        for theme, rules in RULES.items():
+            page.emulate_media(color_scheme=theme)
+            report = Axe().run(page, options=rules).response["violations"]
+            if serious := [fault for fault in report if fault["impact"] in SERIOUS]:
+                found[f"{address}, {theme}"] = [
+                    (fault["id"], [node["html"] for node in fault["nodes"]][:3]) for fault in serious
+                ]
     assert found == {}, json.dumps(found, indent=1)
-    assert visitor.foreign == visitor.faults == []
