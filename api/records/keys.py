@@ -86,6 +86,10 @@ _VALID = select(Key.project_id, Key.id, Key.scope, IDLE_S).where(Key.sha256 == b
 """Every request runs this statement. It is built once, because SQLAlchemy takes longer to build it than to run it."""
 
 
+def is_live(session: Session, key_id: str) -> bool:
+    return session.scalar(select(Key.id).where(Key.id == key_id, *LIVE)) is not None
+
+
 def listed(session: Session) -> Sequence[tuple[Key, str]]:
     """Return every key with its project's name, oldest first."""
     rows = session.execute(select(Key, Project.name).join(Project).order_by(Key.created_at, Key.id))

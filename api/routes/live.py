@@ -58,7 +58,7 @@ def _stream(request: Request, context: Context, caller: Caller, job_id: str, las
     if after_seq is None:
         return Response(status_code=204)
     watcher = cast(EventWatcher, request.app.state.watch)
-    batches = _event_lines(watcher, job_id, after_seq, context.settings.stream_keep_alive_s)
+    batches = _event_lines(watcher, caller, job_id, after_seq, context.settings.stream_keep_alive_s)
     return _Stream(watcher, caller.project_id, batches)
 
 
@@ -78,8 +78,10 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _event_lines(watcher: EventWatcher, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[str]:
-    async for batch in event_stream.follow(watcher, job_id, after, keep_alive_s):
+async def _event_lines(
+    watcher: EventWatcher, caller: Caller, job_id: str, after: int, keep_alive_s: float
+) -> AsyncIterator[str]:
+    async for batch in event_stream.follow(watcher, caller.key_id, job_id, after, keep_alive_s):
         yield (
             "".join(f"id: {event.id}\ndata: {json.dumps(EventObject.of(event).model_dump())}\n\n" for event in batch)
             or ": still here\n\n"

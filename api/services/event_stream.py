@@ -1,6 +1,7 @@
 """A job's events as a stream, which waits for new events."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, TooManyRequests
-from api.records import event_feed
+from api.records import event_feed, keys
 from api.records.events import Event
 from api.services import jobs
 
@@ -23,6 +24,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 BATCH = 500
+REVIEW_S = 15.0
+"""Seconds after which a stream with events checks again that its key is valid. An idle one does so at each sign of
+life."""
 THREADS = 8
 """Number of threads that all streams share. However many streams are open, they use no threads of other requests."""
 
@@ -69,6 +73,14 @@ class EventWatcher:
     async def read(self, job_id: str, after: int) -> tuple[Sequence[Event], bool]:
         return await self._in_thread(partial(self._read, job_id, after))
 
+    async def is_valid(self, key_id: str) -> bool:
+        """Return whether a key is neither revoked nor expired, or whether the database cannot tell."""
+        try:
+            return await self._in_thread(partial(self._is_valid, key_id))
+        except SQLAlchemyError as error:
+            log.warning("stream_key_not_checked", error=type(error).__name__)
+            return True
+
     async def wait_for_event(self, job_id: str, after: int, timeout_s: float) -> bool:
         """Wait for an event of the job after the sequence number `after`. Return True as soon as there is one, False
         after the timeout."""
@@ -100,6 +112,10 @@ class EventWatcher:
         with self._context.database.read() as session:
             return event_feed.read(session, job_id, after, BATCH)
 
+    def _is_valid(self, key_id: str) -> bool:
+        with self._context.database.read() as session:
+            return keys.is_live(session, key_id)
+
     def _newest(self, job_ids: list[str]) -> dict[str, int]:
         found: dict[str, int] = {}
         with self._context.database.read() as session:
@@ -128,12 +144,20 @@ def begin(context: Context, caller: Caller, job_id: str, last_event_id: str | No
     return None if ended and not waiting else after
 
 
-async def follow(watcher: EventWatcher, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[Sequence[Event]]:
-    """Yield the job's events after the sequence number `after` in batches, oldest first, until the job has ended.
+async def follow(
+    watcher: EventWatcher, key_id: str, job_id: str, after: int, keep_alive_s: float
+) -> AsyncIterator[Sequence[Event]]:
+    """Yield the job's events after the sequence number `after` in batches, oldest first, until the job has ended or the
+    key is no longer valid.
 
     After each `keep_alive_s` seconds without an event, yield an empty batch.
     """
+    review_at = time.monotonic() + REVIEW_S
     while True:
+        if time.monotonic() > review_at:
+            if not await watcher.is_valid(key_id):
+                return
+            review_at = time.monotonic() + REVIEW_S
         batch, ended = await watcher.read(job_id, after)
         if batch:
             after = batch[-1].seq
@@ -144,4 +168,6 @@ async def follow(watcher: EventWatcher, job_id: str, after: int, keep_alive_s: f
             # The stream reads again only when there is a new event. It does not miss the end of the job, which is
             # an event, too.
             while not await watcher.wait_for_event(job_id, after, keep_alive_s):
+                if not await watcher.is_valid(key_id):
+                    return
                 yield []

@@ -11,11 +11,14 @@ import msgspec
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api.context import Caller, Context
 from api.main import create_app
 from api.records import charted_steps, events
+from api.records.base import db_now
+from api.records.keys import Key
 from api.routes import live
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
@@ -85,14 +88,18 @@ def test_events_come_as_they_are_written_until_the_last(http: httpx.Client, serv
     assert (seen, rest) == ([0, 1, 2], ["Fine-tuning job cancelled"])
 
 
-def test_a_stream_that_has_nothing_to_say_says_so(settings: Settings) -> None:
+def test_a_stream_that_has_nothing_to_say_says_so_until_its_key_is_revoked(settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"stream_keep_alive_s": 0.05}))
     context = app.state.context
     job_id = a_job(context.database, a_project(context.database), JobStatus.RUNNING)
     headers = {"authorization": client_of(app, "default").headers["authorization"]}
     path = f"/v1/fine_tuning/jobs/{job_id}/events?stream=true"
     with listening(app) as address, httpx.stream("GET", address + path, headers=headers, trust_env=False) as answer:
-        assert next(answer.iter_lines()) == ": still here"
+        lines = answer.iter_lines()
+        assert next(lines) == ": still here"
+        with context.database.write() as session:
+            session.execute(update(Key).values(revoked_at=db_now()))
+        assert set(lines) <= {": still here", ""}, "the stream ends"
 
 
 def test_after_the_last_event_of_an_ended_job_there_is_nothing_to_follow(
