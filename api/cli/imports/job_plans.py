@@ -109,9 +109,12 @@ def _suffix(job: Document) -> str | None:
 
 def _problem(client: Client, job: Document, body: Document, judges: Models) -> str | None:
     if "training_file" not in body:
-        return "its training file could not be fetched"
+        return "its training file could not be fetched: give a copy of it with --set training_file=FILE"
     if job.get("validation_file") and "validation_file" not in body:
-        return "its validation file could not be fetched"
+        return (
+            "its validation file could not be fetched: give a copy of it with --set validation_file=FILE, or train "
+            "without it (--set validation_file=null)"
+        )
     if "model" not in body:
         return f"there is no model here for {job['model']}: name one in {BASES}, or first push the job that made it"
     if len(body["metadata"]) > MAX_METADATA:

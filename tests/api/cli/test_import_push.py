@@ -17,7 +17,7 @@ from api.records.migrate import migrate
 from api.services import keys
 from api.settings import Settings
 from tests.api.cli.conftest import attune
-from tests.api.cli.stand_in import BASE, EVAL, KEY, MODELS, job, standing_in
+from tests.api.cli.stand_in import BASE, EVAL, KEY, MODELS, TRAINING, job, standing_in
 from tests.api.cli.terminal import run_on_terminal
 from tests.conftest import opened
 from tests.factories import a_base_model
@@ -88,6 +88,19 @@ def test_jobs_arrive_with_their_files_and_hyperparameters(folder: Path, target: 
     assert len(target.listed("/files", limit=100)["data"]) == 2  # the jobs share them
     assert "training file" in made["ftjob-2"]["problem"]
     assert target.get(f"/evals/{made['eval_1']['new']}")["testing_criteria"] == EVAL["testing_criteria"]
+
+
+def test_a_file_that_is_gone_at_the_source_is_replaced_by_a_copy(folder: Path, target: Client, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(TRAINING * 2)
+    for lost in (folder / "files" / "file-validation").iterdir():
+        lost.unlink()
+    words = ("--job", "ftjob-0", "--set", "validation_file=null")
+    assert "validation file" in pushed(folder, *words[:2])["ftjob-0"]["problem"]
+    assert target.get(f"/fine_tuning/jobs/{pushed(folder, *words)['ftjob-0']['new']}")["validation_file"] is None
+    made = pushed(folder, "--job", "ftjob-2", "--set", f"training_file={copy}")["ftjob-2"]
+    file = target.get(f"/fine_tuning/jobs/{made['new']}")["training_file"]
+    assert target.get(f"/files/{file}")["filename"] == "copy.jsonl"
 
 
 def test_the_plan_is_shown_before_and_needs_consent(folder: Path, target: Client) -> None:
