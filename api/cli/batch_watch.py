@@ -16,7 +16,9 @@ EXIT_CODES = {
 def watch_batch(client: Client, batch_id: str, *, as_json: bool) -> ExitCode:
     """Follow the batch until it ends. Ctrl-C stops watching; the batch keeps running."""
     path = f"/batches/{segment(batch_id)}"
-    batch = watch_counts(lambda: client.get(path), EXIT_CODES, _describe, subject=batch_id, quiet=as_json)
+    batch = watch_counts(
+        lambda: client.get(path), EXIT_CODES, _describe, subject=batch_id, stage="batch", quiet=as_json
+    )
     if batch is None:
         return ExitCode.INTERRUPTED
     if as_json:

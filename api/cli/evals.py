@@ -168,7 +168,9 @@ def watch_run(
 
 def _watch(client: Client, eval_id: str, run_id: str, *, as_json: bool) -> ExitCode:
     path = _run_path(eval_id, run_id)
-    ended = watch_counts(lambda: client.get(path), EXIT_CODES, describe_run, subject=run_id, quiet=as_json)
+    ended = watch_counts(
+        lambda: client.get(path), EXIT_CODES, describe_run, subject=run_id, stage="evaluate", quiet=as_json
+    )
     if ended is None:
         return ExitCode.INTERRUPTED
     if as_json:

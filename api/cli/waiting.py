@@ -4,6 +4,7 @@
 the work and each error.
 """
 
+import math
 import time
 from collections.abc import Callable, Container
 from datetime import datetime
@@ -15,6 +16,8 @@ from api.cli.console import clean, err, is_watched, print_line, print_note
 from api.cli.errors import CommandError, ExitCode
 
 POLL_S = 1.0
+NOT_BEGUN_S = 30.0
+"""Seconds after which a note says that nothing has begun yet."""
 MAX_OUTAGE_S = 90.0
 """Seconds for which the server may be unreachable before waiting fails."""
 
@@ -67,18 +70,22 @@ def watch_counts(
     describe: Callable[[Document], tuple[str, int, int]],
     *,
     subject: str,
+    stage: str,
     quiet: bool,
 ) -> Document | None:
     """Show the progress of an object until it ends, and return it; None after Ctrl-C.
 
-    `describe` returns a line of text, the number of finished parts, and the number of all parts. `quiet`: show nothing.
+    `describe` returns a line of text, the number of finished parts, and the number of all parts, 0 until a worker of
+    the `stage` has counted them. `quiet`: show nothing.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     shown: set[tuple[object, ...]] = set()
+    note_at = time.monotonic() + NOT_BEGUN_S
     with Progress(*columns, console=err, transient=True, disable=quiet or not is_watched()) as bar:
         task = bar.add_task("", total=None)
 
         def look_and_show() -> Document:
+            nonlocal note_at
             found = look()
             text, done, total = describe(found)
             bar.update(task, description=clean(text), completed=done, total=total or None)
@@ -87,6 +94,9 @@ def watch_counts(
             if not quiet and not is_watched() and step not in shown:
                 print_line(f"{clock_time(time.time())}  {text}")
             shown.add(step)
+            if not (quiet or total or found["status"] in final) and time.monotonic() >= note_at:
+                print_note(f"Nothing has begun yet. `attune workers` shows whether a worker of the stage {stage} runs.")
+                note_at = math.inf
             return found
 
         try:

@@ -54,6 +54,15 @@ def test_a_line_is_printed_for_each_status_and_each_tenth_also_after_an_outage(
     ]
 
 
+def test_a_note_says_once_that_nothing_has_begun(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "NOT_BEGUN_S", 0.0)
+    waits = [scene("validating", total=0)] * 3
+    assert watch_batch(Scenes(*waits, scene("cancelled")), "b", as_json=False) is ExitCode.JOB_CANCELLED
+    assert capsys.readouterr().err.count("whether a worker of the stage batch runs") == 1
+
+
 def test_a_run_that_waits_for_a_judge_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
     def run(status: str, message: str = "", **counts: int) -> dict[str, Any]:
         none = {"passed": 0, "failed": 0, "errored": 0, "total": 20}
@@ -61,7 +70,7 @@ def test_a_run_that_waits_for_a_judge_says_so_once(capsys: pytest.CaptureFixture
 
     waits = run("in_progress", "The run waits for a judge")
     scenes = iter([run("in_progress"), waits, waits, run("completed", passed=20)])
-    watch_counts(lambda: next(scenes), EXIT_CODES, describe_run, subject="the run", quiet=False)
+    watch_counts(lambda: next(scenes), EXIT_CODES, describe_run, subject="the run", stage="evaluate", quiet=False)
     assert [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()] == [
         "in progress: 0 of 20 items graded",
         "in progress: 0 of 20 items graded. The run waits for a judge",
