@@ -190,7 +190,7 @@ def _not_passing(client: Client, run_path: str, limit: int) -> list[Document]:
 @evals_app.command(epilog="Example: attune evals show eval_abc123 evalrun_abc123 --limit 20")
 def show(
     eval_id: EvalId,
-    run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="A run of the eval.")] = None,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN_ID", help="A run of the eval.")] = None,
     *,
     limit: Annotated[
         int, typer.Option(min=0, help="Maximum number of runs to show or, with RUN_ID, of items that do not pass.")
@@ -254,7 +254,7 @@ def delete(
     eval_id: EvalId,
     run_id: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN_ID]", help="Delete only this run. Default: the eval with all its runs."),
+        typer.Argument(metavar="RUN_ID", help="Delete only this run. Default: the eval with all its runs."),
     ] = None,
     *,
     base_url: BaseUrl = None,

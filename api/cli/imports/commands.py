@@ -119,8 +119,10 @@ def record_answers(
         limits.interval_s = 60 / requests_per_minute if requests_per_minute else 0.0
         if limits.requests:
             for each in found:
-                print_note(f"{each.answers.model}: {len(each.answers.open_prompts(each.prompts))} prompts")
-            print_note(f"At most {limits.requests:,} requests and {limits.tokens:,} tokens to {source.base_url}.")
+                number = len(each.answers.open_prompts(each.prompts))
+                print_note(f"{each.answers.model}: {plural(number, 'prompt')} to ask")
+            requests, tokens = plural(limits.requests, "request"), plural(limits.tokens, "token")
+            print_note(f"At most {requests} and {tokens} to {source.base_url}.")
             require_consent("Ask them?", yes=yes)
         report = record(source, found, options, limits, concurrency=concurrency)
     if as_json:
