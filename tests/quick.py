@@ -52,7 +52,7 @@ def _starts_processes(module: str) -> bool:
     if "tests.services.process" in imports(module):
         return True
     helpers = [name for name in reaches(module) if within(name, ("tests",)) and not within(name, ("tests.services",))]
-    return any("subprocess" in imports(helper) for helper in helpers)
+    return any(imports(helper) & {"subprocess", "api.infra.child_process"} for helper in helpers)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
