@@ -1,8 +1,12 @@
 """The API's application object."""
 
+import json
+import threading
+from functools import cached_property
 from importlib.metadata import version
 
-from fastapi import FastAPI
+import anyio
+from fastapi import FastAPI, Request, Response
 from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 
@@ -43,10 +47,29 @@ same request created up to two minutes before.
 
 
 class Attune(FastAPI):
+    _document: bytes | None = None
+    _making = threading.Lock()
+
     def openapi(self) -> JsonObject:
-        if self.openapi_schema is None:
-            self.openapi_schema = openapi.complete(super().openapi())
-        return self.openapi_schema
+        with self._making:  # a request for it and one for the documentation may be the first at the same time
+            if self.openapi_schema is None:
+                self.openapi_schema = openapi.complete(super().openapi())
+            return self.openapi_schema
+
+    async def show_document(self, request: Request) -> Response:
+        """Return the OpenAPI document. It needs no key and takes a second to be made, so a thread of its own makes it,
+        once."""
+        if self._document is None:
+            await anyio.to_thread.run_sync(self._make_document, limiter=self._threads)
+        return Response(self._document, media_type="application/json")
+
+    def _make_document(self) -> None:
+        if self._document is None:
+            self._document = json.dumps(self.openapi()).encode()
+
+    @cached_property
+    def _threads(self) -> anyio.CapacityLimiter:
+        return anyio.CapacityLimiter(1)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -62,6 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="A fine-tuning service that you host yourself and use with OpenAI's clients.",
         description=DESCRIPTION,
         version=version("attune"),
+        openapi_url=None,  # see show_document
         docs_url=None,  # the page would load scripts from a third party's server
         redoc_url=None,
         redirect_slashes=False,
@@ -85,6 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.signing_keys = PublishedKeys(context)
     app.state.pulse = HealthCheck(settings.database, context.storage)
     error_handlers.install(app)
+    app.add_route("/openapi.json", app.show_document, include_in_schema=False)
     include_all(app)
     dashboard.install(app)
     return app

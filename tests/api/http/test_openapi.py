@@ -285,3 +285,18 @@ def test_503_is_for_a_database_that_is_away(documented: Documented, admin: TestC
     client = TestClient(create_app(away), headers=dict(admin.headers))
     for method, path in documented["503"]:
         check(client.request(method, address(path)), 503, (method, path))
+
+
+def test_the_document_is_made_once_and_not_on_the_event_loop(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def openapi(_: FastAPI) -> dict[str, object]:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        made.append(True)
+        return {"paths": {}}
+
+    monkeypatch.setattr(type(app), "openapi", openapi)
+    client = TestClient(app)
+    assert [client.get("/openapi.json").json() for _ in range(2)] == [{"paths": {}}] * 2
+    assert made == [True]
