@@ -10,13 +10,16 @@ import torch
 from peft import PeftModel
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from tests.tiny_models import make_model
+from tests import tiny_models
+from tests.tiny_models import make_model, make_tokenizer
+from tests.worker import every_family
 from tests.worker.parity import ours
 from worker.engine.errors import TrainingError
+from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw, clipped_step
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
-from worker.methods import Objective
+from worker.methods import METHODS, MethodContext, Objective
 from worker.shared.arrays import Rows
 
 LORA = {"type": "lora", "rank": 4, "alpha": 12}
@@ -198,6 +201,28 @@ def test_prefix_tuning_puts_keys_and_values_before_the_text(tiny_llama: Path, tm
             expected.append(_logprobs(logits, tokens_T.tolist()))
     found = objective.sequence_logprobs(_rows(seed))[:, 0]
     torch.testing.assert_close(torch.from_numpy(found), torch.stack(expected), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["falcon", "mpt", "gemma3_text"])
+def test_prefix_begins_as_the_text_itself_in_every_shape_of_the_cache(family: str, tmp_path: Path, seed: int) -> None:
+    """Falcon has one key for all queries, MPT other names in its config, Gemma a window shorter than the prefix."""
+    base = tmp_path / "base"
+    config = tiny_models.tiny_config(family) if family in tiny_models.FAMILIES else every_family.tiny_config(family)
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    make_tokenizer(base)
+    opening = np.random.default_rng(seed).integers(5, 250, 12).astype(np.int32)
+    recipe = ours.settled("supervised", {}, {"type": "prefix", "tokens": 12})
+    model = load_trainable(base, recipe, torch.device("cpu"), opening=opening)
+    objective = METHODS["supervised"](MethodContext(recipe, tmp_path, model, lambda *_, **__: None))
+    plain = AutoModelForCausalLM.from_pretrained(base).eval()
+    expected = []
+    for tokens_T, _ in _rows(seed):
+        whole = torch.tensor([*opening.tolist(), *tokens_T.tolist()])[None]
+        with torch.no_grad():
+            expected.append(_logprobs(plain(input_ids=whole).logits[0, 12:], tokens_T.tolist()))
+    found = objective.sequence_logprobs(_rows(seed))[:, 0]
+    torch.testing.assert_close(torch.from_numpy(found), torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from peft import (
 from peft.tuners.cartridge.utils import initialize_kv_prefix_from_past_key_values
 from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from api.estimate.shapes import expanded
 from api.spec.base_model import TENSOR_KINDS, Matrix, ModelLayers
@@ -30,7 +30,7 @@ from api.spec.techniques import TechniqueBase
 from worker.bases.experts import adapted_tensor
 from worker.bases.shapes import ia3_names, layers_of
 from worker.engine.errors import TrainingError
-from worker.engine.model.families import layers_without_adapters
+from worker.engine.model.families import kind_of, layers_without_adapters
 from worker.engine.model.target_modules import named_values, not_chosen, plain_patterns, published_config
 from worker.techniques import implementation_of
 
@@ -88,7 +88,8 @@ def initialize_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
     assert isinstance(config, PromptLearningConfig), type(config)
     length = config.num_virtual_tokens
     tokens = torch.from_numpy(np.resize(opening, length).astype(np.int64))[None].to(model.device)
-    seen = model.get_base_model()(input_ids=tokens, use_cache=True)
+    cache = DynamicCache()  # keeps all tokens, although a sliding window may be shorter
+    seen = model.get_base_model()(input_ids=tokens, past_key_values=cache, use_cache=True)
     initialize_kv_prefix_from_past_key_values(model, past_key_values=seen.past_key_values)
 
 
@@ -108,8 +109,28 @@ def peft_config(network: PreTrainedModel, technique: TechniqueBase, output: str)
         raise TrainingError(FailureReason.INVALID_RECIPE, str(error)) from None
     if output != "tokens":
         arguments["modules_to_save"] = heads_of(network)
+    if technique.virtual_tokens:
+        arguments |= _virtual_token_shape(network, technique)
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(technique.peft_type)]
     return kind(task_type="CAUSAL_LM" if output == "tokens" else "SEQ_CLS", **arguments)
+
+
+@torch.no_grad()
+def _virtual_token_shape(network: PreTrainedModel, technique: TechniqueBase) -> dict[str, int]:
+    """Return the shape of a virtual token: of an embedding, or of the keys in a layer's cache. From the config alone,
+    peft would take the hidden size for OPT's embeddings, as many keys as queries for Falcon, and nothing for MPT."""
+    if kind_of(network.config) == "encoder":
+        return {}  # the catalogue names those for which peft's own values are right
+    if not technique.begins_from_text:
+        embedding: Any = network.get_input_embeddings()
+        return {"token_dim": embedding.embedding_dim}
+    if "num_key_value_heads" in network.config.to_dict():
+        return {}  # peft reads it
+    cache: Any = DynamicCache()
+    token = torch.zeros(1, 1, dtype=torch.long, device=network.device)
+    network.base_model(input_ids=token, past_key_values=cache, use_cache=True)
+    _, heads, _, width = cache.layers[0].keys.shape
+    return {"num_attention_heads": heads, "token_dim": heads * width}
 
 
 def _explicit_targets(

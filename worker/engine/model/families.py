@@ -101,6 +101,8 @@ def may_be_packed(config: PreTrainedConfig) -> bool:
 
 
 def layers_without_adapters(config: PreTrainedConfig) -> list[str]:
+    if config.model_type == "deepseek_v4":
+        return ["o_a_proj"]  # a linear layer for each group of heads, with another shape than its inputs
     return MAMBA_BARRED_LAYERS if config.model_type in MAMBA_FAMILIES else []
 
 
