@@ -26,7 +26,7 @@ import msgspec
 import psutil
 from setproctitle import setproctitle
 
-from api.spec.fork_request import ForkRequest
+from api.spec.fork_request import GO, PARENT, ForkRequest
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_DESCRIPTORS = 8
@@ -87,22 +87,31 @@ class ForkServer:
     def _fork(self, request: ForkRequest, descriptors: list[int]) -> None:
         report_fd, *files = descriptors
         reports = socket.socket(fileno=report_fd)
-        pid = os.fork()
+        request.environment[PARENT] = str(os.getpid())
+        try:
+            pid = os.fork()
+        except OSError:  # too many processes, or too little memory. The client learns of it by the end of `reports`.
+            traceback.print_exc()
+            _close_all(files)
+            reports.close()
+            return
         if pid == 0:
-            self._close([reports, *self._running.values()])
+            self._close(self._running.values())
+            _introduce(reports)
             _become(request, files, self._variables, usable=self._single_threaded and not _touched_gpu())
-        for descriptor in files:
-            os.close(descriptor)
+        _close_all(files)
         self._running[pid] = reports
-        _report(reports, pid)
 
     def _report_ends(self) -> None:
         for pid in list(self._running):
             end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if end is not None:
                 reports = self._running.pop(pid)
-                _report(reports, end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
-                reports.close()
+                code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+                with contextlib.suppress(OSError):  # else the kernel reports an unread GO instead of the exit code
+                    reports.recv(len(GO), socket.MSG_DONTWAIT)
+                with reports, contextlib.suppress(OSError):  # the client has closed its end
+                    reports.send(str(code).encode())
                 os.waitpid(pid, 0)  # last, because it allows the kernel to reuse the process id
 
     def _close(self, sockets: Iterable[socket.socket]) -> None:
@@ -115,9 +124,19 @@ class ForkServer:
             each.close()
 
 
-def _report(reports: socket.socket, number: int) -> None:
-    with contextlib.suppress(OSError):  # the client has closed its end
-        reports.send(str(number).encode())
+def _close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _introduce(reports: socket.socket) -> None:
+    """Report this forked process, and end it if its client has given up, and perhaps started the program itself."""
+    os.setsid()  # a process group of its own, so that the child's own children are killed with it
+    with reports, contextlib.suppress(OSError):
+        reports.send(str(os.getpid()).encode())
+        if reports.recv(len(GO)) == GO:
+            return
+    os._exit(0)
 
 
 def _become(request: ForkRequest, files: list[int], variables: set[str], *, usable: bool) -> NoReturn:
@@ -125,7 +144,6 @@ def _become(request: ForkRequest, files: list[int], variables: set[str], *, usab
     not `usable` (it has threads or CUDA), start Python with the program instead."""
     code = 1
     try:
-        os.setsid()  # a process group of its own, so that the child's own children are killed with it
         stdin, output, *named = files
         for source, target in ((stdin, 0), (output, 1), (output, 2)):
             os.dup2(source, target)

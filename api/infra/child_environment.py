@@ -4,6 +4,7 @@ All other variables, such as passwords and cloud credentials, stay in this proce
 """
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +61,11 @@ def child_environment(gpu: str | None = None, threads: int | None = None) -> dic
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on. With `docker --cpuset-cpus`, the machine has more."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @cache

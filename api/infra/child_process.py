@@ -11,15 +11,17 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from functools import cache
 from typing import IO, Protocol
 
 import msgspec
+import psutil
 import structlog
 
 from api.infra.child_environment import child_environment
-from api.spec.fork_request import ForkRequest
+from api.spec.fork_request import GO, PARENT, ForkRequest
 
 log = structlog.get_logger(__name__)
 
@@ -62,13 +64,14 @@ def start_fresh(
     finds the descriptor's number.
     """
     files = descriptors or {}
+    variables = {name: str(number) for name, number in files.items()}
     return subprocess.Popen(
         [sys.executable, "-m", program, *arguments],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
         pass_fds=list(files.values()),
-        env={**environment, **{name: str(number) for name, number in files.items()}},
+        env={**environment, **variables, PARENT: str(os.getpid())},
         start_new_session=True,
     )
 
@@ -82,15 +85,17 @@ class ForkServer:
         *modules: str,
         threads: int | None = None,
         environment: Mapping[str, str] | None = None,
+        orphan_s: float = 0.0,
         lent: bool = False,
     ) -> None:
         """`modules`: the modules that the server imports, or prepares (`MODULE:ARGUMENT`). `environment`: the server's
-        environment variables; None: those of a child with so many `threads` (see `child_environment`). `lent`: begin
-        with the server that the parent lends, which has imported these modules."""
-        self._modules = modules
+        environment variables; None: those of a child with so many `threads` (see `child_environment`). `orphan_s`:
+        seconds that a child has to end before it is killed, once the server has ended. `lent`: begin with the server
+        that the parent lends, which has imported these modules."""
+        self._modules, self._orphan_s = modules, orphan_s
         self._environment = child_environment(threads=threads) if environment is None else environment
         self._lock = threading.Lock()
-        self._server = _LentServer() if lent else _Server(modules, self._environment)
+        self._server = _ServerSocket() if lent else _Server(modules, self._environment)
         atexit.register(self.close)  # without this, a server that still imports would end only after that
 
     def start(
@@ -112,16 +117,20 @@ class ForkServer:
             reports.close()
             ours.settimeout(START_S)
             pid = int(ours.recv(32))
+            if pid < 0:  # the exit code of a child that was killed at once
+                raise ChildProcessError(pid)
+            ours.send(GO)
         except (OSError, ValueError) as error:
             log.warning("not_forked", program=program, error=type(error).__name__)
-            server.kill()  # else a slow server might still start the program, a second time
-            ours.close()
+            if isinstance(error, TimeoutError):  # the server hangs
+                server.kill()
+            ours.close()  # ends a child that the server forks later: it waits for GO
             os.close(write_stdin)
             return start_fresh(program, *arguments, environment=environment, output=output, descriptors=files)
         finally:
             reports.close()
             os.close(read_stdin)
-        return ForkedProcess(program, pid, ours, os.fdopen(write_stdin, "wb"))
+        return ForkedProcess(program, pid, ours, os.fdopen(write_stdin, "wb"), self._orphan_s)
 
     def lend(self) -> dict[str, int]:
         """Return the descriptor to pass to a process which may use the server, too, until it ends."""
@@ -131,14 +140,14 @@ class ForkServer:
         """Kill the server, unless it is another process's."""
         self._server.kill()
 
-    def _running(self) -> "_LentServer":
+    def _running(self) -> "_ServerSocket":
         with self._lock:
             if self._server.ended:
                 self._server = _Server(self._modules, self._environment)
             return self._server
 
 
-class _LentServer:
+class _ServerSocket:
     """The socket for requests to a server. Processes may share it, since each request is one message."""
 
     def __init__(self, requests: socket.socket | None = None) -> None:
@@ -150,7 +159,11 @@ class _LentServer:
         return self.requests.fileno() < 0
 
     def send(self, request: ForkRequest, files: list[int]) -> None:
-        socket.send_fds(self.requests, [msgspec.json.encode(request)], files)
+        try:
+            socket.send_fds(self.requests, [msgspec.json.encode(request)], files)
+        except ConnectionError:
+            self.hang_up()  # the server is dead
+            raise
 
     def kill(self) -> None:
         """Leave the server to its owner, and send it no more requests."""
@@ -161,7 +174,7 @@ class _LentServer:
         self.requests.close()
 
 
-class _Server(_LentServer):
+class _Server(_ServerSocket):
     """One server process, and the socket for requests to it."""
 
     def __init__(self, modules: tuple[str, ...], environment: Mapping[str, str]) -> None:
@@ -190,14 +203,14 @@ class _Server(_LentServer):
         self.hang_up()
 
 
-def fork_server(*modules: str, threads: int | None = None, lent: bool = False) -> ForkServer:
+def fork_server(*modules: str, threads: int | None = None, may_borrow: bool = False) -> ForkServer:
     """Return the fork server that this process has for these modules.
 
-    The first call starts the server, which ends with this process. `lent`: use the one that the parent lends, if it
-    does.
+    The first call starts the server, which ends with this process. `may_borrow`: if the parent lends a server, use that
+    one.
     """
     with _STARTING:  # without the lock, two threads could start two servers
-        return _fork_server(*modules, threads=threads, lent=lent and LENT in os.environ)
+        return _fork_server(*modules, threads=threads, lent=may_borrow and LENT in os.environ)
 
 
 _STARTING = threading.Lock()
@@ -207,15 +220,18 @@ _fork_server = cache(ForkServer)
 class ForkedProcess:
     """A child of a fork server.
 
-    If the server ends before the child, the child is killed: only the server can report the child's end.
+    If the server ends before the child, the child is killed after `orphan_s` seconds: only the server can report the
+    child's exit code.
     """
 
-    def __init__(self, program: str, pid: int, reports: socket.socket, stdin: IO[bytes]) -> None:
+    def __init__(self, program: str, pid: int, reports: socket.socket, stdin: IO[bytes], orphan_s: float) -> None:
         self.pid = pid
         self.stdin: IO[bytes] | None = stdin
-        self._program, self._reports = program, reports
+        self._program, self._reports, self._orphan_s = program, reports, orphan_s
         self._lock = threading.Lock()
         self._code: int | None = None
+        self._kill_at: float | None = None
+        """Monotonic time at which the child is killed; None while the server runs."""
 
     def poll(self) -> int | None:
         return self._receive(0.0)
@@ -229,7 +245,7 @@ class ForkedProcess:
 
     def _receive(self, timeout_s: float | None) -> int | None:
         with self._lock:
-            if self._code is None:
+            if self._code is None and self._kill_at is None:
                 self._reports.settimeout(timeout_s)
                 try:
                     message = self._reports.recv(32)
@@ -237,11 +253,25 @@ class ForkedProcess:
                     return None
                 except ConnectionError:
                     message = b""
-                self._code = int(message) if message else self._kill_orphan()
                 self._reports.close()
+                if message:
+                    self._code = int(message)
+                else:
+                    self._kill_at = time.monotonic() + self._orphan_s
+            if self._kill_at is not None and self._code is None:
+                self._code = self._end_orphan(self._kill_at, timeout_s)
             return self._code
 
-    def _kill_orphan(self) -> int:
+    def _end_orphan(self, kill_at: float, timeout_s: float | None) -> int | None:
+        """Wait for the child, whose server has ended, and kill it at `kill_at`. Return None if it still runs."""
+        left_s = max(0.0, kill_at - time.monotonic())
+        try:
+            psutil.Process(self.pid).wait(left_s if timeout_s is None else min(left_s, timeout_s))
+        except psutil.NoSuchProcess:
+            log.info("child_gone", pid=self.pid)
+        except psutil.TimeoutExpired:
+            if time.monotonic() < kill_at:
+                return None
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from api.infra.child_environment import usable_cores
 from api.infra.child_process import Process, fork_server
 from api.spec.lifecycle import Stage
 from tests.worker import measured_child
@@ -25,7 +26,7 @@ def fork(program: str, *arguments: str, output: Path, report_fd: int, env: Mappi
     """`env`: variables that the child has besides this process's."""
     stage = Stage.TRAIN if program in PROGRAMS[Stage.TRAIN] else Stage.PREPARE
     # The arguments of a worker with one slot, so that all tests share its server. OMP_NUM_THREADS is set, and decides.
-    threads = os.cpu_count() if stage is Stage.TRAIN else None
+    threads = usable_cores() if stage is Stage.TRAIN else None
     with output.open("ab") as file:
         return fork_server(*PROGRAMS[stage], threads=threads).start(
             program,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from api.context import Context
+from api.infra.child_environment import usable_cores
 from api.infra.child_process import ForkServer, fork_server
 from api.infra.storage import Storage, StorageUnavailable
 from api.spec.lifecycle import FAILURES, FailureReason, Stage
@@ -62,10 +63,10 @@ class Node:
         gpus = visible_gpus() if stage is Stage.TRAIN else []
         slots = _slots(context, stage, gpus)
         # The trainers of all slots share the cores. More threads than cores would only wait for each other.
-        threads = max(1, (os.cpu_count() or 1) // slots.count) if stage is Stage.TRAIN else None
+        threads = max(1, usable_cores() // slots.count) if stage is Stage.TRAIN else None
         server = None
         if context.settings.fork_server:
-            server = fork_server(*(LIBRARIES if gpus else PROGRAMS[stage]), threads=threads, lent=not gpus)
+            server = fork_server(*(LIBRARIES if gpus else PROGRAMS[stage]), threads=threads, may_borrow=not gpus)
         return cls(context, stage, owner, folder, lock, slots, gpus, threads, server)
 
     @property

@@ -86,7 +86,7 @@ class Sampler:
         self._server = None
         if settings.fork_server:
             gpus = visible_gpus()
-            self._server = fork_server(*(LIBRARIES if gpus else ("worker.sample",)), lent=not gpus)
+            self._server = fork_server(*(LIBRARIES if gpus else ("worker.sample",)), may_borrow=not gpus)
         self._used_at = time.monotonic()
         self._machine = _machine()
 

@@ -1,5 +1,6 @@
 """A child for the tests of the fork server: does what its arguments say."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,14 @@ PREPARED: list[str] = []
 
 def prepare(argument: str) -> None:
     PREPARED.append(argument)
+    if argument == "without a process left":
+        fork = os.fork
+
+        def fail() -> int:
+            os.fork = fork
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        os.fork = fail
 
 
 def main(what: str, *arguments: str) -> int:
@@ -20,6 +29,7 @@ def main(what: str, *arguments: str) -> int:
                 "arguments": arguments,
                 "prepared": PREPARED,
                 "environment": dict(os.environ),
+                "parent": os.getppid(),
                 "group": os.getpgid(0) == os.getpid(),
                 "stdin": sys.stdin.read(),
                 "open": sorted(int(name) for name in os.listdir("/proc/self/fd")),

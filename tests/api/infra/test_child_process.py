@@ -71,11 +71,12 @@ def test_a_forked_child_has_what_the_server_has_prepared(start: Start, request: 
 
 
 def test_a_child_has_the_variables_that_it_is_given_and_no_others(start: Start) -> None:
-    first = _told(start, ATTUNE_FAIL_AT="3")["environment"]
+    facts = _told(start, ATTUNE_FAIL_AT="3")
+    first = facts["environment"]
     second = _told(start)["environment"]
     assert isinstance(first, dict)
     assert isinstance(second, dict)
-    assert first["ATTUNE_FAIL_AT"] == "3"
+    assert (first["ATTUNE_FAIL_AT"], first["ATTUNE_PARENT"]) == ("3", str(facts["parent"]))
     for environment in (first, second):
         assert not [value for value in environment.values() if "not for children" in value]
     assert "ATTUNE_FAIL_AT" not in second
@@ -160,9 +161,50 @@ def test_a_server_serves_those_to_whom_it_is_lent_and_outlives_them(
     for name, descriptor in server.lend().items():
         monkeypatch.setenv(name, str(os.dup(descriptor)))
     borrower = ForkServer(lent=True)
-    assert _exit_code(borrower, tmp_path) == 3
+    lenders = server._server
+    assert _parent(borrower, tmp_path) == _process(server).pid
     borrower.close()
-    assert _exit_code(server, tmp_path) == 3
+    assert _parent(server, tmp_path) == _process(server).pid
+    assert server._server is lenders
+
+
+def test_a_slow_server_does_not_start_a_program_for_which_nobody_waits_any_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lender = ForkServer()
+    for name, descriptor in lender.lend().items():
+        monkeypatch.setenv(name, str(os.dup(descriptor)))
+    borrower, process = ForkServer(lent=True), _process(lender)
+    process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(child_process, "START_S", 0.01)
+    with (tmp_path / "log").open("ab") as output:
+        assert borrower.start(CHILD, "refuse", environment=child_environment(), output=output).wait(30) == 1
+    lender._server.hang_up()
+    process.send_signal(signal.SIGCONT)
+    process.wait(30)  # until the child has ended that it forks all the same
+    assert (tmp_path / "log").read_text().splitlines() == ["usage: none"]
+
+
+def test_a_server_that_cannot_fork_serves_the_next_request(tmp_path: Path) -> None:
+    server = ForkServer(f"{CHILD}:without a process left")
+    process = _process(server)
+    assert _exit_code(server, tmp_path) == 3, "started anew"
+    assert _parent(server, tmp_path) == process.pid
+    server.close()
+
+
+def _parent(server: ForkServer, folder: Path) -> int:
+    """Return the process id of the parent of a child that `server` starts."""
+    with (folder / "log").open("ab") as output:
+        child = server.start(CHILD, "sleep", environment=child_environment(), output=output)
+    parent: int = psutil.Process(child.pid).ppid()
+    os.killpg(child.pid, signal.SIGKILL)
+    return parent
+
+
+def _process(server: ForkServer) -> subprocess.Popen[bytes]:
+    assert isinstance(server._server, child_process._Server)
+    return server._server.process
 
 
 def test_a_borrower_starts_a_server_of_its_own_if_the_lent_one_is_dead(
@@ -174,7 +216,7 @@ def test_a_borrower_starts_a_server_of_its_own_if_the_lent_one_is_dead(
     borrower = ForkServer(CHILD, lent=True)
     lender.close()
     assert [_exit_code(borrower, tmp_path) for _ in range(2)] == [3, 3]
-    assert isinstance(borrower._server, child_process._Server)
+    assert _process(borrower).poll() is None
     borrower.close()
 
 
@@ -187,13 +229,11 @@ def test_the_server_ends_after_its_last_child(server: ForkServer, tmp_path: Path
     other = ForkServer(CHILD)
     with (tmp_path / "log").open("ab") as output:
         child = other.start(CHILD, "sleep", environment=child_environment(), output=output)
-    started = other._server
-    assert isinstance(started, child_process._Server)
-    started.hang_up()
+    other._server.hang_up()
     with pytest.raises(subprocess.TimeoutExpired):
-        started.process.wait(0.2)
+        _process(other).wait(0.2)
     os.killpg(child.pid, signal.SIGKILL)
-    assert started.process.wait(30) == 0
+    assert _process(other).wait(30) == 0
 
 
 def test_two_threads_that_start_at_once_share_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
