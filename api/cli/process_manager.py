@@ -30,8 +30,8 @@ class ManagedProcess:
     """File that the process's output is appended to. None: the output goes to the standard error of the manager."""
     grace_s: float = 10.0
     """Seconds between SIGTERM and SIGKILL."""
-    serves_others: bool = False
-    """Whether the other processes need this one until they have ended."""
+    stops_last: bool = False
+    """Whether other processes need this one until they have ended."""
     process: Process | None = None
     started_at: float = 0.0
     crashes: int = 0
@@ -56,13 +56,20 @@ class ManagedProcess:
         if self.process is not None and (code := self.process.poll()) is not None:
             self.process = None
             self.crashes = 0 if time.monotonic() - self.started_at > HEALTHY_S else self.crashes
-            backoff_s = BACKOFF_S[min(self.crashes, len(BACKOFF_S) - 1)]
-            self.crashes += 1
-            self.restart_at = time.monotonic() + backoff_s
             where = f" (see {self.log_file})" if self.log_file else ""
-            log(f"{self.name} exited with code {code}{where}; restarting it in {backoff_s:g} s")
+            log(f"{self.name} exited with code {code}{where}; restarting it in {self._back_off():g} s")
         if self.restart_at is not None and time.monotonic() >= self.restart_at:
-            self.start()
+            try:
+                self.start()
+            except OSError as error:  # too many processes, or too little memory: the other processes still run
+                log(f"{self.name} did not start: {error.strerror}; trying again in {self._back_off():g} s")
+
+    def _back_off(self) -> float:
+        """Set the time of the next restart. Return the seconds until then."""
+        backoff_s = BACKOFF_S[min(self.crashes, len(BACKOFF_S) - 1)]
+        self.crashes += 1
+        self.restart_at = time.monotonic() + backoff_s
+        return backoff_s
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -93,6 +100,7 @@ class Program(ManagedProcess):
     stdin: bytes = b""
 
     def launch(self, output: IO[bytes]) -> Process:
+        parent = os.getpid()
         process = subprocess.Popen(
             self.command,
             env=self.environment,
@@ -100,7 +108,7 @@ class Program(ManagedProcess):
             stdout=output,
             stderr=output,
             start_new_session=True,  # so that Ctrl-C does not reach the children, which `stop` ends in order
-            preexec_fn=lambda: signal_at_parents_end(signal.SIGTERM),  # noqa: PLW1509 (this process has one thread)
+            preexec_fn=lambda: signal_at_parents_end(signal.SIGTERM, parent),  # noqa: PLW1509 (this process has one thread)
         )
         assert process.stdin is not None
         with process.stdin as pipe:
@@ -162,10 +170,10 @@ class ProcessManager:
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """Stop all processes at the same time, because their grace periods would otherwise add up to more than a
-        supervisor of this process waits. Those that serve others are stopped last."""
+        """Stop the processes in two rounds, those that `stops_last` in the second. In each, all stop at the same time:
+        otherwise their grace periods would add up to more than a supervisor of this process waits."""
         for last in (False, True):
-            stopped = [process for process in self.processes if process.serves_others is last]
+            stopped = [process for process in self.processes if process.stops_last is last]
             for process in stopped:
                 process.terminate()
             for process in stopped:

@@ -51,7 +51,7 @@ def serve_worker(
     # One process per stage, so that training never delays the preparation of other jobs.
     processes = ProcessManager(log=lambda text: typer.echo(text, err=True))
     processes.stop_on_signals()
-    server = preloaded(stages) if settings.fork_server else None
+    server = preloaded(settings, stages) if settings.fork_server else None
     try:
         for worker in worker_services(settings, stages, server):
             processes.start(worker)

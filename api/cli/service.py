@@ -16,8 +16,10 @@ from shutil import which
 
 from setproctitle import setproctitle
 
+from api.infra.child_environment import usable_cores
 from api.infra.child_process import ForkServer
 from api.settings import Settings
+from api.spec.fork_request import PARENT
 from api.spec.lifecycle import BATCH, DELIVER, EVALUATE, SAMPLE, Stage
 
 API = "api"
@@ -28,7 +30,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     **{stage: ("worker", stage) for stage in (*Stage, SAMPLE, DELIVER)},
 }
 """Module and arguments of each service."""
-LIBRARIES: dict[str, tuple[str, ...]] = {
+MODULES: dict[str, tuple[str, ...]] = {
     API: ("api.cli.serve", "api.main", "api.routes"),
     BATCH: ("api.background.worker", "api.batch_worker.worker"),
     EVALUATE: ("api.background.worker", "api.eval_worker.worker"),
@@ -43,12 +45,21 @@ opens a socket itself."""
 _PR_SET_PDEATHSIG = 1
 
 
-def preloaded(services: Iterable[str]) -> ForkServer:
+def preloaded(settings: Settings, services: Iterable[str]) -> ForkServer:
     """Return a fork server that has imported the modules of these services. It ends with this process."""
-    modules = dict.fromkeys(module for service in services for module in LIBRARIES[service])
-    # With the other variable, Celery does not change the name that ps shows for a worker. It reads it on import.
-    # A fork server ignores SIGTERM. At its end, the kernel sends that to the services.
-    return ForkServer(f"{__name__}:{signal.SIGKILL.name}", *modules, environment={**os.environ, "NOSETPS": "1"})
+    modules = dict.fromkeys(module for service in services for module in MODULES[service])
+    return ForkServer(
+        f"{__name__}:{os.getpid()}",
+        *modules,
+        # With NOSETPS, which Celery reads when it is imported, Celery keeps the name that ps shows for a worker.
+        environment={**os.environ, "NOSETPS": "1"},
+        orphan_s=grace_s(settings),
+    )
+
+
+def grace_s(settings: Settings) -> float:
+    """Return the seconds that a service may take to end after SIGTERM: a trainer saves its state."""
+    return settings.stop_grace_s + 10
 
 
 def shared_server(settings: Settings, services: Container[str]) -> ForkServer | None:
@@ -57,16 +68,17 @@ def shared_server(settings: Settings, services: Container[str]) -> ForkServer | 
     has_gpu = which("nvidia-smi") is not None or os.environ.get("CUDA_VISIBLE_DEVICES")
     if has_gpu or settings.train_slots > 1 or Stage.TRAIN not in services or SAMPLE not in services:
         return None
-    return ForkServer("worker.train", "worker.sample", threads=os.cpu_count())
+    return ForkServer("worker.train", "worker.sample", threads=usable_cores())
 
 
-def prepare(signal_name: str) -> None:
-    """End this process, the fork server of services, by this signal when its parent ends."""
-    signal_at_parents_end(signal.Signals[signal_name])
+def prepare(parent: str) -> None:
+    """Kill this process, the fork server of services, when its parent ends. The kernel then sends SIGTERM, which a fork
+    server ignores, to the services."""
+    signal_at_parents_end(signal.SIGKILL, int(parent))
 
 
 def main(module: str, *arguments: str) -> int:
-    signal_at_parents_end(signal.SIGTERM)
+    signal_at_parents_end(signal.SIGTERM, int(os.environ.pop(PARENT, os.getppid())))
     setproctitle(" ".join([sys.executable, "-m", module, *arguments]))
     sys.argv = [module, *arguments]
     try:
@@ -76,10 +88,15 @@ def main(module: str, *arguments: str) -> int:
     return 0
 
 
-def signal_at_parents_end(number: signal.Signals) -> None:
-    """Ask the kernel to send this process a signal when its parent ends, even if the parent is killed (Linux only)."""
+def signal_at_parents_end(number: signal.Signals, parent: int) -> None:
+    """Ask the kernel to send this process a signal when its parent ends, even if the parent is killed (Linux only).
+
+    `parent`: the process id of the parent. If it has ended already, the signal is sent at once.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), number)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from api.cli.console import print_note
 from api.cli.errors import CommandError, ExitCode
 from api.cli.process_manager import Service
-from api.cli.service import shared_server
+from api.cli.service import grace_s, shared_server
 from api.infra.child_process import ForkServer
 from api.infra.tracker_registry import MissingLibrary, require_libraries
 from api.services.diagnosis import check_libraries
@@ -54,7 +54,9 @@ def worker_services(
             f"worker ({stage})",
             {**os.environ, **settings.environment()},
             log_file(stage),
-            grace_s=settings.stop_grace_s + 10,
+            # The sampler answers chats until the API has ended. Its own end is short: it leaves requests unanswered.
+            grace_s=10.0 if stage == SAMPLE else grace_s(settings),
+            stops_last=stage == SAMPLE,
             service=stage,
             server=server,
             descriptors=lent if stage in (Stage.TRAIN, SAMPLE) else {},

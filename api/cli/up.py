@@ -49,7 +49,7 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
         base_url = f"http://{host}:{port}"
         processes = ProcessManager(log=_log)
         processes.stop_on_signals()
-        server = preloaded([*stages, API]) if settings.fork_server else None
+        server = preloaded(settings, [*stages, API]) if settings.fork_server else None
         try:
             settings = _with_broker(settings, processes).model_copy(update={"port": port})
             context = Context.open(settings)
@@ -99,7 +99,7 @@ def _with_broker(settings: Settings, processes: ProcessManager) -> Settings:
         _log_file(settings, "broker"),
         command=[str(get_binary_path()), "-"],  # configured on stdin: other users can read a command line
         stdin=config.encode(),
-        serves_others=True,
+        stops_last=True,
     )
     client = redis.Redis(port=port, password=password, socket_timeout=1)
     if not processes.start(broker, ready=lambda: _responds(client)) and not processes.stopping:

@@ -1,5 +1,6 @@
 """Processes that `attune up` and `attune worker` start and stop."""
 
+import time
 from pathlib import Path
 
 from api.cli.process_manager import ProcessManager, Program
@@ -15,11 +16,20 @@ AFTER_BOTH = (
 )
 
 
+def test_a_process_that_cannot_be_started_again_is_tried_later() -> None:
+    process = Program("broker", {}, command=["/no/such/program"], restart_at=0.0)
+    said: list[str] = []
+    process.restart_if_dead(said.append)
+    assert said == ["broker did not start: No such file or directory; trying again in 0.2 s"]
+    assert process.restart_at is not None
+    assert process.restart_at > time.monotonic()
+
+
 def test_all_are_stopped_at_once_and_what_serves_them_last(tmp_path: Path) -> None:
     manager = ProcessManager(log=print)
     for script, name, *other in ((AFTER_BOTH, "broker"), (UNTIL_ANOTHER, "a", "b"), (UNTIL_ANOTHER, "b", "a")):
         command = ["/bin/sh", "-c", script, "sh", str(tmp_path), name, *other]
-        process = Program(name, {}, command=command, serves_others=name == "broker")
+        process = Program(name, {}, command=command, stops_last=name == "broker")
         assert manager.start(process, ready=(tmp_path / f"{name}.up").exists)
     started = [process.process for process in manager.processes]
     manager.stop()

@@ -11,6 +11,7 @@ import pytest
 
 from api.cli import service
 from api.cli.service import preloaded, shared_server
+from api.cli.stages import worker_services
 from api.infra.child_process import ForkServer, Process, start_fresh
 from api.settings import Settings
 from api.spec.lifecycle import DELIVER, SAMPLE, Stage
@@ -19,8 +20,8 @@ from tests.services.attune import words_of
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    server = preloaded([])
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    server = preloaded(Settings(data_dir=tmp_path_factory.mktemp("data")), [])
     yield server
     server.close()
 
@@ -48,11 +49,27 @@ def test_a_service_ends_as_python_does(server: ForkServer, tmp_path: Path, forke
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
 def test_a_service_is_asked_to_end_when_the_process_ends_that_forked_it(server: ForkServer, tmp_path: Path) -> None:
     process, written = _started(server, tmp_path)
-    parent = psutil.Process(process.pid).parent()
-    assert parent is not None
-    parent.kill()
-    wait_until(lambda: written.read_text().endswith("ended\n"), 30)
-    assert process.wait(30) == -signal.SIGKILL
+    os.kill(process.pid, signal.SIGSTOP)
+    server.close()
+    assert process.poll() is None, "killed at once"
+    os.kill(process.pid, signal.SIGCONT)
+    process.wait(30)
+    assert written.read_text().splitlines()[1:] == ["stopping", "ended"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_a_service_whose_parent_has_ended_before_it_runs_ends(server: ForkServer, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("ab") as output:
+        process = server.start("tests.api.cli.a_late_service", environment=dict(os.environ), output=output)
+    assert process.wait(30) == -signal.SIGTERM
+
+
+def test_the_sampler_answers_chats_until_the_api_has_ended(tmp_path: Path) -> None:
+    services = worker_services(Settings(data_dir=tmp_path, fork_server=False), [*Stage, SAMPLE, DELIVER], server=None)
+    assert [each.service for each in services if each.stops_last] == [SAMPLE]
+    assert sum(max(each.grace_s for each in services if each.stops_last is last) for last in (False, True)) <= 90, (
+        "TimeoutStopSec in docs/operating.md"
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,8 +85,9 @@ def test_a_service_is_asked_to_end_when_the_process_ends_that_forked_it(server: 
 def test_trainers_and_the_sampler_share_a_server_where_they_need_the_same(
     stages: list[str], slots: int, gpus: str, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "ForkServer", lambda *modules, threads: modules)
+    monkeypatch.setattr(service, "ForkServer", lambda *modules, threads: (*modules, threads))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 3, 5})  # as with docker --cpuset-cpus=1,3,5
     monkeypatch.setattr(service, "which", lambda name: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     found: object = shared_server(Settings(data_dir=tmp_path, train_slots=slots), stages)
-    assert found == (("worker.train", "worker.sample") if shared else None)
+    assert found == (("worker.train", "worker.sample", 3) if shared else None)
