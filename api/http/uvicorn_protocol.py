@@ -114,6 +114,7 @@ class HttpProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
+        self.unread.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -133,6 +134,7 @@ class HttpProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self.unread.pop(self, None)
         self._clear_deadline()
         self._update_deadline()
 
@@ -174,7 +176,6 @@ class HttpProtocol(H11Protocol):
 
     def _clear_deadline(self) -> None:
         self.idle.pop(self, None)
-        self.unread.pop(self, None)
         self.receiving.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
@@ -191,6 +192,7 @@ class HttpProtocol(H11Protocol):
 
     def _drop(self) -> None:
         self._clear_deadline()
+        self.unread.pop(self, None)
         self.connections.discard(self)
         self.transport.abort()
 

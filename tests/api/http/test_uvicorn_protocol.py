@@ -121,8 +121,9 @@ def test_client_that_reads_nothing_is_let_go_and_makes_room(monkeypatch: pytest.
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("end", [b"Connection: close\r\n\r\n", b"\r\n\0\r\n\r\n"], ids=["close", "garbage behind"])
 def test_clients_that_read_nothing_hold_little_memory_and_none_of_other_projects(
-    monkeypatch: pytest.MonkeyPatch,
+    end: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HttpProtocol, "max_unread_bytes", 2 * MUCH)
 
@@ -135,7 +136,7 @@ def test_clients_that_read_nothing_hold_little_memory_and_none_of_other_projects
         async with _served(at_once) as connect:
             first, *others = [await connect() for _ in range(4)]
             for project, (_, writer) in zip((b"one", *[b"other"] * 3), (first, *others), strict=True):
-                writer.write(b"GET /?" + project + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                writer.write(b"GET /?" + project + b" HTTP/1.1\r\nHost: x\r\n" + end)
                 await asyncio.sleep(0.05)
             assert len(await first[0].read()) > MUCH
             assert len(await others[0][0].read()) < MUCH, "it waited longest, and its project had most"
