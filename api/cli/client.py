@@ -200,7 +200,7 @@ def _raise_for_status(response: httpx.Response) -> None:
             _name_request(f"the server responded with {status} {response.reason_phrase}", response),
             "the response is not Attune's. Is it running behind this address? A proxy may have refused the request.",
         ) from None
-    raise RequestRefused(code, _name_request(name_field(message, param), response), reason)
+    raise RequestRefused(code, _name_request(name_field(message, param), response), reason, status)
 
 
 def _name_request(message: str, response: httpx.Response) -> str:

@@ -44,10 +44,12 @@ class CommandError(Exception):
 class RequestRefused(CommandError):
     """An error response of the server."""
 
-    def __init__(self, code: ExitCode, message: str, reason: str | None) -> None:
+    def __init__(self, code: ExitCode, message: str, reason: str | None, status: int) -> None:
         super().__init__(code, message)
         self.reason = reason
         """`error.code` of the response."""
+        self.status = status
+        """HTTP status of the response."""
 
 
 class _PrintsErrors:

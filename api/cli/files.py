@@ -191,8 +191,8 @@ def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Docum
 def file_for(client: Client, file: str, purpose: str) -> Iterator[str]:
     """Yield the id of `file`, which is an id or a local path. A local file is uploaded first.
 
-    It is deleted again if the server refuses the request in the body of the `with`, so that repeated attempts leave no
-    copies. Raise CommandError if `file` is neither.
+    It is deleted again if the server refuses the request in the body of the `with` (any 4xx), so that repeated attempts
+    leave no copies. Raise CommandError if `file` is neither.
     """
     if not Path(file).is_file():
         require_id(file)
@@ -203,10 +203,20 @@ def file_for(client: Client, file: str, purpose: str) -> Iterator[str]:
     try:
         yield str(uploaded["id"])
     except RequestRefused as refusal:
-        if refusal.code == ExitCode.REFUSED:
-            client.delete(f"/files/{segment(uploaded['id'])}")
-            print_note(f"Deleted {uploaded['id']}, because the request was refused")
+        if refusal.status < 500:  # after a 5xx, the file may be in use: the request may have succeeded
+            _delete_unused(client, uploaded["id"])
         raise
+
+
+def _delete_unused(client: Client, file_id: str) -> None:
+    """Delete the file of a refused request. A failure is a note only, because the refusal is the command's error."""
+    try:
+        client.delete(f"/files/{segment(file_id)}")
+    except CommandError as error:
+        print_note(f"Could not delete {file_id}: {error.message}")
+        print_note(f"Delete it later with: attune files delete {file_id}")
+    else:
+        print_note(f"Deleted {file_id}, because the request was refused")
 
 
 def require_id(file: str) -> None:

@@ -95,6 +95,8 @@ class FakeServer:
     """The job and its events so far (oldest first), a scene for each time the job is asked for; the last stays."""
     outages: int = 0
     """So many of the next requests are answered 503."""
+    refuses: dict[str, int] = field(default_factory=dict)
+    """{method and path: status of each answer}."""
     artifacts: dict[str, bytes] = field(default_factory=dict)
     listed_sha256: dict[str, str] = field(default_factory=dict)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -205,6 +207,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer(b"")
 
+    def do_DELETE(self) -> None:
+        self.answer(b"")
+
     def do_POST(self) -> None:
         self.answer(self.rfile.read(int(self.headers.get("content-length", 0))))
 
@@ -218,12 +223,16 @@ class Handler(BaseHTTPRequestHandler):
         elif self.state.outages > 0:
             self.state.outages -= 1
             status, content = 503, refusal("starting")
+        elif (asked := f"{self.command} {path}") in self.state.refuses:
+            status, content = self.state.refuses[asked], refusal(f"not now: {asked}")
+        elif self.command == "DELETE":
+            status, content = 200, {"deleted": True}
         else:
             status, content = self.state.get(path, query) if self.command == "GET" else self.state.post(path, body)
         raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-        if (asked := self.headers["range"]) is not None:
-            self.state.ranges.append(asked)
-            status, raw = 206, raw[int(asked.removeprefix("bytes=").rstrip("-")) :]
+        if (part := self.headers["range"]) is not None:
+            self.state.ranges.append(part)
+            status, raw = 206, raw[int(part.removeprefix("bytes=").rstrip("-")) :]
         self.send_response(status)
         self.send_header("x-request-id", "req_1")
         self.send_header("content-length", str(len(raw)))

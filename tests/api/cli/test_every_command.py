@@ -309,7 +309,10 @@ def test_every_command_is_among_them_or_tested_elsewhere() -> None:
 
 @pytest.mark.parametrize(
     ("stop", "code"),
-    [(KeyboardInterrupt(), 130), (RequestRefused(ExitCode.UNAVAILABLE, "too busy", "too_busy"), ExitCode.UNAVAILABLE)],
+    [
+        (KeyboardInterrupt(), 130),
+        (RequestRefused(ExitCode.UNAVAILABLE, "too busy", "too_busy", 503), ExitCode.UNAVAILABLE),
+    ],
 )
 def test_an_interrupted_upload_in_parts_is_continued(
     stop: BaseException, code: int, names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -63,6 +63,27 @@ def test_a_file_that_the_project_has_is_not_uploaded_again(server: FakeServer, t
     assert (server.uploaded, server.created) == (None, {"model": "tiny", "training_file": "file-1"})
 
 
+@pytest.mark.parametrize(
+    ("refused", "deletion", "note"),
+    [
+        (403, {}, "Deleted file-1"),
+        (429, {}, "Deleted file-1"),
+        (429, {"DELETE /v1/files/file-1": 503}, "Delete it later with: attune files delete file-1"),
+        (503, {}, None),
+    ],
+)
+def test_the_file_of_a_refused_batch_is_deleted_and_the_refusal_stays_the_error(
+    server: FakeServer, tmp_path: Path, refused: int, deletion: dict[str, int], note: str | None
+) -> None:
+    (path := tmp_path / "requests.jsonl").write_bytes(ROW)
+    server.refuses = {"POST /v1/batches": refused} | deletion
+    result = attune("batches", "create", path)
+    assert result.exit_code == (ExitCode.NOT_AUTHORIZED if refused == 403 else ExitCode.UNAVAILABLE)
+    assert "not now: POST /v1/batches" in result.stderr.splitlines()[-1]
+    assert ("DELETE /v1/files/file-1" in server.requests) == (note is not None)
+    assert note is None or note in result.stderr
+
+
 def test_a_file_that_will_expire_is_uploaded_again(server: FakeServer, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(ROW)
