@@ -16,6 +16,7 @@ for an answer that cannot be stored.
     attune:sample:bell               list: samplers wait until it has an entry; the entries have no meaning
     attune:sample:request:{request}  the request's content
     attune:sample:answer:{request}   stream: the reports of its response
+    attune:sample:probe              the write with which a submission begins
 
 `{line}` is the name of a waiting line: the project, or `background-{project}` for the project's requests in the
 background (batches, evals, judges), so that these do not use up the places of its chats.
@@ -52,6 +53,7 @@ local now = time[1] + time[2] / 1000000
 local request, line, body, timeout, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local prefix, turns = KEYS[1], ARGV[6]
 local open = prefix .. ':open:' .. line
+redis.call('SET', prefix .. ':probe', '', 'PX', 1)
 if redis.call('ZCOUNT', prefix .. ':workers', now, '+inf') == 0 then return 'no_sampler' end
 if redis.call('ZCOUNT', open, '(' .. now, '+inf') >= limit then return 'too_many' end
 redis.call('SET', prefix .. ':request:' .. request, body, 'EX', math.ceil(timeout))

@@ -9,6 +9,7 @@ import redis
 import structlog
 from anyio import CancelScope
 from anyio.to_thread import run_sync
+from redis.exceptions import OutOfMemoryError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -242,6 +243,11 @@ def _record_usage(context: Context, account: Account, tokens: AnswerTokens) -> N
 def _broker_errors() -> Iterator[None]:
     try:
         yield
+    except OutOfMemoryError as error:
+        log.warning("broker_full")
+        raise Unavailable(
+            "The broker is full: retry in 5 s. If it stays full, the operator has to raise its maxmemory", headers=RETRY
+        ) from error
     except redis.RedisError as error:
         log.warning("broker_away", error=type(error).__name__)
         raise Unavailable("The broker cannot be reached at the moment: retry in 5 s", headers=RETRY) from error

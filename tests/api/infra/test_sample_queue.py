@@ -136,3 +136,6 @@ def test_a_full_broker_refuses_requests_and_heartbeats_at_once(
         for act in (lambda: submit(url, letter(1)), receiver.beat, lambda: require_space(url)):
             with pytest.raises(OutOfMemoryError):
                 act()
+        receiver.deregister()  # as it counts after a few seconds without heartbeats
+        with pytest.raises(OutOfMemoryError):
+            submit(url, letter(1))

@@ -4,6 +4,7 @@ import json
 from typing import Any, get_type_hints
 
 import pytest
+import structlog
 from fastapi.testclient import TestClient
 from openai.types import completion_create_params as completion_params
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -24,6 +25,7 @@ from api.spec.resolve import resolve
 from tests.api.sampler import ends, finished, reasons, sampler, says, text
 from tests.conftest import EMBEDDED
 from tests.factories import a_base_model, a_job, a_project
+from tests.services import Valkey
 
 SETTINGS = EMBEDDED
 
@@ -269,6 +271,14 @@ def test_without_a_sampler_the_answer_comes_at_once_and_says_why(client: TestCli
     status, _, message = refusal(answer)
     assert (status, answer.headers["retry-after"]) == (503, "5")
     assert "attune worker --stage sample" in message
+
+
+def test_a_full_broker_is_neither_away_nor_without_samplers(client: TestClient, tiny: str, valkey: Valkey) -> None:
+    with valkey.full(), structlog.testing.capture_logs() as logs:
+        answer = client.post(CHAT, json={"model": tiny, "messages": HELLO})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "The broker is full" in refusal(answer)[2]
+    assert [line["event"] for line in logs if line["event"].startswith("broker_")] == ["broker_full"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
