@@ -39,7 +39,7 @@ themselves to fewer."""
 
 GRADINGS = 256
 """Number of `graders/run` that an API process works on at the same time. Each holds a body of up to `max_body_bytes`
-while its judges answer, which may take minutes."""
+while its judges answer, which may take minutes. Up to PROJECT_GRADINGS more of a project hold one while they wait."""
 
 PROJECT_GRADINGS = 16
 """Maximum number of one project's `graders/run` at the same time. As many may wait."""

@@ -23,7 +23,8 @@ from obstore.store import LocalStore, ObjectStore, from_url
 CHUNK_BYTES = 4 * 1024 * 1024
 STREAMED_BYTES = 64 * 1024
 """Size of the chunks that a client gets. A client that reads slowly holds about five times as much memory, and there
-may be as many as connections: 1.4 GB for 4,096 of them."""
+may be as many as connections: 1.4 GB for 4,096 of them. The part of this in write buffers is limited to 256 MiB in
+all (HttpProtocol.max_unread_bytes)."""
 JOINED_BYTES = 1024 * 1024
 """Size of the chunks of an object that is joined with others. Larger chunks fragment the heap: joining ten parts took
 57 MiB of resident memory with chunks of 4 MiB, and 34 MiB with 1 MiB."""
