@@ -47,11 +47,19 @@ def test_a_tuned_model_is_asked_with_the_system_message_of_its_training(
     visitor: Visitor, server: tuple[str, Context, str]
 ) -> None:
     context, project = server[1], a_project(server[1].database)
-    row = {"messages": [{"role": "system", "content": "Count,\nas ever."}, {"role": "user", "content": "1"}]}
+    message = "Count,\r\nas ever.\n"
+    row = {"messages": [{"role": "system", "content": message}, {"role": "user", "content": "1"}]}
     file = a_file(context, project, json.dumps(row).encode() + b"\n{}\n" * 50_000)
     model = a_model(context, project)
     with context.database.write() as session:
         session.get_one(Job, session.get_one(Model, model).job_id).training_file = file
     visitor.page.goto(f"/models/{model}")
-    expect(visitor.page.get_by_label("System message")).to_have_value("Count,\nas ever.")
+    expect(visitor.page.get_by_label("System message")).to_have_value("Count,\nas ever.\n")
     expect(visitor.page.get_by_text("that of the first training row")).to_be_visible()
+    for change, expected in ((None, message), ("Add.\n", "Add.\n")):
+        if change:
+            visitor.page.get_by_label("System message").fill(change)
+        visitor.page.get_by_label("Message", exact=True).fill("2")
+        with visitor.page.expect_request("**/v1/chat/completions") as asked:
+            visitor.page.keyboard.press("Enter")
+        assert json.loads(asked.value.post_data or "")["messages"][0] == {"role": "system", "content": expected}

@@ -21,8 +21,11 @@ export function chat({ models, signal }) {
   const stop = h("button", { type: "button", hidden: true }, "Stop");
   const clear = h("button.quiet", { type: "button" }, "Start over");
   let running = null;
+  let suggested = { shown: "", exact: "" };
 
-  const settings = () => ({ temperature: Number(temperature.value), max_tokens: Number(longest.value), system: system.value.trim() });
+  /** The system message; "" if there is none. A text area turns "\r\n" into "\n", so an unchanged suggestion is sent as it came. */
+  const systemMessage = () => system.value === suggested.shown ? suggested.exact : system.value.trim() && system.value;
+  const settings = () => ({ temperature: Number(temperature.value), max_tokens: Number(longest.value), system: systemMessage() });
 
   async function submit(event) {
     event.preventDefault();
@@ -59,6 +62,7 @@ export function chat({ models, signal }) {
     suggest(message) {
       if (system.value || running || options.open) return;
       system.value = message;
+      suggested = { shown: system.value, exact: message };
       options.open = true;
       options.append(h("p.muted.small", {}, "The system message is that of the first training row: a tuned model expects it."));
     },
