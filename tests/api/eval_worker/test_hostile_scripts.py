@@ -66,8 +66,8 @@ def peaks_of_graders() -> Iterator[dict[int, int]]:
 
     def watch() -> None:
         while not done.wait(0.03):
-            with suppress(psutil.Error, OSError):  # a process that has just ended
-                for child in psutil.Process().children(recursive=True):
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error, OSError):  # a process that has just ended, or another test's zombie
                     if "worker.evaluate" in child.cmdline():
                         peaks.update({each.pid: peak_of(each) for each in (child, *child.children())})
 
