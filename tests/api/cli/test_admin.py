@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from alembic import command
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+from api.cli import console
 from api.cli.main import app
 from api.context import Context
 from api.records import Database
@@ -16,6 +20,7 @@ from api.records import keys as key_records
 from api.records.migrate import alembic_config
 from api.services import base_models, keys
 from api.settings import load_settings
+from tests.api.cli.terminal import run_on_terminal
 
 
 @pytest.fixture
@@ -83,6 +88,24 @@ def test_a_base_model_is_added_verified_and_removed_before_any_server_runs(
     attune("models", "remove", "org/tiny")
     assert json.loads(attune("models", "list", "--json").stdout) == []
     assert not weights.exists()
+
+
+def test_a_terminal_shows_the_conversion_and_then_the_model(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(command: list[str], folder: Path, timeout_s: float, source: str, report: Callable[..., None]) -> None:
+        report("converting", 2048)
+        shutil.copytree(tiny_base, folder / "model")  # the test above waits for a conversion, which imports torch
+
+    monkeypatch.setattr(base_models, "_run", convert)
+    monkeypatch.setattr(console.err, "is_interactive", True)  # decided at import, when there was no terminal
+    monkeypatch.setenv("TERM", "xterm")
+    code, shown = run_on_terminal("models", "add", "org/tiny", "tiny", "--data-dir", tmp_path / "data")
+    assert code == 0, shown
+    progress, _, model = shown.rpartition("\x1b[2K")  # the progress is wiped away
+    assert re.search(r"(converting|storing) tiny: ", progress), shown
+    assert re.search(r"^name +org/tiny\r$", model, re.MULTILINE), shown
+    assert "\x1b" not in model
 
 
 def test_what_nothing_names_is_only_told_unless_it_is_to_be_removed(attune, tmp_path: Path) -> None:

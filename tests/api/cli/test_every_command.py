@@ -141,9 +141,9 @@ ELSEWHERE = {
     "import push": "test_import_push.py",
     "import compare": "test_import_compare.py",
     "models add": "test_admin.py",
-    "up": "the live server of many tests",
-    "api": "the server of these tests",
-    "worker": "end_to_end/test_production.py",
+    "up": "test_servers_on_terminal.py, and the live server of many tests",
+    "api": "test_servers_on_terminal.py, and the server of these tests",
+    "worker": "test_servers_on_terminal.py, and end_to_end/test_production.py",
     "demo": "trains for minutes: `make demo`",
 }
 """Commands that are not among them, with what tests each."""

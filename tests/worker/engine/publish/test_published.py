@@ -16,6 +16,7 @@ from api.cli.adapters import adapters_app
 from api.cli.errors import ExitCode
 from api.cli.verify import comparison
 from api.spec.manifest import Manifest, Provenance
+from tests.api.cli.terminal import run_on_terminal
 from tests.hostile import CATASTROPHIC
 from tests.tiny_models import make_model
 from tests.worker.recorder import train_here
@@ -109,6 +110,16 @@ def test_a_whole_folder_and_its_tar_are_verified(published: Path, tmp_path: Path
         code, found = _verify(path)
         assert (code, found["problems"], found["kind"]) == (ExitCode.OK, [], "adapter"), found
         assert found["tensors"] == 28
+
+
+def test_a_terminal_shows_the_verdict_and_what_is_wrong(published: Path) -> None:
+    code, shown = run_on_terminal("adapters", "verify", published)
+    assert (code, shown.splitlines()[-1]) == (ExitCode.OK, "verified    yes"), shown
+    _cut(published)
+    code, shown = run_on_terminal("adapters", "verify", published)
+    assert code == ExitCode.CORRUPT, shown
+    assert f"\r\nproblem 1   {WEIGHTS} cannot be read: " in shown
+    assert shown.splitlines()[-2] == "verified    NO"
 
 
 def test_rows_of_the_data_may_be_left_out(published: Path) -> None:
