@@ -92,5 +92,9 @@ class AttuneUp(Server):
 
 
 def words_of(process: psutil.Process) -> list[str]:
-    """The words of its command line, which is one text in a forked process; of paths, their last parts."""
-    return [Path(word).name for argument in process.cmdline() for word in argument.split()]
+    """The words of its command line, which is one text in a forked process; of paths, their last parts. Empty if it has
+    just ended."""
+    try:
+        return [Path(word).name for argument in process.cmdline() for word in argument.split()]
+    except psutil.NoSuchProcess:  # or its zombie
+        return []

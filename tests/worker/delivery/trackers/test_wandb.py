@@ -152,6 +152,7 @@ def test_a_process_of_the_library_that_does_not_end_well_ends_no_thread(
     teardown: Callable[[], None], error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wandb.teardown", teardown)
+    monkeypatch.setattr("psutil.Process.children", lambda _: [])  # the process of other tests must not be killed
     monkeypatch.setattr(wandb, "FINISH_TIMEOUT_S", 0.1)
     with pytest.raises(error):
         wandb._end_process()
