@@ -130,10 +130,10 @@ COMMAND_LINES = {
 TEXTS = {"files content", "completion"}
 """Commands whose result is a text that has no form in JSON."""
 ELSEWHERE = {
-    "jobs log": "test_jobs.py",
-    "chat": "test_chat.py",
-    "estimate": "test_estimate.py",
-    "preview": "test_estimate.py",
+    "jobs log": "test_jobs.py, end_to_end/test_terminal.py",
+    "chat": "test_chat.py, end_to_end/test_terminal.py",
+    "estimate": "test_estimate.py, end_to_end/test_terminal.py",
+    "preview": "test_estimate.py, end_to_end/test_terminal.py",
     "adapters verify": "worker/engine/publish/test_published.py",
     "import inventory": "test_import_fetch.py",
     "import fetch": "test_import_fetch.py",
