@@ -42,13 +42,13 @@ GRADINGS = 256
 while its judges answer, which may take minutes. Up to PROJECT_GRADINGS more of a project hold one while they wait."""
 
 PROJECT_GRADINGS = 16
-"""Maximum number of one project's `graders/run` at the same time. As many may wait."""
+"""Maximum number of one project's `graders/run` at the same time. The same number may wait."""
 
 WEBHOOK_TESTS = 16
 """Number of tests of webhooks that an API process sends at the same time. Each may take 15 s."""
 
 PROJECT_WEBHOOK_TESTS = 4
-"""Maximum number of one project's tests at the same time. As many may wait."""
+"""Maximum number of one project's tests at the same time. The same number may wait."""
 
 QUEUE_BOARD_S = 1.0
 """Seconds for which one reading of the queue (api.services.waiting) serves all requests."""

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ POLL_S = 0.2
 
 
 @dataclass
-class ManagedProcess:
+class ManagedProcess(ABC):
     """A process and all that is needed to restart it."""
 
     name: str
@@ -48,8 +49,9 @@ class ManagedProcess:
             output.close()
         self.started_at, self.restart_at = time.monotonic(), None
 
+    @abstractmethod
     def launch(self, output: IO[bytes]) -> Process:
-        raise NotImplementedError
+        """Start the process, with its standard output and error in `output`."""
 
     def restart_if_dead(self, log: Callable[[str], None]) -> None:
         """Log the end of the process, and restart it once the back-off is over."""

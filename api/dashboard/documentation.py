@@ -61,7 +61,7 @@ class Document:
     sections: tuple[Heading, ...]
     """The headings of the second level."""
     passages: tuple[Passage, ...]
-    """What the search looks through."""
+    """The texts that are searched."""
 
 
 Navigation = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]

@@ -47,7 +47,7 @@ class Check:
     status: Status
     detail: str
     remedy: str | None = None
-    """What to do; None if nothing is wrong."""
+    """A sentence that names the action; None if nothing is wrong."""
 
 
 def check_components(settings: Settings) -> Iterator[Check]:

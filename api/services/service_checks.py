@@ -21,7 +21,7 @@ CONSEQUENCES = {
     EVALUATE: "runs of evals wait",
     DELIVER: "webhooks and metrics wait",
 }
-"""What happens while no worker of the stage runs."""
+"""The consequence while no worker of the stage runs."""
 
 
 @dataclass(frozen=True)

@@ -221,53 +221,37 @@ def told():
     }
 
 
+ITEM = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
+SAID = {"input": "{{ sample.output_text }}", "reference": "{{ item.word }}"}
+JUDGED = {"model": "tiny", "input": [{"role": "user", "content": "Is {{ sample.output_text }} a word?"}]}
+CRITERIA = [
+    {"type": "string_check", "name": "says it", "operation": "ilike", **SAID},
+    {"type": "text_similarity", "name": "near", "evaluation_metric": "fuzzy_match", "pass_threshold": 0, **SAID},
+    {"type": "python", "name": "a text", "source": "def grade(sample, item):\n    return 1.0"},
+    {"type": "label_model", "name": "labelled", "labels": ["yes", "no"], "passing_labels": ["yes", "no"], **JUDGED},
+    {"type": "score_model", "name": "scored", "range": [0, 1], "pass_threshold": 0, **JUDGED},
+]
+
+
+def sampled(count):
+    """The data source of a run over so many items."""
+    messages = [{"role": "user", "content": "{{ item.word }}"}]
+    return {
+        "type": "completions",
+        "model": "tiny",
+        "source": {"type": "file_content", "content": [{"item": {"word": "ab"[row % 2]}} for row in range(count)]},
+        "input_messages": {"type": "template", "template": messages},
+        "sampling_params": {"max_completion_tokens": 4, "temperature": 0},
+    }
+
+
 def evaluated():
     """Every method of evals, of their runs and of the runs' items."""
-    text = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
-    said = {"input": "{{ sample.output_text }}", "reference": "{{ item.word }}"}
-    judged = [{"role": "user", "content": "Is {{ sample.output_text }} a word?"}]
     made = client.evals.create(
         name="first",
-        data_source_config={"type": "custom", "item_schema": text, "include_sample_schema": True},
-        testing_criteria=[
-            {"type": "string_check", "name": "says it", "operation": "ilike", **said},
-            {
-                "type": "text_similarity",
-                "name": "near",
-                "evaluation_metric": "fuzzy_match",
-                "pass_threshold": 0,
-                **said,
-            },
-            {"type": "python", "name": "a text", "source": "def grade(sample, item):\n    return 1.0"},
-            {
-                "type": "label_model",
-                "name": "labelled",
-                "model": "tiny",
-                "input": judged,
-                "labels": ["yes", "no"],
-                "passing_labels": ["yes", "no"],
-            },
-            {
-                "type": "score_model",
-                "name": "scored",
-                "model": "tiny",
-                "input": judged,
-                "range": [0, 1],
-                "pass_threshold": 0,
-            },
-        ],
+        data_source_config={"type": "custom", "item_schema": ITEM, "include_sample_schema": True},
+        testing_criteria=CRITERIA,
     )
-    messages = {"type": "template", "template": [{"role": "user", "content": "{{ item.word }}"}]}
-
-    def sampled(count):
-        return {
-            "type": "completions",
-            "model": "tiny",
-            "source": {"type": "file_content", "content": [{"item": {"word": "ab"[row % 2]}} for row in range(count)]},
-            "input_messages": messages,
-            "sampling_params": {"max_completion_tokens": 4, "temperature": 0},
-        }
-
     runs = client.evals.runs
     begun = runs.create(made.id, name="run", data_source=sampled(2))
     run = until(lambda: runs.retrieve(begun.id, eval_id=made.id), "completed", "failed", "canceled")
