@@ -124,13 +124,15 @@ def _end_process() -> None:
         except BaseException as error:
             failures.append(error)
 
-    process = [child for child in psutil.Process().children() if child.name().startswith("wandb-core")]
+    children = psutil.Process().children()
     thread = threading.Thread(target=teardown, daemon=True)
     thread.start()
     thread.join(FINISH_TIMEOUT_S)
     if thread.is_alive():
-        for child in process:
-            child.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.name().startswith("wandb-core"):
+                    child.kill()
         raise TimeoutError("wandb's process did not end")
     if failures:
         raise RuntimeError("wandb's process ended with an error") from failures[0]
