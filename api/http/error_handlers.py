@@ -63,7 +63,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     hint = _ALTERNATIVES.get(path, "See /openapi.json for the API.")
     message = {
         404: f"Unknown request URL: {request.method} {path}. {hint}",
-        405: f"Not allowed to {request.method} on {path}, which has {', '.join(_allowed(request))}",
+        405: f"{request.method} is not allowed on {path}. Allowed: {', '.join(_allowed(request))}",
     }.get(error.status_code, str(error.detail))
     kind = InvalidRequest if error.status_code < 500 else ServiceError
     body = kind(message, code=_CODES.get(error.status_code)).body()
