@@ -24,6 +24,10 @@ PREFER_ANOTHER_S = 60
 """Seconds for which a requeued job waits for another worker than the one on which it failed, if there is another."""
 
 
+class Interrupted(Exception):
+    """The worker is shutting down: the attempt is no fault of the job, which keeps its retries."""
+
+
 class AttemptFailed(Exception):
     """The attempt has failed. The message is shown to the user."""
 

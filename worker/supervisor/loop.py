@@ -14,14 +14,13 @@ from api.records.job_queue import Claim
 from api.records.jobs import Job, StaleFence
 from api.spec.lifecycle import FINAL, FailureReason, Stage
 from worker.supervisor.attempt import AttemptContext
-from worker.supervisor.faults import AttemptFailed, requeue, retry_or_fail
+from worker.supervisor.faults import AttemptFailed, Interrupted, requeue, retry_or_fail
 from worker.supervisor.inputs import BaseModelGone
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.lineage import ParentDeleted
 from worker.supervisor.logs import LogUploader
 from worker.supervisor.node import Node
 from worker.supervisor.prepare import prepare
-from worker.supervisor.prepare_child import Interrupted
 from worker.supervisor.scan import scan_waiting
 from worker.supervisor.slots import Slot
 from worker.supervisor.train import train

@@ -16,7 +16,7 @@ from worker.shared.reports import ProgressReport
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.child import Child
 from worker.supervisor.damage import raise_on_damage
-from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE, AttemptFailed
+from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE, AttemptFailed, Interrupted
 from worker.supervisor.inputs import fetch_tokenizer
 
 log = structlog.get_logger(__name__)
@@ -48,10 +48,6 @@ class Source:
     file: File
     min_rows: int
     key: str
-
-
-class Interrupted(Exception):
-    """The worker is shutting down."""
 
 
 def run_prepare(attempt: AttemptContext, sources: list[Source], labels: RequiredLabels) -> dict[str, FileReport]:

@@ -15,13 +15,12 @@ from worker.shared import memory_overrides
 from worker.shared.cgroup import out_of_memory_kills
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.estimates import Workloads, machine_of, record_observation
-from worker.supervisor.faults import AttemptFailed
+from worker.supervisor.faults import AttemptFailed, Interrupted
 from worker.supervisor.inputs import fetch_state
 from worker.supervisor.lineage import fetch_parent_adapter, fetch_reward_models, fetch_weights, weights_are_damaged
 from worker.supervisor.measurements import keep_measurements, link_measurements
 from worker.supervisor.out_of_memory import killed_for_memory, reduce_memory, with_overrides
 from worker.supervisor.prepare import fetch_arrays
-from worker.supervisor.prepare_child import Interrupted
 from worker.supervisor.provenance import origin_of
 from worker.supervisor.remaining import predicted_s, share_done
 from worker.supervisor.slots import Slot

@@ -28,13 +28,13 @@ from worker.engine.saving.atomic_folder import atomic_folder
 from worker.shared.reports import MetricsReport
 from worker.supervisor import prepare_child
 from worker.supervisor.child import Child
-from worker.supervisor.faults import BACKOFF_S, AttemptFailed, retry_or_fail
+from worker.supervisor.faults import BACKOFF_S, AttemptFailed, Interrupted, retry_or_fail
 from worker.supervisor.inputs import fetch_state
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.loop import claim_next, work_until_idle
 from worker.supervisor.lost_jobs import requeue_expired
 from worker.supervisor.outputs import store_folder, store_state
-from worker.supervisor.prepare_child import Interrupted, wait_for_child
+from worker.supervisor.prepare_child import wait_for_child
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
 from worker.supervisor.train import _fetch_state

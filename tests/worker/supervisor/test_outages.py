@@ -24,10 +24,9 @@ from tests.worker.supervisor.clock import Clock
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
 from worker.engine.errors import as_training_error
 from worker.supervisor import loop
-from worker.supervisor.faults import AttemptFailed, retry_or_fail
+from worker.supervisor.faults import AttemptFailed, Interrupted, retry_or_fail
 from worker.supervisor.lost_jobs import Sweeper
 from worker.supervisor.pause import PAUSES_S, SUSPICIOUS_JOBS, Pause
-from worker.supervisor.prepare_child import Interrupted
 from worker.supervisor.work_folder import fills_disk
 
 
