@@ -33,7 +33,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     format: str | None = None
     """The rows' format. None: detected from their keys."""
     reasoning: Reasoning = "auto"
-    """Which reasoning of assistant messages is rendered and supervised."""
+    """The reasoning of assistant messages that is rendered and supervised."""
     context_window: int | None = None
     """Maximum number of tokens that the base model can read. Longer rows are reported. None: the maximum is unknown,
     and no row is reported as too long."""

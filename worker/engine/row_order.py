@@ -1,4 +1,4 @@
-"""Which rows each step trains on, newly shuffled in each epoch."""
+"""The rows that each step trains on, newly shuffled in each epoch."""
 
 import math
 from functools import lru_cache

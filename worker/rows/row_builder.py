@@ -70,7 +70,7 @@ class RowBuilder:
     renderer: Renderer | None
     """None if the base model has no chat template."""
     reasoning: Reasoning = "auto"
-    """Which reasoning is supervised; the renderer has the same setting."""
+    """The reasoning that is supervised; the renderer has the same setting."""
     base_warnings: BaseModelWarnings = field(default_factory=BaseModelWarnings)
     warnings: list[RowWarning] = field(default_factory=list)
     """Warnings about the current row."""

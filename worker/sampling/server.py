@@ -112,7 +112,7 @@ class SamplingServer:
         elif self._steps % RECOVERY_STEPS == 0:
             self._places = min(2 * self._places, self._all_places)
 
-    # Which rows are generated.
+    # The choice of the rows that are generated.
 
     def _admit(self) -> None:
         first = min(self._wanting(), key=lambda request: request.turn, default=None)
@@ -222,7 +222,7 @@ class SamplingServer:
     def _rows(self) -> list[Row]:
         return [] if self._batch is None else self._batch.rows
 
-    # What happens to a request.
+    # The start and the end of a request.
 
     def _change_to(self, request: OpenRequest) -> bool:
         """Load the request's base unless it is in memory, and begin an empty batch. Return False if the request has

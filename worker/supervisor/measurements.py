@@ -16,7 +16,7 @@ from api.spec.manifest import ParentAdapter
 RUN_FOLDER_LINK = "measured"
 """The run folder's link to the folder of its project and starting model."""
 NEW = Path("out", "measured")
-"""Where the trainer writes the measurement that it made or used again."""
+"""The folder in which the trainer writes the measurement that it made or used again."""
 KEPT = 1000
 """Number of measurements that are kept, the most recently used ones. One takes some kilobytes."""
 MAX_BYTES = 1 << 20

@@ -16,7 +16,7 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
     """Merge the adapter in `folder` into the base's weights, write the whole model to `folder/merged`, and return that
     folder.
 
-    The merged weights have the base's stored type. Where the base was quantized, the adapter is merged into the
+    The merged weights have the base's stored type. If the base was quantized, the adapter is merged into the
     dequantized 4-bit weights, with which it was trained.
     """
     model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantized=False)
