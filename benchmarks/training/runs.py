@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 
+from api.infra.child_environment import installed_allocator
 from benchmarks.training.environments import Peer
 from benchmarks.training.prepared import Prepared
 from benchmarks.training.workloads import ALPHA, MODEL, RANK, REWARDED, WARM_UP_STEPS, Workload
@@ -64,7 +66,8 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def run_ours(prepared: Prepared, folder: Path, seed: int, threads: int) -> Run:
-    """Run `python -m worker.train` on a run folder. Raise Failed if the program fails."""
+    """Run `python -m worker.train` on a run folder, with the allocator that a worker would choose. Raise Failed if the
+    program fails."""
     run = prepared.run_folder(folder, seed)
     read_fd, write_fd = os.pipe()
     started = time.monotonic()
@@ -76,7 +79,7 @@ def run_ours(prepared: Prepared, folder: Path, seed: int, threads: int) -> Run:
             stderr=subprocess.STDOUT,
             pass_fds=[write_fd],
             cwd=ROOT,
-            env={**environment(threads), "ATTUNE_REPORT_FD": str(write_fd)},
+            env={**environment(threads), **_allocator(), "ATTUNE_REPORT_FD": str(write_fd)},
         )
     os.close(write_fd)
     reports: list[tuple[float, dict[str, Any]]] = []
@@ -90,6 +93,12 @@ def run_ours(prepared: Prepared, folder: Path, seed: int, threads: int) -> Run:
     if child.wait() != 0:
         raise Failed(f"{folder / 'log.txt'}: {reports[-1][1] if reports else ''}")
     return _our_run(prepared.workload, run, started, reports, peak)
+
+
+def _allocator() -> dict[str, str]:
+    """Return the variable by which a worker gives tcmalloc to a trainer on a CPU, if the system has it."""
+    library = installed_allocator()
+    return {"LD_PRELOAD": str(library)} if library is not None and not torch.cuda.is_available() else {}
 
 
 def _our_run(
