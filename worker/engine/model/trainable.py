@@ -211,6 +211,7 @@ class TrainableModel:
         """Free the weights. The model cannot be used afterwards."""
         self.trained, self.masters, self.extras = {}, {}, {}
         self._start = self.value_head = None
+        self.restore_layers = lambda: None  # it holds the layers
         del self.model, self.network
 
 
