@@ -131,7 +131,7 @@ class Storage:
                 chunk_size=SMALLEST_PART_BYTES,
                 max_concurrency=1 if low_memory else 2,
             )
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:
             raise _not_written(key, error) from error
         return StoredObject(count, digest.hexdigest())
 
@@ -141,7 +141,7 @@ class Storage:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         try:
             obstore.put(self._store, key, path, chunk_size=PART_BYTES, max_concurrency=2)
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:
             raise _not_written(key, error) from error
         return StoredObject(path.stat().st_size, digest)
 
@@ -149,7 +149,7 @@ class Storage:
         """Store a small object (a manifest, a result file)."""
         try:
             obstore.put(self._store, key, data)
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:
             raise _not_written(key, error) from error
         return StoredObject(len(data), hashlib.sha256(data).hexdigest())
 
@@ -173,10 +173,8 @@ class Storage:
                 if self._stopping is not None and self._stopping.is_set():
                     raise ReadingStopped(key)
                 yield bytes(chunk)
-        except FileNotFoundError as error:
-            raise ObjectMissing(key) from error
-        except BaseError as error:
-            raise StorageUnavailable(f"reading {key}") from error
+        except (BaseError, FileNotFoundError) as error:
+            raise _not_read(key, error) from error
 
     async def stream(
         self, key: str, *, part: range | None = None, chunk_bytes: int = STREAMED_BYTES
@@ -189,19 +187,15 @@ class Storage:
             )
             async for chunk in response.stream(min_chunk_size=chunk_bytes):
                 yield bytes(chunk)
-        except FileNotFoundError as error:
-            raise ObjectMissing(key) from error
-        except BaseError as error:
-            raise StorageUnavailable(f"reading {key}") from error
+        except (BaseError, FileNotFoundError) as error:
+            raise _not_read(key, error) from error
 
     async def read_range(self, key: str, *, start: int, length: int) -> bytes:
         """Return `length` bytes of the object from byte `start`. Raises ObjectMissing if there is no object."""
         try:
             return bytes(await obstore.get_range_async(self._store, key, start=start, length=length))
-        except FileNotFoundError as error:
-            raise ObjectMissing(key) from error
-        except BaseError as error:
-            raise StorageUnavailable(f"reading {key}") from error
+        except (BaseError, FileNotFoundError) as error:
+            raise _not_read(key, error) from error
 
     def exists(self, key: str) -> bool:
         return self.changed_at(key) is not None
@@ -253,16 +247,19 @@ class Storage:
                 continue
             try:
                 obstore.delete(self._store, key)
-            except FileNotFoundError:
-                continue
-            except BaseError as error:
-                raise StorageUnavailable(f"deleting {key}") from error
+            except (BaseError, FileNotFoundError) as error:
+                if not _is_missing(error):
+                    raise StorageUnavailable(f"deleting {key}") from error
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete every object whose key begins with `prefix/`."""
         try:
             for batch in obstore.list(self._store, prefix):
-                obstore.delete(self._store, [entry["path"] for entry in batch])
+                paths = [entry["path"] for entry in batch]
+                try:
+                    obstore.delete(self._store, paths)
+                except FileNotFoundError:  # another process has deleted one of them: the others may be left
+                    self.delete(paths)
         except BaseError as error:
             raise StorageUnavailable(f"deleting {prefix}") from error
 
@@ -274,8 +271,23 @@ _NO_ROOM = tuple(f"(os error {number})" for number in NO_ROOM)
 """Parts of the library's messages about a full disk. The library has no exception class for this error."""
 
 
-def _not_written(key: str, error: BaseError) -> StorageUnavailable:
-    """Return the exception for a failed write."""
+_NO_BUCKET = ("<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>")
+"""Parts of the responses of S3, Google and Azure for a bucket that does not exist. The library raises FileNotFoundError
+both for a missing object and for a missing bucket."""
+
+
+def _is_missing(error: BaseError | FileNotFoundError) -> bool:
+    """Return whether the storage has no such object. Without its bucket, every object would seem to be missing."""
+    return isinstance(error, FileNotFoundError) and not any(code in str(error) for code in _NO_BUCKET)
+
+
+def _not_read(key: str, error: BaseError | FileNotFoundError) -> ObjectMissing | StorageUnavailable:
+    """Return the exception for a failed read."""
+    return ObjectMissing(key) if _is_missing(error) else StorageUnavailable(f"reading {key}")
+
+
+def _not_written(key: str, error: BaseError | FileNotFoundError) -> StorageUnavailable:
+    """Return the exception for a failed write. A FileNotFoundError means that there is no bucket."""
     full = any(number in str(error) for number in _NO_ROOM)
     return StorageFull(f"no room for {key}") if full else StorageUnavailable(f"writing {key}")
 

@@ -2,8 +2,10 @@ import hashlib
 import io
 import tarfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -127,3 +129,48 @@ def test_objects_without_their_folder_are_not_missing_but_away(tmp_path: Path, u
         with pytest.raises(StorageUnavailable):
             act()
     assert not folder.exists()
+
+
+class WithoutBucket(BaseHTTPRequestHandler):
+    """Answers as S3 does for a bucket that does not exist. The tests' S3 server makes such a bucket at a write."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        answer = b"<Error><Code>NoSuchBucket</Code><Message>The specified bucket does not exist</Message></Error>"
+        self.send_response(404)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 (names that http.server looks for)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bucketless(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), WithoutBucket) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        yield Storage(s3_url)
+        server.shutdown()
+
+
+@pytest.mark.anyio
+async def test_objects_without_their_bucket_are_not_missing_but_away(bucketless: Storage) -> None:
+    with pytest.raises(StorageUnavailable):
+        await bucketless.read_range("a/b", start=0, length=1)
+    with pytest.raises(StorageUnavailable):
+        await bucketless.write("a/b", chunks(1))
+    for act in (
+        lambda: list(bucketless.read("a/b")),
+        lambda: bucketless.write_bytes("a/b", b"x"),
+        lambda: bucketless.write_file("a/b", Path(__file__)),
+        bucketless.probe,
+        lambda: list(bucketless.list_objects("a")),
+        lambda: bucketless.delete(["a/b"]),
+        lambda: bucketless.delete_prefix("a"),
+    ):
+        with pytest.raises(StorageUnavailable):
+            act()
