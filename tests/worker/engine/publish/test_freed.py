@@ -11,7 +11,9 @@ import torch
 from tests.worker import pairs
 from tests.worker.recorder import train_here
 from worker import train
+from worker.engine.model.load import load_trainable
 from worker.engine.publish import publish
+from worker.engine.publish.fresh_process import score_in_fresh_process
 
 
 @pytest.mark.parametrize(
@@ -23,10 +25,9 @@ def test_no_weight_of_the_trainer_is_left_when_its_files_are_scored(
 ) -> None:
     weights: list[tuple[str, weakref.ref[torch.Tensor]]] = []
     left: list[str] = []
-    load, score = train.load_trainable, publish.score_in_fresh_process
 
     def loaded(*arguments: Any, **options: Any) -> Any:
-        model = load(*arguments, **options)
+        model = load_trainable(*arguments, **options)
         weights.extend((name, weakref.ref(each)) for name, each in model.network.named_parameters())
         weights.extend((name, weakref.ref(each)) for name, each in model.masters.items())
         return model
@@ -34,7 +35,7 @@ def test_no_weight_of_the_trainer_is_left_when_its_files_are_scored(
     def scored(*arguments: Any) -> Any:
         gc.collect()
         left.extend(name for name, weight in weights if weight() is not None)
-        return score(*arguments)
+        return score_in_fresh_process(*arguments)
 
     monkeypatch.setattr(train, "load_trainable", loaded)
     monkeypatch.setattr(publish, "score_in_fresh_process", scored)
