@@ -7,7 +7,6 @@ with limits. Models are asked by api.services.judges.
 import asyncio
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -139,7 +138,7 @@ def _asks_again(context: Context, claim: EvalItemClaim, failure: Unanswered) -> 
     if failure.doubtful:
         return claim.item.faults + 1 < MAX_FAULTS
     waits_since = claim.work.waits_since
-    return failure.away and (waits_since is None or time.time() - waits_since < context.settings.judge_wait_s)
+    return failure.away and (waits_since is None or claim.at - waits_since < context.settings.judge_wait_s)
 
 
 async def _graded_by_child(

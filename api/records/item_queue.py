@@ -76,6 +76,8 @@ class ItemClaim(Generic[W, I]):
     work: W
     item: I
     """`work` and `item` are the rows as they were when the item was claimed."""
+    at: float
+    """Time of the claim."""
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -166,7 +168,7 @@ class WorkQueue(Generic[W, I]):
         item.fence, item.owner, item.due_at = item.fence + 1, owner, now + lease_s
         session.flush()
         turns.record(session, self.turn, project_id)
-        return ItemClaim(work, item)
+        return ItemClaim(work, item, now)
 
     def _has_due_items(self, now: float) -> ColumnElement[bool]:
         due = select(self.item.line).where(self.item.work_id == self.work.id, self.item.due_at <= now).exists()

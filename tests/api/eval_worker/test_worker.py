@@ -497,6 +497,22 @@ def test_a_judge_that_stays_away_for_too_long_is_the_error_of_its_items(
     assert client.get(run).json()["status"] == "completed"
 
 
+def test_a_worker_with_a_fast_clock_waits_for_a_judge_as_long_as_others(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = time.time() + 24 * 3600
+    monkeypatch.setattr("time.time", lambda: fast)
+    with outside_judge(lambda number, body: Said(status=500)) as server:
+        context = judged_by(served, server.settings)
+        run = a_run(client, an_eval(client, SCORED), row("a", "a"))
+        for _ in range(2):
+            work(context)
+            pass_time(context)
+        context.database.dispose()
+    assert len(server.asked) > 1
+    assert client.get(run).json()["status"] == "in_progress"
+
+
 def pass_time(served: Context, seconds: float = 100) -> None:
     with served.database.write() as session:
         due = update(EvalItem).where(EvalItem.due_at.is_not(None))
