@@ -7,7 +7,8 @@ A Redis that is full (maxmemory) refuses a script's first write, and accepts the
 before. So submissions and heartbeats begin with a write that needs memory: both then fail at once, and no request waits
 for an answer that cannot be stored.
 
-    attune:sample:workers            sorted set: sampler → time until which it counts as alive
+    attune:sample:workers            sorted set: sampler → time of its last heartbeat, which is in the future if Redis's
+                                     clock was set back since
     attune:sample:open:{line}        sorted set: request → its deadline. A request that is removed from it is
                                      withdrawn, whether it waits or is being answered
     attune:sample:queue:{line}       list: waiting requests, oldest first
@@ -51,10 +52,10 @@ _SUBMIT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local request, line, body, timeout, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local prefix, turns = KEYS[1], ARGV[6]
+local prefix, turns, alive = KEYS[1], ARGV[6], tonumber(ARGV[7])
 local open = prefix .. ':open:' .. line
 redis.call('SET', prefix .. ':probe', '', 'PX', 1)
-if redis.call('ZCOUNT', prefix .. ':workers', now, '+inf') == 0 then return 'no_sampler' end
+if redis.call('ZCOUNT', prefix .. ':workers', now - alive, now + alive) == 0 then return 'no_sampler' end
 if redis.call('ZCOUNT', open, '(' .. now, '+inf') >= limit then return 'too_many' end
 redis.call('SET', prefix .. ':request:' .. request, body, 'EX', math.ceil(timeout))
 redis.call('ZREMRANGEBYSCORE', open, '-inf', now)
@@ -98,16 +99,17 @@ return deadline and tonumber(deadline) > time[1] + time[2] / 1000000 and 1 or 0
 _BEAT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[2]))
 """
 
 _ALIVE = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-if ARGV[1] == '' then return redis.call('ZCOUNT', KEYS[1], now, '+inf') end
-local until_ = redis.call('ZSCORE', KEYS[1], ARGV[1])
-return until_ and tonumber(until_) > now and 1 or 0
+local alive = tonumber(ARGV[2])
+if ARGV[1] == '' then return redis.call('ZCOUNT', KEYS[1], now - alive, now + alive) end
+local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
+return beat and math.abs(tonumber(beat) - now) < alive and 1 or 0
 """
 
 
@@ -162,7 +164,7 @@ class Producer:
         TooManyOpen if that line already has `limit` open requests."""
         body = json.dumps(job.content)
         turns = _BACKGROUND_TURNS if job.background else _TURNS
-        result = await self._run(_SUBMIT, [_PREFIX], job.id, job.line, body, timeout_s, limit, turns)
+        result = await self._run(_SUBMIT, [_PREFIX], job.id, job.line, body, timeout_s, limit, turns, ALIVE_S)
         if result != "ok":
             raise NoSampler if result == "no_sampler" else TooManyOpen
 
@@ -190,7 +192,7 @@ class Producer:
             else:
                 if not await self._run(_WANTED, [f"{_PREFIX}:open:{job.line}"], job.id):
                     raise TimeoutError
-                if not await self._run(_ALIVE, [f"{_PREFIX}:workers"], sampler):
+                if not await self._run(_ALIVE, [f"{_PREFIX}:workers"], sampler, ALIVE_S):
                     raise SamplerDead
 
     async def _run(self, script: str, keys: list[str], *arguments: EncodableT) -> object:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from api.infra.doorbell import require_space
@@ -80,6 +81,19 @@ def test_without_a_living_sampler_a_request_is_refused(url: SecretStr, receiver:
     receiver.deregister()
     with pytest.raises(NoSampler):
         submit(url, letter(1))
+
+
+def test_a_sampler_that_was_lost_before_the_clock_was_set_back_is_not_alive(url: SecretStr, receiver: Consumer) -> None:
+    submit(url, letter(1))
+    assert receiver.take(0.1)
+    with Redis.from_url(url.get_secret_value()) as redis:
+        redis.zincrby("attune:sample:workers", 3600, receiver.name)
+    with pytest.raises(NoSampler):
+        submit(url, letter(2))
+    with pytest.raises(SamplerDead):
+        sent(url, lambda sender: anext(sender.reports(letter(1))))
+    receiver.beat()
+    submit(url, letter(2))
 
 
 def test_a_project_waits_for_so_many_answers_at_most(url: SecretStr, receiver: Consumer) -> None:
