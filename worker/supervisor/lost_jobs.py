@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.infra.storage import StorageUnavailable
-from api.records import job_queue, scans, stored_bytes, usage, workers
+from api.records import clock_steps, job_queue, scans, stored_bytes, usage, workers
 from api.records.base import current_time
 from api.records.job_queue import Claim
 from api.records.jobs import Job
@@ -22,7 +22,7 @@ from api.records.usage import NO_MODEL, UNKNOWN_KEY, Account
 from api.spec.lifecycle import FailureReason, Stage
 from worker.shared.hardware import worker_resources
 from worker.supervisor import retention
-from worker.supervisor.faults import AttemptFailed, retry_or_fail
+from worker.supervisor.faults import LONGEST_WAIT_S, AttemptFailed, retry_or_fail
 from worker.supervisor.model_cache import make_room
 from worker.supervisor.node import Node
 from worker.supervisor.scan import fail_abandoned_scans
@@ -71,6 +71,7 @@ class Sweeper:
                 held=node.pause.reason,
                 **self._resources,
             )
+            clock_steps.shorten(session, lease_s=node.context.settings.lease_s, wait_s=LONGEST_WAIT_S)
         requeue_expired(node)
         with node.context.database.write() as session:
             job_queue.end_orphaned_attempts(session)

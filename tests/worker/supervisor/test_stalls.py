@@ -6,21 +6,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import func, select, text, update
 
-from api.records import job_queue, scans
+from api.records import job_queue, scans, workers
 from api.records.base import db_now
 from api.records.files import File
 from api.records.job_queue import Claim
 from api.records.jobs import Job
+from api.records.workers import Worker
 from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from tests.end_to_end.jobs import rows, wait_until
 from tests.factories import a_file, a_job, a_project
 from tests.worker.supervisor.clock import Clock
 from tests.worker.supervisor.conftest import Workshop, attempt_at
 from worker.supervisor.child import Child
-from worker.supervisor.faults import AttemptFailed
-from worker.supervisor.lost_jobs import observe_database, requeue_expired, requeue_own
+from worker.supervisor.faults import LONGEST_WAIT_S, AttemptFailed
+from worker.supervisor.lost_jobs import Sweeper, observe_database, requeue_expired, requeue_own
 from worker.supervisor.node import Node
 from worker.supervisor.scan import scan_next
 from worker.supervisor.trainer_monitor import TrainerMonitor
@@ -136,6 +137,26 @@ def test_a_clock_that_is_set_makes_no_worker_silent(clock: Clock) -> None:
         clock.now += 10
         trusted = watch.record_answer(clock.now + 3600)
     assert trusted
+
+
+def test_no_lease_of_a_lost_worker_and_no_wait_lasts_longer_because_the_clock_was_set_back(
+    workshop: Workshop, node: Node, clock: Clock
+) -> None:
+    database, early = workshop.context.database, db_now() + 3600
+    held_job, waiting = a_held_job(node).job_id, a_job(database, a_project(database))
+    file_id = a_file(workshop.context, a_project(database))
+    with database.write() as session:
+        session.execute(update(Job).where(Job.id == held_job).values(lease_until=early))
+        session.execute(update(Job).where(Job.id == waiting).values(run_after=early))
+        session.execute(update(File).where(File.id == file_id).values(scan_status="pending", scan_until=early))
+        workers.register(session, owner="another", stage=Stage.TRAIN)
+        session.execute(update(Worker).where(Worker.owner == "another").values(seen_at=early))
+    Sweeper(node, threading.Event())._sweep()
+    with database.read() as session:
+        times = [select(func.max(column)) for column in (Job.lease_until, Job.run_after, File.scan_until)]
+        left_s = [session.scalar(select(time.scalar_subquery() - db_now())) for time in times]
+        assert all(each is not None and 0 < each <= LONGEST_WAIT_S for each in left_s), left_s
+        assert session.scalar(select(func.max(Worker.seen_at) <= db_now()))
 
 
 def test_a_database_that_did_not_answer_is_waited_for_one_lease_more(clock: Clock) -> None:
