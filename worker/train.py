@@ -23,6 +23,7 @@ from worker.engine.callbacks import Callbacks
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.determinism import use_deterministic_algorithms
+from worker.engine.device import device_of_process
 from worker.engine.errors import Stopped, TrainingError, as_training_error, print_traceback
 from worker.engine.loop import Loop, count_failed_steps, has_diverged
 from worker.engine.memory.heap import trim_heap
@@ -51,7 +52,7 @@ def train(run: Path, pipe: Pipe) -> None:
     """Train the run folder's job, and write the model to publish. Raise Stopped after a pause or stop command, and
     TrainingError if the training fails."""
     pipe.report(PhaseReport(phase="loading"))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of_process()
     peaks = PeakMemory(device)
     peaks.begin("loading")
 

@@ -25,7 +25,7 @@ from tests.tiny_models import FAMILIES, make_encoder, make_model
 from tests.worker import pairs
 from worker.engine import loop
 from worker.engine.data import load_data
-from worker.engine.errors import OUT_OF_MEMORY_MESSAGES
+from worker.engine.errors import GPU_FAULTS, OUT_OF_MEMORY_MESSAGES
 from worker.engine.generation.decoding import decode
 from worker.engine.generation.key_value_cache import KeyValueCache
 from worker.engine.generation.token_draws import TokenDraws
@@ -293,8 +293,8 @@ def test_an_update_waits_for_nothing(technique: str, tmp_path: Path, monkeypatch
     assert recorder.blocking_copies() == []
 
 
-def test_messages_of_exhausted_memory_are_those_of_the_installed_libraries() -> None:
-    names = {message for message in OUT_OF_MEMORY_MESSAGES if message.startswith(("CU", "cuda"))}
+def test_messages_of_errors_are_those_of_the_installed_libraries() -> None:
+    names = {message for message in OUT_OF_MEMORY_MESSAGES if message.startswith(("CU", "cuda"))} | {*GPU_FAULTS}
     libraries = [Path(torch.__file__).parent / "lib" / "libtorch_cuda.so"]
     libraries += Path(torch.__file__).parents[1].glob("nvidia/**/lib*.so*")
     for path in libraries:

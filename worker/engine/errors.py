@@ -61,15 +61,45 @@ def is_out_of_memory(error: BaseException) -> bool:
     return from_library and any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
 
 
+GPU_FAULTS = (
+    "CUDA driver version is insufficient for CUDA runtime version",
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "hardware stack error",
+    "no CUDA-capable device is detected",
+    "no kernel image is available for execution on the device",
+    "system not yet initialized",
+    "the launch timed out and was terminated",
+    "uncorrectable ECC error encountered",
+    "uncorrectable NVLink error detected during the execution",
+)
+"""CUDA's messages that blame the GPU, its driver or its use by another program, never the job."""
+
+
+def is_gpu_error(error: BaseException) -> bool:
+    """Return whether CUDA reported an error other than exhausted memory. The process cannot use CUDA afterwards."""
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
 def as_training_error(error: Exception) -> TrainingError:
     """Return the TrainingError that is reported to the user for this exception."""
     if isinstance(error, TrainingError):
         return error
     if is_out_of_memory(error):
         return TrainingError(FailureReason.OUT_OF_MEMORY)
+    if is_gpu_error(error):
+        return _as_gpu_error(error)
     if _is_disk_full(error):
         return TrainingError(FailureReason.DISK_FULL)
     return TrainingError(FailureReason.INTERNAL)
+
+
+def _as_gpu_error(error: Exception) -> TrainingError:
+    what = str(error).partition("\n")[0].removeprefix("CUDA error: ")[:200]
+    if any(fault in what for fault in GPU_FAULTS):
+        return TrainingError(FailureReason.WORKER_FAULT, f"The worker's GPU failed: {what}")
+    message = f"The GPU reported an error: {what}. The worker's log has the details under the job's id; the kernel's "
+    message += "log of that machine (dmesg, lines with Xid) may name a fault of the GPU."
+    return TrainingError(FailureReason.INTERNAL, message)
 
 
 _DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)

@@ -21,6 +21,7 @@ from tests.worker.recorder import Recorder, adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine import failpoint
 from worker.engine.data import Data
+from worker.engine.device import device_of_process
 from worker.engine.errors import TrainingError, as_training_error, print_traceback
 from worker.engine.model.batches import MicroBatch
 from worker.engine.model.load import load_trainable
@@ -203,6 +204,12 @@ def test_an_unexpected_exception_reaches_the_user_as_a_sentence_and_the_log_as_i
         (SafetensorError("I/O error: Cannot allocate memory (os error 12)"), FailureReason.OUT_OF_MEMORY),
         (RuntimeError("std::bad_alloc"), FailureReason.OUT_OF_MEMORY),
         (RuntimeError("CUDA error: device-side assert triggered"), FailureReason.INTERNAL),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure\nSearch for it"), FailureReason.INTERNAL),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), FailureReason.WORKER_FAULT),
+        (
+            torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nSearch for it"),
+            FailureReason.WORKER_FAULT,
+        ),
         (KeyError("out of memory, says a row"), FailureReason.INTERNAL),
         (KeyError("/secret/path"), FailureReason.INTERNAL),
     ],
@@ -210,6 +217,30 @@ def test_an_unexpected_exception_reaches_the_user_as_a_sentence_and_the_log_as_i
 def test_exceptions_become_reasons(error: Exception, reason: FailureReason) -> None:
     assert as_training_error(error).reason is reason
     assert "/secret" not in as_training_error(error).message
+
+
+def test_an_error_of_the_gpu_is_named() -> None:
+    message = as_training_error(torch.AcceleratorError("CUDA error: unspecified launch failure\nSearch for it")).message
+    assert message.startswith("The GPU reported an error: unspecified launch failure. ")
+
+
+def test_a_gpu_that_torch_cannot_use_is_a_fault_of_the_worker(tiny_llama: Path, tmp_path: Path) -> None:
+    finished = run_trainer(_run(tmp_path / "run", tiny_llama), env={"CUDA_VISIBLE_DEVICES": "GPU-none"})
+    assert finished.code == 1
+    assert finished.last["reason"] == "worker_fault"
+    assert finished.last["message"].startswith("The worker's GPU cannot be used (")
+
+
+def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError(
+            "The NVIDIA driver on your system is too old (found version 12040). Please update it at https"
+        )
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    with pytest.raises(TrainingError, match=r"\(The NVIDIA driver on your system is too old \(found version 12040\)\)"):
+        device_of_process()
 
 
 def test_files_that_are_not_the_trained_model_are_not_published(
