@@ -18,6 +18,7 @@ import worker.engine.openmp  # noqa: F401  (before torch)
 import torch
 
 from api.spec.sampling import SamplerJob
+from worker.engine.device import device_of_process
 from worker.sampling.bases import LoadedBase
 from worker.sampling.server import SamplingServer
 from worker.shared.hardware import cpu_multiplies_bfloat16
@@ -62,9 +63,8 @@ def main(places: str = "16", cache_tokens: str = "16384") -> int:
     faulthandler.register(signal.SIGUSR1)
     pipe = Pipe()
     requests = RequestQueue(pipe)
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
-    dtype = torch.bfloat16 if gpu or cpu_multiplies_bfloat16() else torch.float32
+    device = device_of_process()
+    dtype = torch.bfloat16 if device.type == "cuda" or cpu_multiplies_bfloat16() else torch.float32
     server = SamplingServer(
         lambda source: LoadedBase(source, device, dtype),
         pipe.report,
@@ -72,10 +72,11 @@ def main(places: str = "16", cache_tokens: str = "16384") -> int:
         places=int(places),
         cache_tokens=int(cache_tokens),
     )
-    while True:
+    while not server.broken:
         for request in requests.take(wait=server.idle):
             server.submit(request)
         server.step()
+    return 1
 
 
 if __name__ == "__main__":

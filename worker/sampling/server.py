@@ -16,7 +16,13 @@ from pathlib import Path
 import torch
 
 from api.spec.sampling import SamplerJob
-from worker.engine.errors import TrainingError, as_training_error, is_out_of_memory, print_traceback
+from worker.engine.errors import (
+    TrainingError,
+    as_training_error,
+    is_gpu_error,
+    is_out_of_memory,
+    print_traceback,
+)
 from worker.sampling.answer import Report, answers_of
 from worker.sampling.bases import BatchKey, LoadedBase, ModelSource
 from worker.sampling.batch import Batch, Row
@@ -86,6 +92,8 @@ class SamplingServer:
         self._base: LoadedBase | None = None
         self._key: BatchKey | None = None
         self._batch: Batch | None = None
+        self.broken = False
+        """Whether a GPU's error has ended the use of CUDA in this process. Every later request would fail, too."""
 
     @property
     def idle(self) -> bool:
@@ -330,6 +338,7 @@ class SamplingServer:
             self._close(request, RefusedReport(id=id_, message=error.message, param=error.param, code=error.code))
         else:
             print_traceback(error)
+            self.broken |= is_gpu_error(error)
             failure = as_training_error(error)
             message = failure.message if isinstance(error, TrainingError) else None
             self._close(request, FailedReport(id=id_, reason=failure.reason.value, message=message))
@@ -357,7 +366,8 @@ class SamplingServer:
     def _unload(self) -> None:
         self._base = self._key = self._batch = None
         gc.collect()
-        torch.cuda.empty_cache()
+        if not self.broken:
+            torch.cuda.empty_cache()
 
 
 def _may_pass(request: OpenRequest, blocked: OpenRequest | None) -> bool:

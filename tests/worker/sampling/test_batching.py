@@ -265,6 +265,18 @@ def test_after_a_shortage_of_memory_more_are_generated_at_once_again(
     assert (sizes[:2], max(sizes[1:])) == ([4, 2], 4)
 
 
+def test_an_error_of_the_gpu_ends_the_server(
+    base: LoadedBase, tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Batch) -> None:
+        raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+    monkeypatch.setattr(Batch, "step", fail)
+    served = Served(base).submit(job("first", tuned["base"], PROMPTS[0])).run()
+    assert served.reports["first"][-1]["reason"] == "worker_fault"
+    assert served.server.broken, "no later request can use the GPU"
+
+
 @pytest.mark.parametrize("top", [None, 1])
 def test_an_echo_is_reported_in_pieces(
     base: LoadedBase, tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch, top: int | None
