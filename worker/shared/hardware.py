@@ -33,10 +33,12 @@ def machine_for(gpu: str | None, *, slots: int = 1, observed: Observations | Non
         memory = min(memory_for_job(slots=slots), available_bytes())
         return Machine(False, cpu_trains_in_bfloat16(), memory, observed)
     device = gpus.find_gpu(gpu)
-    if device is None:  # a part of a GPU (MIG); all GPUs that can be partitioned support bfloat16
+    if device is None:  # a slice of a GPU (MIG); all GPUs that can be partitioned support bfloat16
         return Machine(True, True, None, observed)
     memories = [size for size in (device.total_bytes, device.free_bytes) if size is not None]
-    return Machine(True, device.bfloat16, min(memories, default=None), observed)
+    if not memories:  # it shares the machine's memory
+        memories = [memory_for_job(slots=slots), available_bytes()]
+    return Machine(True, device.bfloat16, min(memories), observed)
 
 
 def worker_resources(gpu_names: list[str], *, slots: int) -> WorkerResources:

@@ -53,15 +53,66 @@ def test_other_work_in_the_group_leaves_less(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_the_driver_prints_is_read() -> None:
     printed = (
-        "0, GPU-8f3a, 143771, 143100, 9.0, NVIDIA H200\n"
-        "1, GPU-1c2b, 15360, 15101, 7.5, Tesla T4\n"
-        "2, GPU-aa, [N/A], [N/A], [N/A], [N/A]\n"
+        "0, GPU-8f3a, 143771, 143100, 9.0, NVIDIA H200, Disabled\n"
+        "1, GPU-1c2b, 15360, 15101, 7.5, Tesla T4, [N/A]\n"
+        "2, GPU-aa, [N/A], [N/A], [N/A], [N/A], [N/A]\n"
     )
     first, second, third = gpus.parse_gpus(printed)
     assert (first.total_bytes, first.capability, first.bfloat16) == (143771 << 20, (9, 0), True)
     assert first.model == "NVIDIA H200"
     assert (second.index, second.free_bytes, second.bfloat16) == ("1", 15101 << 20, False)
     assert (third.total_bytes, third.bfloat16) == (None, False), "it shares the machine's memory"
+
+
+def test_a_partitioned_gpu_is_its_slices() -> None:
+    printed = (
+        "0, GPU-8f3a, 81920, 80000, 8.0, NVIDIA A100-SXM4-80GB, Enabled\n"
+        "1, GPU-1c2b, 40960, 40000, 8.0, NVIDIA A100-SXM4-40GB, Disabled\n"
+    )
+    listed = (
+        "GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-8f3a)\n"
+        "  MIG 3g.40gb     Device  0: (UUID: MIG-c6d4)\n"
+        "  MIG 1g.10gb+me  Device  1: (UUID: MIG-cba6)\n"
+        "  MIG 1c.2g.20gb  Device  2: (UUID: MIG-77aa)\n"
+        "GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-1c2b)\n"
+    )
+    found = gpus.with_slices(gpus.parse_gpus(printed), listed)
+    sizes = {gpu.index: (gpu.total_bytes or 0) // 10**9 for gpu in found}
+    assert sizes == {"MIG-c6d4": 40, "MIG-cba6": 10, "MIG-77aa": 20, "1": 42}
+    assert all(gpu.bfloat16 for gpu in found)
+
+
+def test_a_worker_takes_the_slices_of_a_partitioned_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    slices = [Gpu(name, name, 10 * 10**9, None, (8, 0)) for name in ("MIG-c6d4", "MIG-cba6")]
+    monkeypatch.setattr(gpus, "list_gpus", lambda: slices)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus.visible_gpus() == ["MIG-c6d4", "MIG-cba6"]
+    assert hardware.machine_for("MIG-cba6").memory_bytes == 10 * 10**9
+    assert hardware.machine_for("0").memory_bytes is None, "one of the slices, nobody knows which"
+
+
+@pytest.mark.parametrize(
+    ("variable", "visible"),
+    [
+        ("", []),
+        ("-1", []),
+        ("1, 0", ["1", "0"]),
+        ("0,-1,1", ["0"]),
+        ("NoDevFiles", []),
+        ("MIG-7,GPU-8f", ["MIG-7", "GPU-8f"]),
+    ],
+)
+def test_a_worker_takes_the_gpus_that_cuda_would_show(
+    variable: str, visible: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert gpus.visible_gpus() == visible
+
+
+def test_a_gpu_that_shares_the_machines_memory_has_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "list_gpus", lambda: [Gpu("0", "GPU-b1", None, None, (12, 1))])
+    monkeypatch.setattr(cgroup, "available_bytes", lambda: GIB)
+    assert hardware.machine_for("0").memory_bytes == GIB
 
 
 def a_group(folder: Path, **files: object) -> None:
