@@ -4,6 +4,7 @@
 """
 
 import fcntl
+import os
 import shutil
 import stat
 import subprocess
@@ -231,10 +232,16 @@ def _check_gpus() -> Check:
     count = len(list(NVIDIA.iterdir())) if NVIDIA.is_dir() else 0
     if count == 0:
         return Check("GPU", "ok", "none on this machine: jobs train on its processor")
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        count = min(count, sum(name.strip() not in ("", "-1") for name in named.split(",")))
+        if count == 0:
+            return Check("GPU", "ok", "hidden by CUDA_VISIBLE_DEVICES: jobs train on this machine's processor")
     if find_spec("torch") is None:
         return Check("GPU", "ok", f"{count} on this machine")
-    # Torch is loaded by another process: neither the API nor its commands import it.
-    program = "import torch; print(torch.cuda.device_count(), torch.version.cuda)"
+    # Torch is loaded by another process: neither the API nor its commands import it. torch counts GPUs without CUDA, so
+    # its count alone includes those of a driver that is too old.
+    program = "import torch; usable = torch.cuda.is_available() and torch.cuda.device_count()"
+    program += "; print(int(usable), torch.version.cuda)"
     try:
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=GPU_CHECK_S, check=True

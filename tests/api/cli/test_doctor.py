@@ -104,6 +104,34 @@ def test_without_the_libraries_that_load_models_no_worker_that_needs_them_starts
     assert "no_such_library not installed" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("variable", "status", "detail"),
+    [
+        (None, "problem", "2 on this machine, but torch"),
+        ("1", "problem", "1 on this machine, but torch"),
+        ("", "ok", "hidden by CUDA_VISIBLE_DEVICES"),
+        ("-1", "ok", "hidden by CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_gpus_that_torch_cannot_use_are_a_problem(
+    variable: str | None, status: str, detail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's device_count finds them all if only their driver is too old. The stand-in for torch does, too."""
+    for name in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / "gpus" / name).mkdir(parents=True)
+    (tmp_path / "torch.py").write_text(
+        "class cuda: is_available, device_count = lambda: False, lambda: 2\nclass version: cuda = '13.0'\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(diagnosis, "NVIDIA", tmp_path / "gpus")
+    if variable is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    found = diagnosis._check_gpus()
+    assert (found.status, found.detail[: len(detail)]) == (status, detail)
+
+
 def test_a_client_without_a_server_is_told_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
