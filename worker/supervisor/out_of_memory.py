@@ -1,5 +1,8 @@
-"""The response to an attempt that ran out of memory: the next attempt uses less memory
-(worker.shared.memory_overrides)."""
+"""The responses to a lack of memory.
+
+A job waits for a GPU that other programs hold. The attempt after one that ran out of memory uses less
+(worker.shared.memory_overrides).
+"""
 
 from api.estimate.machine_fields import HALVINGS, Machine, may_recompute, with_less_memory
 from api.estimate.stored import StoredEstimate
@@ -8,9 +11,27 @@ from api.records.jobs import Job
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.shared import memory_overrides
+from worker.shared.gpus import find_gpu
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.estimates import Workloads
 from worker.supervisor.faults import AttemptFailed
+
+FREE_SHARE = 0.85
+"""A job waits for its GPU if less than this share of the predicted memory is free. With more, it may well fit."""
+
+
+def require_free_memory(gpu: str, estimate: StoredEstimate) -> None:
+    """Raise AttemptFailed if other programs, such as a sampler, hold so much of the GPU's memory that the job would run
+    out of it. The job is then retried without limit, because it fits the GPU."""
+    device, needed = find_gpu(gpu), estimate["predicted"]["memory"]["total"]
+    if device is None or device.total_bytes is None or device.free_bytes is None:
+        return
+    if device.free_bytes < FREE_SHARE * needed and needed <= device.total_bytes:
+        raise AttemptFailed(
+            FailureReason.WORKER_FAULT,
+            f"Other programs, such as a sampler, use the GPU: {device.free_bytes / 2**30:.1f} of "
+            f"{device.total_bytes / 2**30:.1f} GiB are free, and the job needs about {needed / 2**30:.1f} GiB",
+        )
 
 
 def with_overrides(job: Job, resolved: ResolvedRecipe) -> ResolvedRecipe:

@@ -19,7 +19,12 @@ from worker.supervisor.faults import AttemptFailed, Interrupted
 from worker.supervisor.inputs import fetch_state
 from worker.supervisor.lineage import fetch_parent_adapter, fetch_reward_models, fetch_weights, weights_are_damaged
 from worker.supervisor.measurements import keep_measurements, link_measurements
-from worker.supervisor.out_of_memory import killed_for_memory, reduce_memory, with_overrides
+from worker.supervisor.out_of_memory import (
+    killed_for_memory,
+    reduce_memory,
+    require_free_memory,
+    with_overrides,
+)
 from worker.supervisor.prepare import fetch_arrays
 from worker.supervisor.provenance import origin_of
 from worker.supervisor.remaining import predicted_s, share_done
@@ -40,6 +45,8 @@ def train(attempt: AttemptContext, slot: Slot) -> None:
     resolved = _resolve_hardware(attempt, machine)
     attempted = with_overrides(job, resolved)
     estimate = _predict(attempt, attempted, machine)
+    if estimate and slot.gpu is not None:
+        require_free_memory(slot.gpu, estimate)
     _fill_run_folder(attempt, resolved)
     fetch_arrays(attempt)
     _fetch_state(attempt)

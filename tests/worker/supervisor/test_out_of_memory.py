@@ -11,11 +11,14 @@ from api.estimate.machine_fields import Machine
 from api.estimate.stored import StoredEstimate, StoredPrediction
 from api.records.jobs import Job
 from api.settings import Settings
-from api.spec.lifecycle import JobStatus
+from api.spec.lifecycle import FailureReason, JobStatus
 from tests.api.estimate.test_machine_fields import a_recipe
 from tests.worker.supervisor.conftest import Workshop
+from worker.shared import gpus
+from worker.shared.gpus import Gpu
 from worker.supervisor import train
-from worker.supervisor.out_of_memory import killed_for_memory
+from worker.supervisor.faults import AttemptFailed
+from worker.supervisor.out_of_memory import killed_for_memory, require_free_memory
 
 
 @pytest.fixture
@@ -66,3 +69,27 @@ def test_the_last_failure_has_the_numbers() -> None:
     fault = killed_for_memory(recipe, Machine(False, True, int(2.5 * 2**30)), estimate)
     assert fault.died_at is None, "nothing of the data killed it: it is no poison"
     assert "micro-batches of 512 tokens and was estimated to need about 2.1 of 2.5 GiB" in fault.message
+
+
+GIB = 2**30
+
+
+def a_prediction(needed: int) -> StoredEstimate:
+    return cast(StoredEstimate, {"predicted": {"memory": {"total": needed}}})
+
+
+def test_a_job_waits_for_a_gpu_that_others_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "list_gpus", lambda: [Gpu("0", "GPU-8f3a", 24 * GIB, 8 * GIB, (8, 9))])
+    with pytest.raises(AttemptFailed, match=r"8\.0 of 24\.0 GiB are free, and the job needs about 12\.0 GiB") as caught:
+        require_free_memory("0", a_prediction(12 * GIB))
+    assert (caught.value.reason, caught.value.excused) == (FailureReason.WORKER_FAULT, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [("0", 9 * GIB), ("0", 30 * GIB), ("MIG-7", 12 * GIB)],
+    ids=["may fit", "never fits", "unknown memory"],
+)
+def test_a_job_that_need_not_wait_for_a_gpu_is_tried(name: str, needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "list_gpus", lambda: [Gpu("0", "GPU-8f3a", 24 * GIB, 8 * GIB, (8, 9))])
+    require_free_memory(name, a_prediction(needed))
