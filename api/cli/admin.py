@@ -25,10 +25,11 @@ from api.cli.listing import print_documents
 from api.cli.options import AsJson, Config, DataDirectory, load_operator_settings, make_data_dir
 from api.context import Context
 from api.errors import ServiceError
+from api.infra.storage import StorageUnavailable
 from api.records.base_models import BaseModelRow
 from api.records.keys import SCOPES, Key
 from api.records.migrate import WrongSchema, is_new, require_current
-from api.services import base_models, keys, orphans, storage_marker
+from api.services import base_models, keys, missing_objects, orphans, storage_marker
 from api.services.diagnosis import check_libraries
 from api.services.storage_marker import WrongStorage
 
@@ -50,7 +51,7 @@ storage_app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
-    help="Remove stored objects that no record refers to, or tie the database to a moved storage.",
+    help="Compare the storage with the database, or tie the database to a moved storage.",
     epilog="Example: attune storage collect --remove",
 )
 
@@ -61,7 +62,8 @@ BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 def open_context(data_dir: Path | None, config: Path | None, *, any_storage: bool = False) -> Iterator[Context]:
     """Yield a context with these options. A new database gets its schema first.
 
-    Raise CommandError if the database cannot be used, has the schema of another version, or belongs to another storage.
+    Raise CommandError if the database or the storage cannot be used, or if the database has the schema of another
+    version or belongs to another storage.
     `any_storage`: do not check the storage.
     """
     settings = load_operator_settings(data_dir, config)
@@ -72,7 +74,7 @@ def open_context(data_dir: Path | None, config: Path | None, *, any_storage: boo
             deployment.prepare(context)
         require_current(context.database)
         if not any_storage:
-            storage_marker.require(context)
+            _require_storage(context)
         yield context
     except ServiceError as error:
         raise CommandError(ExitCode.REFUSED, error.message) from None
@@ -80,8 +82,19 @@ def open_context(data_dir: Path | None, config: Path | None, *, any_storage: boo
         raise CommandError(ExitCode.REFUSED, str(error)) from None
     except SQLAlchemyError as error:
         raise deployment.database_error(settings, error) from None
+    except StorageUnavailable as error:
+        raise deployment.storage_error(error) from None
     finally:
         context.database.dispose()
+
+
+def _require_storage(context: Context) -> None:
+    """Raise WrongStorage if the storage belongs to another database. An unavailable storage is only reported: keys can
+    be revoked during an outage."""
+    try:
+        storage_marker.require(context)
+    except StorageUnavailable as error:
+        print_note(f"warning: {deployment.storage_error(error)}")
 
 
 @keys_app.command("create", epilog="Example: attune keys create --name alice --project research --scope write")
@@ -223,6 +236,24 @@ def collect_objects(
     count, size = sum(kind.orphans for kind in kinds), sum(kind.orphan_bytes for kind in kinds)
     outcome = "removed" if remove else "found (dry run: --remove removes them)"
     print_note(f"{count:,} orphans of {format_size(size)} {outcome}")
+
+
+@storage_app.command("check", epilog="Example: attune storage check")
+def check_storage(as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None) -> None:
+    """Find objects that records refer to and that the storage lacks, as after a restore. The exit code is 6 if any is
+    missing.
+
+    Prepared rows and logs are left out: rows are prepared again, and logs may be deleted before their records.
+    """
+    with open_context(data_dir, config) as context:
+        missing = missing_objects.find(context)
+    if as_json:
+        print_json({"missing": missing})
+    else:
+        for key in missing:
+            print_line(key)
+        print_note(f"{len(missing):,} objects are missing")
+    raise typer.Exit(ExitCode.CORRUPT if missing else ExitCode.OK)
 
 
 def _key_fields(key: Key, project: str) -> dict[str, object]:

@@ -45,8 +45,7 @@ def prepare(context: Context) -> None:
     except SQLAlchemyError as error:
         raise database_error(context.settings, error) from None
     except StorageUnavailable as error:
-        message = f"The object storage cannot be reached ({error}): check ATTUNE_STORAGE_URL and its credentials."
-        raise CommandError(ExitCode.UNAVAILABLE, message) from None
+        raise storage_error(error) from None
 
 
 def require(settings: Settings) -> None:
@@ -67,6 +66,12 @@ def require(settings: Settings) -> None:
         log.warning("storage_unchecked", error=str(error))
     finally:
         context.database.dispose()
+
+
+def storage_error(error: StorageUnavailable) -> CommandError:
+    """Return the error of a command that cannot use its storage."""
+    remedy = "check ATTUNE_STORAGE_URL and its credentials."
+    return CommandError(ExitCode.UNAVAILABLE, f"The object storage cannot be used ({error})", remedy)
 
 
 def database_error(settings: Settings, error: SQLAlchemyError) -> CommandError:

@@ -23,8 +23,8 @@ class ExitCode(IntEnum):
     NOT_AUTHORIZED = 5
     """There is no API key, or the server does not accept the key for this request."""
     CORRUPT = 6
-    """A downloaded file does not match the server's SHA-256 and was deleted, or a verified file does not match the
-    published one."""
+    """A downloaded file does not match the server's SHA-256 and was deleted, a verified file does not match the
+    published one, or the storage lacks an object."""
     INTERRUPTED = 130
     """Ctrl-C. A watched job keeps running."""
     PIPE_CLOSED = 141

@@ -21,6 +21,7 @@ from api.records.migrate import alembic_config
 from api.services import base_models, keys
 from api.settings import load_settings
 from tests.api.cli.terminal import run_on_terminal
+from tests.factories import a_file, a_project
 
 
 @pytest.fixture
@@ -42,6 +43,29 @@ def test_a_key_is_shown_once_and_can_be_revoked(attune) -> None:
     attune("keys", "revoke", made["id"])
     assert json.loads(attune("keys", "list", "--json").stdout)[0]["revoked"]
     assert "no live key" in attune("keys", "revoke", made["id"], code=2).output
+
+
+def test_a_key_can_be_revoked_during_an_outage_of_the_storage(attune, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = json.loads(attune("keys", "create", "--json").stdout)
+    monkeypatch.setenv("ATTUNE_STORAGE_URL", "s3://attune/objects")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    revoked = attune("keys", "revoke", made["id"])
+    assert "is revoked" in revoked.stdout
+    assert "warning: The object storage cannot be used" in revoked.stderr
+    assert "check ATTUNE_STORAGE_URL" in attune("storage", "check", code=4).stderr
+
+
+def test_an_object_that_the_storage_lacks_is_named(attune, tmp_path: Path) -> None:
+    assert "0 objects are missing" in attune("storage", "check").stderr
+    context = Context.open(load_settings(data_dir=tmp_path / "data"))
+    file_id = a_file(context, a_project(context.database))
+    context.storage.delete_prefix("files")
+    context.database.dispose()
+    (missing,) = json.loads(attune("storage", "check", "--json", code=6).stdout)["missing"]
+    assert missing.endswith(file_id)
+    assert missing in attune("storage", "check", code=6).stdout
 
 
 def test_revoking_the_local_key_replaces_it(attune, tmp_path: Path) -> None:

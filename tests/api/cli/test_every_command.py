@@ -119,6 +119,7 @@ COMMAND_LINES = {
     "models remove": ["models", "remove", "SPARE_BASE", "--data-dir", "DATA"],
     "projects list": ["projects", "list", "--data-dir", "DATA"],
     "projects budget": ["projects", "budget", "other", "--trained-tokens", "5", "--data-dir", "DATA"],
+    "storage check": ["storage", "check", "--data-dir", "DATA"],
     "storage claim": ["storage", "claim", "--data-dir", "DATA"],
     "storage collect": ["storage", "collect", "--data-dir", "DATA"],
     "signing list": ["signing", "list", "--data-dir", "DATA"],

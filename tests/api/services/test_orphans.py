@@ -65,7 +65,7 @@ def of_each_kind(context: Context) -> list[str]:
         ]
         keys = [checkpoint.artifacts[0]["key"], f"{newest}/manifest.json", f"{before}/a/b", "base/d/w"]
         job.state = {"step": 2, "prefix": newest, "before": {"step": 1, "prefix": before}}
-        session.add(base_models.BaseModelRow(artifacts=[{"name": "w", "key": "base/d/w"}], **facts))
+        session.add(base_models.BaseModelRow(artifacts=[{"name": "w", "sha256": "0", "key": "base/d/w"}], **facts))
         session.add(UploadPart(id="part_1", upload_id=upload_id, bytes=5, sha256="0", created_at=db_now()))
         arrays.upsert(session, key="k", project_id=project, bytes_total=5, sha256="0", report={})
     keys += [f"uploads/{upload_id}/part_1", f"arrays/{project}/k.safetensors"]
