@@ -18,7 +18,7 @@ import worker.engine.openmp  # noqa: F401  (before torch)
 import torch
 
 from api.spec.sampling import SamplerJob
-from worker.engine.device import device_of_process
+from worker.engine.model.device import device_of_process
 from worker.sampling.bases import LoadedBase
 from worker.sampling.server import SamplingServer
 from worker.shared.hardware import cpu_multiplies_bfloat16

@@ -23,11 +23,11 @@ from worker.engine.callbacks import Callbacks
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.determinism import use_deterministic_algorithms
-from worker.engine.device import device_of_process
 from worker.engine.errors import Stopped, TrainingError, as_training_error, print_traceback
 from worker.engine.loop import Loop, count_failed_steps, has_diverged
 from worker.engine.memory.heap import trim_heap
 from worker.engine.memory.peak_memory import PeakMemory
+from worker.engine.model.device import device_of_process
 from worker.engine.model.facts import facts_of_base
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel

@@ -21,9 +21,9 @@ from tests.worker.recorder import Recorder, adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine import failpoint
 from worker.engine.data import Data
-from worker.engine.device import device_of_process
 from worker.engine.errors import TrainingError, as_training_error, print_traceback
 from worker.engine.model.batches import MicroBatch
+from worker.engine.model.device import device_of_process
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish import export, outputs, parity
