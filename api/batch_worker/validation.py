@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
-import structlog
 from pydantic import ValidationError
 
 from api.background.lines import LineTooLong, numbered_lines
@@ -18,8 +17,6 @@ from api.services import sampling
 from api.services.models import NoSuchModel
 from api.services.sampling import CannotAnswer
 from api.spec.batch import BatchLine, BatchStatus
-
-log = structlog.get_logger(__name__)
 
 CHUNK = 1000
 """Number of items that one transaction inserts."""

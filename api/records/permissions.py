@@ -30,11 +30,6 @@ class Permission(Base):
 LISTING = Listing(Permission.checkpoint, Permission.id, (Permission.created_at, Permission.id))
 
 
-def granted(session: Session, project_id: str, checkpoint_model_id: str) -> bool:
-    """Return whether another project has granted this project the use of the checkpoint or model."""
-    return owner_for(session, project_id, checkpoint_model_id) != project_id
-
-
 def exist_on(session: Session, checkpoint_model_id: str) -> bool:
     """Return whether the owner of the checkpoint or model has granted its use to any project."""
     return (

@@ -49,11 +49,6 @@ class UploadPart(Base):
         return f"uploads/{self.upload_id}/{self.id}"
 
 
-def get(session: Session, project_id: str, upload_id: str) -> Upload | None:
-    query = select(Upload).where(Upload.id == upload_id, Upload.project_id == project_id)
-    return session.scalars(query).one_or_none()
-
-
 def lock(session: Session, project_id: str, upload_id: str, *, expire: bool = True) -> Upload | None:
     """Return the upload, locked until this transaction ends. A pending upload whose time is over becomes expired.
 

@@ -76,7 +76,7 @@ def test_a_finished_model_can_be_permitted_and_stays_its_owners(
     assert other_project.delete(f"/v1/models/{NAME}").status_code == 404
     admin.delete(f"/v1/models/{NAME}")
     with served.database.read() as session:
-        assert not permissions.granted(session, other, NAME)
+        assert permissions.owner_for(session, other, NAME) == other
 
 
 def test_to_grant_twice_is_to_grant_once(admin: TestClient, other: str) -> None:
