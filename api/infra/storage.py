@@ -20,6 +20,8 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from api.spec.file_hash import file_sha256
+
 CHUNK_BYTES = 4 * 1024 * 1024
 STREAMED_BYTES = 64 * 1024
 """Size of the chunks that a client gets. A client that reads slowly holds about five times as much memory, and there
@@ -137,8 +139,7 @@ class Storage:
 
     def write_file(self, key: str, path: Path) -> StoredObject:
         """Copy a local file into an object."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
         try:
             obstore.put(self._store, key, path, chunk_size=PART_BYTES, max_concurrency=2)
         except (BaseError, FileNotFoundError) as error:

@@ -6,7 +6,6 @@ copy replaces the old, until a copy brings no new missing or damaged objects. Ob
 an object never changes under its key.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,10 +22,10 @@ from api.errors import InvalidRequest, NotFound
 from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage
 from api.records import Database, objects
 from api.settings import Settings
+from api.spec.file_hash import file_sha256
 from api.spec.manifest import NAME as MANIFEST
 
 CONTENTS, DATABASE, OBJECTS = "backup.json", "attune.db", "objects"
-CHUNK_BYTES = 4 * 1024 * 1024
 LOGS = "logs/"
 """Prefix of objects that may be missing: a log is deleted before the row that names it."""
 
@@ -233,6 +232,4 @@ def _restore_files(source: Path, contents: Contents, partial: Path, report: Repo
 
 
 def _hashed(path: Path) -> Copied:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Copied(bytes=path.stat().st_size, sha256=digest)
+    return Copied(bytes=path.stat().st_size, sha256=file_sha256(path))
