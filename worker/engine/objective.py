@@ -213,11 +213,6 @@ def reduce_by_sequence(values_S: torch.Tensor, batch: MicroBatch, *, mean: bool)
     return sums / batch.counts() if mean else sums
 
 
-def supervised_mean(values_S: torch.Tensor, batch: MicroBatch, normalizer: float) -> torch.Tensor:
-    """Return what the micro-batch adds to the weighted mean over supervised tokens, Σ_i w_i v_i / W."""
-    return (batch.weights * values_S).sum() / normalizer
-
-
 def accumulate(sums: Metrics, shares: Metrics) -> None:
     """Add a micro-batch's parts of the metrics to the sums, in place and without their autograd graphs."""
     for name, value in shares.items():

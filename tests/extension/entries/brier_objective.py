@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from worker.engine.model.batches import MicroBatch, total_weight
-from worker.engine.objective import Metrics, Objective, supervised_mean
+from worker.engine.objective import Metrics, Objective
 from worker.shared.arrays import Rows
 
 
@@ -18,4 +18,4 @@ class Brier(Objective):
     def loss(self, batch: MicroBatch, normalizer: float) -> tuple[torch.Tensor, Metrics]:
         probabilities_S = self.model.token_scores(batch).smoothed_logprobs.exp()
         losses_S = (1 - probabilities_S) ** self.options.exponent
-        return supervised_mean(losses_S, batch, normalizer), {}
+        return (batch.weights * losses_S).sum() / normalizer, {}

@@ -13,8 +13,6 @@ from tests.worker.losses import as_rows, plain_loss
 from tests.worker.recorder import train_here
 from tests.worker.run_folders import make_run, random_rows
 
-SUPERVISED = {"type": "supervised"}
-
 
 def _run(folder: Path, base: Path, *, epochs: int = 3, **options: Any) -> Path:
     """6 steps an epoch."""

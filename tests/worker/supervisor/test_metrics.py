@@ -10,13 +10,12 @@ from api.records.trackings import ExportTask
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
 from tests.worker.delivery.trackers.test_tensorboard import read_back
-from tests.worker.delivery.trackers.test_wandb import history
+from tests.worker.delivery.trackers.test_wandb import history, offline_folder
 from tests.worker.supervisor.conftest import Workshop
 from tests.worker.supervisor.test_faults import let_wait_pass
 from worker.delivery.deliverer import Deliverer
 from worker.delivery.metrics import MetricsExporter
 from worker.delivery.trackers import open_trackers
-from worker.delivery.trackers.wandb import offline_folder
 
 
 @pytest.fixture

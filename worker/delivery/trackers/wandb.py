@@ -10,7 +10,6 @@ import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 import wandb
@@ -160,11 +159,6 @@ def tracker(settings: Settings) -> Tracker:
 
 def run_id(info: RunInfo) -> str:
     return info.job_id if info.number == 0 else f"{info.job_id}-{info.number}"
-
-
-def offline_folder(settings: Settings, job_id: str) -> Path:
-    """Return the folder of a job's offline run, for `wandb sync`."""
-    return next((settings.wandb_folder / "wandb").glob(f"offline-run-*-{job_id}"))
 
 
 def _log(run: wandb.Run, points: Sequence[MetricPoint]) -> None:

@@ -9,11 +9,11 @@ import psutil
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at import
 
+from api.settings import Settings
 from api.spec.lifecycle import JobStatus
 from tests.worker.delivery.trackers.conftest import OpenStudio
 from tests.worker.delivery.trackers.wandb_server import WandbServer
 from worker.delivery.trackers import wandb
-from worker.delivery.trackers.wandb import offline_folder
 
 WANTED: dict[str, Any] = {"integrations": [{"type": "wandb", "wandb": {"project": "tuning", "tags": ["t"]}}]}
 KEY = "0123456789abcdef" * 3
@@ -33,6 +33,11 @@ def records(path: Path) -> Iterator[Record]:
         if kind in (FULL, LAST):
             yield Record.FromString(record)
             record = b""
+
+
+def offline_folder(settings: Settings, job_id: str) -> Path:
+    (folder,) = (settings.wandb_folder / "wandb").glob(f"offline-run-*-{job_id}")
+    return folder
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
