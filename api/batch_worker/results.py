@@ -2,21 +2,19 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 
 from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 
 from api.context import Context
-from api.infra.storage import StoredObject
 from api.records import batch_items, batches
 from api.records.batch_items import QUEUE, BatchItem, item_id
 from api.records.batches import Batch
 from api.records.item_queue import StaleWork, WorkClaim
 from api.services import files
+from api.services.files import NewFile
 from api.spec.batch import BatchStatus
 from api.spec.fields import JsonObject
-from api.spec.ids import new_id
 
 PAGE = 8
 """Number of results that are in memory at a time. Each may have MAX_RESULT_BYTES bytes (api.batch_worker.item)."""
@@ -35,36 +33,21 @@ UNANSWERED = {
 """{status of a batch that is about to end: error of its requests without a result}."""
 
 
-@dataclass(frozen=True)
-class WrittenFile:
-    """A stored object for which there is no row in `files` yet."""
-
-    id: str
-    key: str
-    stored: StoredObject
-
-
 async def finalize(context: Context, claim: WorkClaim[Batch]) -> None:
     """Write the files and end the batch. If the claim is lost, delete the files and raise StaleWork."""
     batch = claim.work
     output, errors = None, None
     try:
         if batch.completed:
-            output = await _write(context, claim, succeeded=True)
+            output = await files.store(context, batch.project_id, _lines(context, claim, succeeded=True))
         if batch.completed < batch.total:
-            errors = await _write(context, claim, succeeded=False)
+            errors = await files.store(context, batch.project_id, _lines(context, claim, succeeded=False))
         await run_sync(_end, context, claim, output, errors)
     except StaleWork:
         # Only now is it certain that no row names these objects. After any other error, a row may name them; if none
         # does, `attune storage collect` removes them.
-        await run_sync(context.storage.delete, [file.key for file in (output, errors) if file is not None])
+        await run_sync(context.storage.delete, [file.storage_key for file in (output, errors) if file is not None])
         raise
-
-
-async def _write(context: Context, claim: WorkClaim[Batch], *, succeeded: bool) -> WrittenFile:
-    file_id = new_id("file-")
-    key = f"files/{claim.work.project_id}/{file_id}"
-    return WrittenFile(file_id, key, await context.storage.write(key, _lines(context, claim, succeeded=succeeded)))
 
 
 async def _lines(context: Context, claim: WorkClaim[Batch], *, succeeded: bool) -> AsyncIterator[bytes]:
@@ -94,7 +77,7 @@ def result_line(
     return json.dumps({"id": item_id(batch_id, line), "custom_id": custom_id, "response": response, "error": error})
 
 
-def _end(context: Context, claim: WorkClaim[Batch], output: WrittenFile | None, errors: WrittenFile | None) -> None:
+def _end(context: Context, claim: WorkClaim[Batch], output: NewFile | None, errors: NewFile | None) -> None:
     with context.database.write() as session:
         batch = QUEUE.lock_claimed(session, claim)
         if output is not None:
@@ -109,16 +92,14 @@ def _end(context: Context, claim: WorkClaim[Batch], output: WrittenFile | None, 
         batches.transition(session, batch, BatchStatus.CANCELLED if cancelled else ended)
 
 
-def _add(session: Session, batch: Batch, written: WrittenFile, kind: str) -> str:
+def _add(session: Session, batch: Batch, written: NewFile, kind: str) -> str:
     file = files.add(
         session,
-        id=written.id,
+        written,
         project_id=batch.project_id,
         key_id=batch.key_id,
         filename=f"{batch.id}_{kind}.jsonl",
         purpose=PURPOSE,
-        storage_key=written.key,
-        stored=written.stored,
         expires_after_s=batch.output_expires_s,
     )
     return file.id

@@ -9,7 +9,7 @@ from api.infra.multipart import read_form
 from api.schemas.common import errors
 from api.schemas.uploads import UploadObject, UploadPartObject, require_no_fields
 from api.services import upload_parts, uploads
-from api.services.files import ExpiresAfter
+from api.services.files import Consume, ExpiresAfter
 from api.spec.fields import NulFreeModel
 
 router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=FairRoute)
@@ -75,7 +75,7 @@ async def create_upload_part(upload_id: str, request: Request, context: Ctx, cal
     until the upload ends.
     """
 
-    async def receive(consume: upload_parts.Consume) -> None:
+    async def receive(consume: Consume) -> None:
         require_no_fields(await read_form(request, file_field="data", consume=consume))
 
     return UploadPartObject.of(await upload_parts.add(context, caller, upload_id, receive))

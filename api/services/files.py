@@ -44,10 +44,10 @@ class ExpiresAfter(StrictModel):
 
 
 @dataclass(frozen=True)
-class Received:
+class NewFile:
     """A stored object for which there is no row yet."""
 
-    file_id: str
+    id: str
     storage_key: str
     stored: StoredObject
 
@@ -71,14 +71,12 @@ async def create(context: Context, caller: Caller, receive: Callable[[Consume], 
     chunk over the size limit, InvalidRequest for an empty file, TooManyRequests if the project has no room for it.
     """
     await run_sync(_require_room, context, caller)
-    received: Received | None = None
+    received: NewFile | None = None
 
     async def consume(chunks: AsyncIterator[bytes]) -> None:
         nonlocal received
-        file_id = new_id("file-")
-        key = f"files/{caller.project_id}/{file_id}"
         limited = limit_bytes(chunks, context.settings.max_file_bytes, what="file", param="file")
-        received = Received(file_id, key, await context.storage.write(key, limited))
+        received = await store(context, caller.project_id, limited)
 
     try:
         request = await receive(consume)
@@ -119,20 +117,25 @@ def check_purpose(purpose: str) -> None:
         raise InvalidRequest(f"purpose: '{purpose[:32]}' is not one of {list(PURPOSES)}", param="purpose")
 
 
-def _insert(context: Context, caller: Caller, received: Received, request: FileRequest) -> File:
+async def store(context: Context, project_id: str, chunks: AsyncIterator[bytes]) -> NewFile:
+    """Store the content of a file, whose row `add` inserts."""
+    file_id = new_id("file-")
+    key = f"files/{project_id}/{file_id}"
+    return NewFile(file_id, key, await context.storage.write(key, chunks))
+
+
+def _insert(context: Context, caller: Caller, received: NewFile, request: FileRequest) -> File:
     with context.database.write() as session:
         project_limits.require_storage(
             context, session, caller.project_id, bytes_more=received.stored.bytes, param="file"
         )
         file = add(
             session,
-            id=received.file_id,
+            received,
             project_id=caller.project_id,
             key_id=caller.key_id,
             filename=printable(request.filename),
             purpose=request.purpose,
-            storage_key=received.storage_key,
-            stored=received.stored,
             expires_after_s=request.expires_after_s,
         )
     ring_for_scan(context, file.id)
@@ -146,26 +149,24 @@ def ring_for_scan(context: Context, file_id: str) -> None:
 
 def add(
     session: Session,
+    new: NewFile,
     *,
-    id: str,
     project_id: str,
     key_id: str | None,
     filename: str,
     purpose: str,
-    storage_key: str,
-    stored: StoredObject,
     expires_after_s: int | None,
 ) -> File:
     """Insert the row of a file whose object is stored."""
     file = File(
-        id=id,
+        id=new.id,
         project_id=project_id,
         key_id=key_id,
         filename=filename,
         purpose=purpose,
-        bytes=stored.bytes,
-        sha256=stored.sha256,
-        storage_key=storage_key,
+        bytes=new.stored.bytes,
+        sha256=new.stored.sha256,
+        storage_key=new.storage_key,
         created_at=db_now(),
         expires_at=None if expires_after_s is None else db_now() + expires_after_s,
         scan_status="pending" if purpose == scans.SCANNED_PURPOSE else None,

@@ -13,7 +13,7 @@ from api.records import uploads as records
 from api.records.base import db_now
 from api.records.uploads import PENDING, UploadPart
 from api.services import project_limits, uploads
-from api.services.files import limit_bytes
+from api.services.files import Consume, limit_bytes
 from api.spec.ids import new_id
 
 
@@ -22,9 +22,6 @@ class ReceivedPart:
     part_id: str
     storage_key: str
     stored: StoredObject
-
-
-Consume = Callable[[AsyncIterator[bytes]], Awaitable[None]]
 
 
 async def add(

@@ -13,14 +13,14 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
-from api.infra.storage import JOINED_BYTES, ObjectMissing, StoredObject
+from api.infra.storage import JOINED_BYTES, ObjectMissing
 from api.records import files as file_records
 from api.records import uploads
 from api.records.base import db_now
 from api.records.files import File
 from api.records.uploads import CANCELLED, COMPLETED, EXPIRED, PENDING, Upload, UploadPart
 from api.services import files, project_limits
-from api.services.files import ExpiresAfter
+from api.services.files import ExpiresAfter, NewFile
 from api.spec.ids import new_id
 
 MAX_PARTS = 10_000
@@ -57,15 +57,6 @@ class WrongMd5(InvalidRequest):
 class UploadView:
     upload: Upload
     file: File | None
-
-
-@dataclass(frozen=True)
-class AssembledUpload:
-    """The joined parts of an upload: a stored object for which there is no file yet."""
-
-    file_id: str
-    storage_key: str
-    stored: StoredObject
 
 
 def create(
@@ -131,18 +122,16 @@ async def _join(
     """Join the parts of a pending upload into a file, and return the upload as it then is."""
     upload, parts = await run_sync(_begin_completion, context, caller, upload_id, part_ids)
     if upload.status == PENDING:
-        file_id = new_id("file-")
-        key = f"files/{caller.project_id}/{file_id}"
         try:
-            stored = await context.storage.write(key, _joined(context, parts, digest))
+            joined = await files.store(context, caller.project_id, _joined(context, parts, digest))
         except ObjectMissing:  # for example, a concurrent completion finished first and removed the parts
             upload = (await run_sync(get, context, caller, upload_id)).upload
             if upload.status == PENDING:
                 raise
         else:
-            upload = await run_sync(_finish, context, upload, part_ids, AssembledUpload(file_id, key, stored))
-            is_ours = upload.file_id == file_id
-            await run_sync(context.storage.delete, [part.storage_key for part in parts] if is_ours else [key])
+            upload = await run_sync(_finish, context, upload, part_ids, joined)
+            unused = [part.storage_key for part in parts] if upload.file_id == joined.id else [joined.storage_key]
+            await run_sync(context.storage.delete, unused)
     return upload
 
 
@@ -154,7 +143,7 @@ def _begin_completion(
         return upload, _in_order(session, upload, part_ids) if upload.status == PENDING else []
 
 
-def _finish(context: Context, pending: Upload, part_ids: Sequence[str], assembled: AssembledUpload) -> Upload:
+def _finish(context: Context, pending: Upload, part_ids: Sequence[str], joined: NewFile) -> Upload:
     """Make the object a file and complete the upload with it, unless another request has ended the upload. Return the
     upload."""
     with context.database.write() as session:
@@ -163,18 +152,16 @@ def _finish(context: Context, pending: Upload, part_ids: Sequence[str], assemble
         if upload.status in (PENDING, EXPIRED):  # the completion began in time, so it may end after the expiry
             files.add(
                 session,
-                id=assembled.file_id,
+                joined,
                 project_id=upload.project_id,
                 key_id=upload.key_id,
                 filename=upload.filename,
                 purpose=upload.purpose,
-                storage_key=assembled.storage_key,
-                stored=assembled.stored,
                 expires_after_s=upload.file_expires_after_s,
             )
-            upload.status, upload.file_id, upload.part_ids = COMPLETED, assembled.file_id, list(part_ids)
+            upload.status, upload.file_id, upload.part_ids = COMPLETED, joined.id, list(part_ids)
             session.flush()
-    files.ring_for_scan(context, assembled.file_id)
+    files.ring_for_scan(context, joined.id)
     return upload
 
 
