@@ -6,6 +6,9 @@ fields. A service defines its own errors as short subclasses.
 
 from typing import ClassVar
 
+DO_NOT_RETRY = {"x-should-retry": "false"}
+"""Headers that keep OpenAI's clients from retrying a request that would fail again."""
+
 
 class ServiceError(Exception):
     status: ClassVar[int] = 500
@@ -86,4 +89,4 @@ class InsufficientStorage(ServiceError):
     code = "insufficient_storage"
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}: the operator has to free space", headers={"x-should-retry": "false"})
+        super().__init__(f"{what}: the operator has to free space", headers=DO_NOT_RETRY)

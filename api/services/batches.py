@@ -3,13 +3,12 @@
 from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
-from api.errors import InvalidRequest, NotFound, TooManyRequests
+from api.errors import DO_NOT_RETRY, InvalidRequest, NotFound, TooManyRequests
 from api.records import batches, files, projects
 from api.records.base import current_time, db_now
 from api.records.batch_items import QUEUE
 from api.records.batches import Batch
 from api.records.pages import Page
-from api.services.project_limits import DO_NOT_RETRY
 from api.spec.batch import BATCH_FINAL, WINDOW_S, BatchStatus
 from api.spec.ids import new_id
 

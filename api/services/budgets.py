@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from sqlalchemy.orm import Session
 
 from api.context import Context
-from api.errors import NotFound, TooManyRequests
+from api.errors import DO_NOT_RETRY, NotFound, TooManyRequests
 from api.records import job_queue, projects, stored_bytes, usage
 from api.records.base import current_time
 from api.records.projects import Project
@@ -24,7 +24,7 @@ class InsufficientQuota(TooManyRequests):
     code = "insufficient_quota"
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"x-should-retry": "false"})
+        super().__init__(message, headers=DO_NOT_RETRY)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
-from api.errors import InvalidRequest, NotFound, TooManyRequests
+from api.errors import DO_NOT_RETRY, InvalidRequest, NotFound, TooManyRequests
 from api.records import eval_items, eval_runs, evals, files, projects
 from api.records.base_models import BaseModelRow
 from api.records.eval_items import QUEUE, EvalItem
@@ -12,7 +12,6 @@ from api.records.item_queue import StaleWork
 from api.records.pages import Page
 from api.services import sampling
 from api.services.evals import NoSuchEval
-from api.services.project_limits import DO_NOT_RETRY
 from api.services.sampling import TooManyTokens
 from api.spec.evals.run_source import CompletionsSource, FileId, RunSource, SamplingParams
 from api.spec.evals.status import UNFINISHED, ItemStatus, RunStatus

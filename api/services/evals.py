@@ -7,13 +7,12 @@ from functools import partial
 from anyio.to_thread import run_sync
 
 from api.context import Caller, Context
-from api.errors import InvalidRequest, NotFound, TooManyRequests
+from api.errors import DO_NOT_RETRY, InvalidRequest, NotFound, TooManyRequests
 from api.records import eval_runs, evals, projects
 from api.records.base import db_now
 from api.records.evals import Eval, OrderBy
 from api.records.pages import Page
 from api.services import graders, judges
-from api.services.project_limits import DO_NOT_RETRY
 from api.spec.evals.criteria import Criterion, templates
 from api.spec.evals.data_source import CustomDataSource
 from api.spec.graders.templates import namespaces

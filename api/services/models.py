@@ -74,11 +74,17 @@ def get(context: Context, caller: Caller, model_id: str) -> ModelView:
     with context.database.read() as session:
         if base := base_models.get(session, model_id):
             return _base_view(base)
-        owner_id = permissions.owner_for(session, caller.project_id, model_id)
-        row = models.get(session, owner_id, model_id) or models.get_checkpoint(session, owner_id, model_id)
+        row = find_trained(session, caller, model_id)
         if row is not None:
             return _view(context, model_id, row, session.get_one(jobs.Job, row.job_id))
     raise NoSuchModel(model_id)
+
+
+def find_trained(session: Session, caller: Caller, model_id: str) -> models.Model | models.Checkpoint | None:
+    """Return the fine-tuned model or checkpoint; None if the project has none of this name, and no permission to use
+    one of another project."""
+    owner_id = permissions.owner_for(session, caller.project_id, model_id)
+    return models.get(session, owner_id, model_id) or models.get_checkpoint(session, owner_id, model_id)
 
 
 def artifacts(context: Context, caller: Caller, model_id: str, form: ArtifactFormat) -> list[Artifact]:

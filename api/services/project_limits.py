@@ -12,11 +12,10 @@ import time
 from sqlalchemy.orm import Session
 
 from api.context import Context
-from api.errors import TooManyRequests
+from api.errors import DO_NOT_RETRY, TooManyRequests
 from api.records import files, idempotency, jobs, projects, uploads
 from api.services import budgets
 
-DO_NOT_RETRY = {"x-should-retry": "false"}
 MAX_UPLOADS = 1000
 """Number of uploads in parts that a project may have begun and not completed."""
 DAY_S = 24 * 3600

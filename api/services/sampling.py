@@ -14,13 +14,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
-from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
+from api.errors import DO_NOT_RETRY, InvalidRequest, ServiceError, TooManyRequests, Unavailable
 from api.infra.artifacts import digest_of, trained_artifacts
 from api.infra.sample_queue import NoSampler, Producer, SampleJob, SamplerDead, TooManyOpen
-from api.records import base_models, models, permissions, usage
+from api.records import base_models, usage
 from api.records.jobs import Job
 from api.records.usage import Account
-from api.services.models import NoSuchModel
+from api.services.models import NoSuchModel, find_trained
 from api.spec.artifacts import Artifact
 from api.spec.resolve import ResolvedRecipe
 from api.spec.sampler_reports import AnswerReport, Failed, Started
@@ -76,7 +76,7 @@ class TooSlow(Unavailable):
         super().__init__(
             f"The answer was not complete within {timeout_s:g} s: request fewer tokens, or retry when the "
             "server is less busy",
-            headers={"x-should-retry": "false"},
+            headers=DO_NOT_RETRY,
         )
 
 
@@ -262,8 +262,7 @@ def base_of(session: Session, caller: Caller, model_id: str) -> base_models.Base
     """Return the base model that this is, or was fine-tuned from; None if there is no such model."""
     if base := base_models.get(session, model_id):
         return base
-    owner_id = permissions.owner_for(session, caller.project_id, model_id)
-    model = models.get(session, owner_id, model_id) or models.get_checkpoint(session, owner_id, model_id)
+    model = find_trained(session, caller, model_id)
     return None if model is None else base_models.get(session, session.get_one(Job, model.job_id).base_model)
 
 
@@ -280,8 +279,7 @@ def _model(context: Context, caller: Caller, model_id: str) -> SampledModel:
             if base.facts.get("kind", "causal_lm") != "causal_lm":
                 raise CannotAnswer(model_id, "is an encoder, which generates no text")
             return {"base": _base(base), "adapter": None, "technique": None}
-        owner_id = permissions.owner_for(session, caller.project_id, model_id)
-        model = models.get(session, owner_id, model_id) or models.get_checkpoint(session, owner_id, model_id)
+        model = find_trained(session, caller, model_id)
         if model is None:
             raise NoSuchModel(model_id)
         recipe = ResolvedRecipe.model_validate(session.get_one(Job, model.job_id).resolved)
@@ -308,8 +306,7 @@ def _weights(session: Session, caller: Caller, name: str) -> ModelFiles | None:
     may use. Return None if the project may not use it or it was deleted."""
     if base := base_models.get(session, name):
         return _base(base)
-    owner_id = permissions.owner_for(session, caller.project_id, name)
-    model = models.get(session, owner_id, name) or models.get_checkpoint(session, owner_id, name)
+    model = find_trained(session, caller, name)
     return None if model is None else _files(trained_artifacts(model.artifacts))
 
 
