@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from api.records.base import db_now
+from api.records.base import current_time
 
 BUSY_TIMEOUT_S = 15
 # The API answers on 40 threads. LIFO reuses the connection that was used last: its cache is warm, and its statements
@@ -88,7 +88,7 @@ class Database:
     def clock(self) -> float:
         """Return the Unix time of the database's clock."""
         with self.read() as session:
-            return session.execute(db_now().select()).scalar_one()
+            return current_time(session)
 
     def dispose(self) -> None:
         self.engine.dispose()

@@ -3,7 +3,6 @@
 Every API process reports the same numbers, so that one target is enough.
 """
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 from api.context import Context
 from api.infra import beats
 from api.infra.beats import SeenProcess
+from api.infra.latest import Latest
 from api.records import job_queue, monitoring
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 
@@ -30,8 +30,7 @@ class Monitor(Collector):
     def __init__(self, context: Context) -> None:
         self._context = context
         self._threads = anyio.CapacityLimiter(1)
-        self._families: list[Metric] = []
-        self._read_at: float | None = None
+        self._families = Latest[list[Metric]](CACHE_S)
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -46,13 +45,12 @@ class Monitor(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        now = time.monotonic()
-        if self._read_at is None or now - self._read_at >= CACHE_S:
-            processes = beats.seen(self._context.settings.broker_url)
-            with self._context.database.read() as session:
-                self._families = list(_families(session, processes))
-            self._read_at = now
-        return self._families
+        return self._families.get(self._read)
+
+    def _read(self) -> list[Metric]:
+        processes = beats.seen(self._context.settings.broker_url)
+        with self._context.database.read() as session:
+            return list(_families(session, processes))
 
 
 def _families(session: Session, processes: Sequence[SeenProcess]) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ from api.errors import Forbidden, InvalidRequest
 from api.records import keys, projects, usage
 from api.records.base import current_time
 from api.records.usage import DAY_S, FLOWS, day_of
-from api.services.budgets import Budget, budgets_of
+from api.services.budgets import Budget, budgets_of, month_of
 
 Dimension = Literal["day", "project", "key", "model"]
 
@@ -90,8 +90,7 @@ def _add(line: UsageLine, amounts: dict[str, Any]) -> None:
 
 def _days(now: float, start_time: int | None, end_time: int | None) -> tuple[int, int]:
     """Return the Unix times at which the first day begins and the last day ends (UTC). Raise InvalidRequest."""
-    month = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    start = day_of(month.timestamp() if start_time is None else start_time)
+    start = day_of(month_of(now)[0] if start_time is None else start_time)
     end = day_of((now if end_time is None else end_time) - 1) + DAY_S
     if end <= start:
         raise InvalidRequest("end_time is not after start_time", param="end_time")

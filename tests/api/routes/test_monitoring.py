@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
@@ -126,13 +127,12 @@ def test_a_sampler_is_counted_once_it_has_reported(scraper: TestClient, served: 
     assert ("attune_workers", "batch") not in found
 
 
-def test_scrapes_within_seconds_ask_the_database_once(
-    scraper: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scrapes_within_seconds_ask_the_database_once(scraper: TestClient, served: Context) -> None:
     before = samples(scraper)
     a_job(served.database, a_project(served.database))
     assert samples(scraper) == before
-    monkeypatch.setattr(monitoring, "CACHE_S", 0)
+    assert isinstance(scraper.app, FastAPI)
+    scraper.app.state.monitor = monitoring.Monitor(served)
     assert samples(scraper)["attune_queue_jobs", ("train",)] == 1
 
 
