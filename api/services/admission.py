@@ -10,11 +10,12 @@ from api.errors import InvalidRequest
 from api.estimate.machine_fields import may_recompute
 from api.estimate.shapes import untrained_experts
 from api.infra import tracker_registry
-from api.records import base_models, evals, events, files, job_metadata, trackings
+from api.records import base_models, evals, events, job_metadata, trackings
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
 from api.services import eval_runs, graders, judges, lineage
+from api.services.files import require_usable
 from api.services.lineage import NO_PENDING, Origin, Pending
 from api.spec import catalog
 from api.spec.fields import AUTO, JsonObject
@@ -64,13 +65,13 @@ def validate(
     _check_context_window(recipe, origin.base)
     _check_recomputation(recipe, origin.base)
     _check_named_models(context, session, caller, recipe, origin.base, pending)
-    _check_file(session, caller, recipe.training_file, "training_file")
+    require_usable(session, caller, recipe.training_file, purpose="fine-tune", param="training_file")
     if recipe.validation_file is not None:
-        _check_file(session, caller, recipe.validation_file, "validation_file")
+        require_usable(session, caller, recipe.validation_file, purpose="fine-tune", param="validation_file")
     for number, wanted in enumerate(recipe.evals or ()):
         if evals.get(session, caller.project_id, wanted.eval_id) is None:
             raise NoSuchEval(wanted.eval_id, f"evals.{number}.eval_id")
-        _check_file(session, caller, wanted.source.id, f"evals.{number}.source.id", "evals")
+        require_usable(session, caller, wanted.source.id, purpose="evals", param=f"evals.{number}.source.id")
         eval_runs.require_answers(
             context, origin.base, wanted.sampling_params, f"evals.{number}.sampling_params", f"evals.{number}"
         )
@@ -284,15 +285,3 @@ def _same_tokenizer(session: Session, base: BaseModelRow, other_name: str) -> bo
         for row in (base, other)
     )
     return base.name == other_name or own_hashes == other_hashes
-
-
-def _check_file(session: Session, caller: Caller, file_id: str, param: str, purpose: str = "fine-tune") -> None:
-    file = files.get_to_use(session, caller.project_id, file_id)
-    if file is None:
-        raise InvalidRequest(f"No such File object: {file_id}", param=param, code="file_not_found")
-    if file.purpose != purpose:
-        raise InvalidRequest(
-            f"{file_id} has purpose '{file.purpose}': {param} must be a file with purpose '{purpose}'",
-            param=param,
-            code="invalid_file_purpose",
-        )

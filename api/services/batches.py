@@ -4,11 +4,12 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import DO_NOT_RETRY, InvalidRequest, NotFound, TooManyRequests
-from api.records import batches, files, projects
+from api.records import batches, projects
 from api.records.base import current_time, db_now
 from api.records.batch_items import QUEUE
 from api.records.batches import Batch
 from api.records.pages import Page
+from api.services.files import require_usable
 from api.spec.batch import BATCH_FINAL, WINDOW_S, BatchStatus
 from api.spec.ids import new_id
 
@@ -64,7 +65,8 @@ def create(
         if repeated and (first := batches.newest_like(session, batch, context.settings.retried_create_s)):
             return first
         _require_few(context, session, caller)
-        _check_file(context, session, caller, input_file)
+        limit = context.settings.max_batch_bytes
+        require_usable(session, caller, input_file, purpose=PURPOSE, param="input_file_id", max_bytes=limit)
         session.add(batch)
         session.flush()
         session.refresh(batch)
@@ -79,28 +81,6 @@ def _require_few(context: Context, session: Session, caller: Caller) -> None:
             f"This server allows a project {limit} unfinished batches: wait for some to end, or cancel them",
             code="too_many_active_batches",
             headers=DO_NOT_RETRY,
-        )
-
-
-def _check_file(context: Context, session: Session, caller: Caller, file_id: str) -> None:
-    """Raise InvalidRequest unless the file can be a batch's input. The file cannot be removed until the transaction
-    ends."""
-    file = files.get_to_use(session, caller.project_id, file_id)
-    param, longest = "input_file_id", context.settings.max_batch_bytes
-    if file is None:
-        raise InvalidRequest(f"No such File object: {file_id[:64]}", param=param, code="file_not_found")
-    if file.purpose != PURPOSE:
-        raise InvalidRequest(
-            f"{file_id} has purpose '{file.purpose}': {param} must be a file with purpose '{PURPOSE}'",
-            param=param,
-            code="invalid_file_purpose",
-        )
-    if file.bytes > longest:
-        raise InvalidRequest(
-            f"{file_id} has {file.bytes} bytes, and the input of a batch may have {longest}: split it into several "
-            "files",
-            param=param,
-            code="file_too_large",
         )
 
 

@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import DO_NOT_RETRY, InvalidRequest, NotFound, TooManyRequests
-from api.records import eval_items, eval_runs, evals, files, projects
+from api.records import eval_items, eval_runs, evals, projects
 from api.records.base_models import BaseModelRow
 from api.records.eval_items import QUEUE, EvalItem
 from api.records.eval_runs import EvalRun
@@ -12,6 +12,7 @@ from api.records.item_queue import StaleWork
 from api.records.pages import Page
 from api.services import sampling
 from api.services.evals import NoSuchEval
+from api.services.files import require_usable
 from api.services.sampling import TooManyTokens
 from api.spec.evals.run_source import CompletionsSource, FileId, RunSource, SamplingParams
 from api.spec.evals.status import UNFINISHED, ItemStatus, RunStatus
@@ -78,7 +79,8 @@ def create(
                 return first
         _require_few(context, session, caller)
         if isinstance(source.source, FileId):
-            _check_file(context, session, caller, source.source.id)
+            file_id, limit = source.source.id, context.settings.max_eval_bytes
+            require_usable(session, caller, file_id, purpose=PURPOSE, param="data_source.source.id", max_bytes=limit)
         return eval_runs.add(session, row, caller.key_id, stored, name=name, pairs=pairs)
 
 
@@ -121,28 +123,6 @@ def _require_few(context: Context, session: Session, caller: Caller) -> None:
             "ATTUNE_KEEP_EVAL_RUNS_DAYS or a higher ATTUNE_MAX_EVAL_RUNS",
             code="too_many_eval_runs",
             headers=DO_NOT_RETRY,
-        )
-
-
-def _check_file(context: Context, session: Session, caller: Caller, file_id: str) -> None:
-    """Raise InvalidRequest unless the file can hold the rows of a run. The file cannot be removed until the transaction
-    ends."""
-    file = files.get_to_use(session, caller.project_id, file_id)
-    param, longest = "data_source.source.id", context.settings.max_eval_bytes
-    if file is None:
-        raise InvalidRequest(f"{param}: no such File object: {file_id[:64]}", param=param, code="file_not_found")
-    if file.purpose != PURPOSE:
-        raise InvalidRequest(
-            f"{param}: {file_id} has purpose '{file.purpose}': upload it with purpose '{PURPOSE}'",
-            param=param,
-            code="invalid_file_purpose",
-        )
-    if file.bytes > longest:
-        raise InvalidRequest(
-            f"{param}: {file_id} has {file.bytes} bytes, and the rows of a run may have {longest}: split "
-            "it into several files",
-            param=param,
-            code="file_too_large",
         )
 
 

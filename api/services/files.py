@@ -190,6 +190,28 @@ def get(context: Context, caller: Caller, file_id: str) -> File:
     return file
 
 
+def require_usable(
+    session: Session, caller: Caller, file_id: str, *, purpose: str, param: str, max_bytes: int | None = None
+) -> None:
+    """Raise InvalidRequest unless the project has the file, and the file has this purpose and at most `max_bytes`. It
+    cannot be removed until the transaction ends. `param`: the field of the request that names the file."""
+    file = files.get_to_use(session, caller.project_id, file_id)
+    if file is None:
+        raise InvalidRequest(f"No such File object: {file_id[:64]}", param=param, code="file_not_found")
+    if file.purpose != purpose:
+        raise InvalidRequest(
+            f"{file_id} has purpose '{file.purpose}': {param} must be a file with purpose '{purpose}'",
+            param=param,
+            code="invalid_file_purpose",
+        )
+    if max_bytes is not None and file.bytes > max_bytes:
+        raise InvalidRequest(
+            f"{file_id} has {file.bytes} bytes, and {param} may have {max_bytes}: split it into several files",
+            param=param,
+            code="file_too_large",
+        )
+
+
 def page(
     context: Context,
     caller: Caller,
