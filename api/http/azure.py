@@ -11,8 +11,9 @@ import re
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.http.request_body import read_body, replay_body
 from api.spec.fields import AUTO
 
 _MOUNT = re.compile(r"/openai(?:/v1)?(?:/deployments/(.+?(?=/(?:chat/)?completions$)|[^/]+))?(?=/)")
@@ -57,28 +58,9 @@ class AzureBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope.get("method") == "POST" and "azure_deployment" in scope else ""
         if path == _JOBS or (path in _WITH_A_MODEL and scope["azure_deployment"] is not None):
-            receive = _rewritten(receive, scope["azure_deployment"])
+            body = _rewritten_body(await read_body(receive), scope["azure_deployment"])
+            receive = replay_body(body, receive)
         await self.app(scope, receive, send)
-
-
-def _rewritten(receive: Receive, deployment: str | None) -> Receive:
-    read = False
-
-    async def receive_rewritten() -> Message:
-        nonlocal read
-        if read:
-            return await receive()
-        body, more = b"", True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return message
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        read = True
-        return {"type": "http.request", "body": _rewritten_body(body, deployment), "more_body": False}
-
-    return receive_rewritten
 
 
 def _rewritten_body(body: bytes, deployment: str | None) -> bytes:

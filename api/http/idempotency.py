@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.context import Context
 from api.errors import InvalidRequest, ServiceError
 from api.http.form_digest import FormDigest
+from api.http.request_body import read_body, replay_body
 from api.infra.multipart import STREAMED
 from api.records import idempotency
 from api.services import project_limits
@@ -131,7 +132,7 @@ class Idempotency:
             form = FormDigest(content_type, *address)
             claim = self._claim(scope, key, FormDigest("", b"form", *address).hexdigest())
         else:
-            form, body = None, await _read(receive)
+            form, body = None, await read_body(receive)
             receive = replay_body(body, receive)
             claim = self._claim(scope, key, hashlib.sha256(b"\0".join((*address, body))).hexdigest())
         earlier = await self._first_or_earlier(claim, scope)
@@ -248,31 +249,6 @@ async def _renewed(claim: Claim) -> AsyncIterator[None]:
         yield
     finally:
         renewal.cancel()
-
-
-async def _read(receive: Receive) -> bytes:
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise InvalidRequest("The connection was lost before the whole body arrived")
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return body
-
-
-def replay_body(body: bytes, receive: Receive) -> Receive:
-    """Return a receive function that first returns the body, which has already been read, and then calls `receive`."""
-    read = False
-
-    async def receive_replayed() -> Message:
-        nonlocal read
-        if read:
-            return await receive()
-        read = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receive_replayed
 
 
 async def _replay(send: Send, earlier: idempotency.IdempotentRequest) -> None:
