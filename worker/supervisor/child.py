@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 REPORT_FD = "ATTUNE_REPORT_FD"
 MAX_REPORT_BYTES = 1024 * 1024
+LOG_TAIL_BYTES = 4096
 
 
 class Child:
@@ -123,9 +124,10 @@ class Child:
         if self.alive:
             os.kill(self.pid, signal.SIGUSR1)
 
-    def log_tail(self, bytes_total: int = 4096) -> str:
+    def log_tail(self) -> str:
+        """Return the end of the child's output; empty if the file is gone."""
         try:
-            return self.log_file.read_bytes()[-bytes_total:].decode(errors="replace")
+            return self.log_file.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
         except OSError:
             return ""
 

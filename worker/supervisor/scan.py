@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import time
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,6 +13,7 @@ from api.infra.storage import ObjectCorrupt, ObjectMissing, ReadingStopped, Stor
 from api.records import scans
 from api.records.scans import ScanClaim
 from worker.supervisor.child import Child
+from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE
 from worker.supervisor.node import Node
 from worker.supervisor.write_retry import write_with_retry
 
@@ -29,9 +29,6 @@ LOST = "The file could not be scanned: each attempt was interrupted."
 
 ScanReport: TypeAlias = dict[str, Any]
 """The child's report (worker.scan.Report)."""
-
-SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
-"""Signals that an operator or the kernel sends: another attempt may succeed."""
 
 
 class ChildKilled(Exception):

@@ -1,5 +1,6 @@
 """A stop of the database, or of everything: when it is over, no healthy worker is taken for lost."""
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -185,11 +186,14 @@ def test_scans_that_a_stop_interrupted_are_not_held_against_their_file(workshop:
     assert (file.scan_fence, file.scan_excused) == (scans.MAX_SCANS + 1, scans.MAX_SCANS - 1)
 
 
-def test_a_scan_that_is_killed_from_outside_is_begun_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_a_scan_that_is_killed_from_outside_is_begun_again(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
 
     def killed(node: Node, program: str, folder: Path) -> Child:
-        return Child("tests.worker.supervisor.killed", log_file=folder / "log.txt")
+        return Child("tests.worker.supervisor.killed", str(int(number)), log_file=folder / "log.txt")
 
     with monkeypatch.context() as attack:
         attack.setattr(Node, "start_child", killed)
