@@ -79,10 +79,9 @@ def validate_method(raw: dict[str, object], forced_format: str | None) -> Method
 
 def unexpected_format(file: FileRequest, method: Method, row: Row) -> JobRejected:
     """Return the error of a file whose first row matches no format."""
-    message = "Unexpected file format, expected either prompt/completion pairs or chat messages."
-    message = (
-        message if {"chat", "completion"} <= method.formats else f"Unexpected file format. {_accepted_formats(method)}"
-    )
+    message = f"Unexpected file format. {_accepted_formats(method)}"
+    if {"chat", "completion"} <= method.formats:
+        message = "Unexpected file format, expected either prompt/completion pairs or chat messages."
     return invalid_file(file, f"{message} {keys_of(row)}")
 
 

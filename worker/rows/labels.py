@@ -182,13 +182,9 @@ class ClassColumn(LabelColumn):
         return {name: counted[at] for name, at in self.name_ids.items()}
 
     def classes(self) -> int | None:
-        return (
-            None
-            if self.decided_problem() == "regression"
-            else self.multi_hot.width
-            if self.multi_hot.present
-            else len(self.name_ids)
-        )
+        if self.decided_problem() == "regression":
+            return None
+        return self.multi_hot.width if self.multi_hot.present else len(self.name_ids)
 
     def warnings(self) -> list[RowWarning]:
         if self.multi_hot.present:

@@ -296,9 +296,9 @@ def _variants(messages: Messages) -> Iterator[Messages]:
     yield messages
     if any("tool_calls" in message for message in messages):
         yield [{"content": "", **message} for message in messages]
-        with_answer = [_with_text_arguments(message) for message in messages]
-        yield with_answer
-        yield [{"content": "", **message} for message in with_answer]
+        with_texts = [_with_text_arguments(message) for message in messages]
+        yield with_texts
+        yield [{"content": "", **message} for message in with_texts]
 
 
 def _with_text_arguments(message: Message) -> Message:

@@ -1,5 +1,6 @@
 """The rows of a user's file, whatever its container. The first bytes decide the container, never the file's name."""
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -10,7 +11,7 @@ from api.spec.formats import RowError
 from worker.rows.readers.base import FileError, ReadLimits, Rows
 from worker.rows.readers.compressed import open_compressed
 from worker.rows.readers.json_array import read_json_array
-from worker.rows.readers.jsonl import BOM, read_json_lines, read_lines
+from worker.rows.readers.jsonl import read_json_lines, read_lines
 from worker.rows.readers.parquet import PARQUET, read_parquet
 from worker.rows.readers.plain_chat import PlainChat
 from worker.rows.readers.table import delimiter_of, read_table
@@ -57,7 +58,7 @@ def _open_container(path: Path, limits: ReadLimits) -> tuple[str, Rows]:
     with _open(path, limits) as file:
         head = file.read(HEAD_BYTES)
     reject_unsupported(head)
-    begin = head.removeprefix(BOM).lstrip()[:1]
+    begin = head.removeprefix(BOM_UTF8).lstrip()[:1]
     if begin == b"[":
         return "json", read_json_array(_open(path, limits), limits)
     delimiter = None if begin in (b"{", b"") else delimiter_of(head)

@@ -1,12 +1,13 @@
 """One JSON array of rows, read element by element. Only the current element is in memory."""
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from api.spec.formats import RowError
 from worker.rows.readers.base import FileError, ReadLimits, Rows
-from worker.rows.readers.jsonl import BOM, decode_object
+from worker.rows.readers.jsonl import decode_object
 from worker.rows.readers.plain_chat import find_plain_chat
 
 CHUNK_BYTES = 1 << 18
@@ -25,7 +26,7 @@ def read_json_array(file: BinaryIO, limits: ReadLimits) -> Rows:
 
 def _elements(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
     """Yield the text of each element of the outermost array."""
-    text = file.read(CHUNK_BYTES).removeprefix(BOM).lstrip()[1:]  # open_rows has checked the bracket
+    text = file.read(CHUNK_BYTES).removeprefix(BOM_UTF8).lstrip()[1:]  # open_rows has checked the bracket
     depth, begin, at, any_element = 1, 0, 0, False
     while True:
         token = TOKEN.search(text, at)

@@ -1,6 +1,7 @@
 """A reader of JSON lines, one at a time. It yields the object in each line, or the error if there is none."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import IO
 
@@ -11,7 +12,6 @@ from worker.rows.readers.base import MAX_KEYS, ReadLimits, Rows
 from worker.rows.readers.json_errors import explain_json_error
 from worker.rows.readers.plain_chat import PlainChat, find_plain_chat
 
-BOM = b"\xef\xbb\xbf"
 MAX_BRACKETS = 200
 """A line with at most this many opening brackets cannot be nested too deeply."""
 _decoder = msgspec.json.Decoder()
@@ -43,7 +43,7 @@ def read_lines(file: IO[bytes], line_bytes: int) -> Iterator[tuple[int, bytes | 
     while line := file.readline(line_bytes + 2):
         number += 1
         if number == 1:
-            line = line.removeprefix(BOM)
+            line = line.removeprefix(BOM_UTF8)
         content = line.rstrip(b"\r\n")
         if len(content) <= line_bytes:
             yield number, content

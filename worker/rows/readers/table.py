@@ -2,6 +2,7 @@
 
 import csv
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -9,7 +10,7 @@ from api.spec.formats import KEYS, Row, RowError
 from api.spec.formats.base import truncate
 from api.spec.formats.json_text import parse_json_text
 from worker.rows.readers.base import MAX_KEYS, FileError, ReadLimits, Rows
-from worker.rows.readers.jsonl import BOM, read_lines
+from worker.rows.readers.jsonl import read_lines
 from worker.rows.readers.unsupported import reject_binary
 
 DELIMITERS = (",", ";", "\t")
@@ -29,7 +30,7 @@ def delimiter_of(head: bytes) -> str | None:
     Raises FileError if the file is not text, or seems to be a table without such columns or with an unsupported
     delimiter.
     """
-    line = _first_line(head.removeprefix(BOM))
+    line = _first_line(head.removeprefix(BOM_UTF8))
     if names := DELIMITER_LINE.fullmatch(line):
         return names.group(1)
     for delimiter in DELIMITERS:

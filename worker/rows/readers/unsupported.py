@@ -1,6 +1,7 @@
 """Detection of files in unsupported formats. The error says what the file is and what to do about it."""
 
 import json
+from codecs import BOM_UTF8
 
 from worker.rows.readers.base import FileError
 
@@ -51,7 +52,7 @@ def reject_unsupported(head: bytes) -> None:
             raise _unsupported(what, advice)
     if head[TAR] == b"ustar":
         raise _unsupported("is a tar archive", "upload the files in it one by one")
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = head.removeprefix(BOM_UTF8).lstrip()
     begin = text[:64].lower()
     if begin.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
         raise _unsupported("is an HTML page, perhaps a server's error page", "download the file itself")
@@ -72,7 +73,7 @@ def reject_binary(head: bytes) -> None:
 def reject_no_rows(head: bytes) -> None:
     """Raise FileError if a file that is neither an array nor a table has no JSON object in its first lines."""
     lines = [line for line in head.splitlines() if line.strip()][:MAX_PROBED_LINES]
-    if lines and not any(line.lstrip().startswith((b"{", b"\xef\xbb\xbf{")) for line in lines):
+    if lines and not any(line.lstrip().startswith((b"{", BOM_UTF8 + b"{")) for line in lines):
         reject_binary(head)
         raise _unsupported("begins neither with JSON nor with column names, such as prompt,completion", ADVICE)
 
