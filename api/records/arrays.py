@@ -32,7 +32,11 @@ class Arrays(Base):
 
     @property
     def storage_key(self) -> str:
-        return f"arrays/{self.project_id}/{self.key}.safetensors"
+        return storage_key(self.project_id, self.key)
+
+
+def storage_key(project_id: str, key: str) -> str:
+    return f"arrays/{project_id}/{key}.safetensors"
 
 
 def content_key(

@@ -128,7 +128,7 @@ def resume(context: Context, caller: Caller, job_id: str) -> Job:
 
 
 def event_page(
-    context: Context, caller: Caller, job_id: str, *, messages_only: bool = False, after: str | None, limit: int
+    context: Context, caller: Caller, job_id: str, *, messages_only: bool, after: str | None, limit: int
 ) -> Page[Event]:
     with context.database.read() as session:
         _require_exists(session, caller, job_id)

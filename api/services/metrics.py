@@ -23,7 +23,7 @@ class Selection:
         return events.batches_of(self.numbers)
 
 
-def select_steps(context: Context, caller: Caller, job_id: str, max_points: int | None = None) -> Selection:
+def select_steps(context: Context, caller: Caller, job_id: str, max_points: int | None) -> Selection:
     """Select all steps of the job, or at most `max_points` of its charted steps. Raise NoSuchJob.
 
     Of all steps, memory holds only the numbers, eight bytes for each.

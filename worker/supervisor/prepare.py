@@ -145,9 +145,8 @@ def _fetch_stored(attempt: AttemptContext, stored: Arrays, name: str) -> bool:
 
 def _store(attempt: AttemptContext, source: Source, report: FileReport) -> Arrays:
     project_id, context = attempt.job.project_id, attempt.node.context
-    stored = context.storage.write_file(
-        f"arrays/{project_id}/{source.key}.safetensors", attempt.folder / "data" / f"{source.name}.safetensors"
-    )
+    path = attempt.folder / "data" / f"{source.name}.safetensors"
+    stored = context.storage.write_file(arrays.storage_key(project_id, source.key), path)
     with context.database.write() as session:
         return arrays.upsert(
             session,
