@@ -47,8 +47,8 @@ class InputReader:
     endpoint: str
     max_line_bytes: int
     max_lines: int
-    models: dict[str, int] = field(default_factory=dict)
-    """{model: the first line that names it}."""
+    models: dict[str | None, int] = field(default_factory=dict)
+    """{model: the first line that names it}. None stands for requests that name no model."""
     count: int = 0
     _errors: list[LineError] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
@@ -94,11 +94,13 @@ class InputReader:
             message = f"custom_id: '{line.custom_id[:64]}' is also used by an earlier line: each must be unique"
             self._errors.append(LineError("duplicate_custom_id", message, "custom_id", number))
         self._names.add(line.custom_id)
-        model = str(line.body.get("model"))[:256]
-        if "\0" in model:
+        model = line.body.get("model")
+        if not isinstance(model, str):
+            model = None
+        elif "\0" in model:
             message = "body.model: the text holds a NUL character (\\u0000), which cannot be stored"
             self._errors.append(LineError("invalid_value", message, "body.model", number))
-        self.models.setdefault(model, number)
+        self.models.setdefault(model and model[:256], number)
         return NewItem(number, line.custom_id, start, len(content))
 
 
@@ -144,14 +146,17 @@ def validate(context: Context, claim: WorkClaim[Batch]) -> None:
 
 
 def _require_a_model(context: Context, claim: WorkClaim[Batch], reader: InputReader) -> None:
-    """Raise Invalid if no model of the batch can answer. If only some cannot, their requests have errors of their own.
+    """Raise Invalid if no model of the batch can answer. If only some cannot, or some requests name no model, these
+    requests have errors of their own.
 
     A file with more than MAX_ERRORS models is not checked, because each check reads the database.
     """
-    if len(reader.models) > MAX_ERRORS or str(None) in reader.models:  # a request without a model has its own error
+    if len(reader.models) > MAX_ERRORS:
         return
     caller, errors = Caller(claim.work.project_id, claim.work.key_id, "write"), []
     for model, line in reader.models.items():
+        if model is None:
+            return
         try:
             sampling.require_model(context, caller, model)
         except (NoSuchModel, CannotAnswer) as error:

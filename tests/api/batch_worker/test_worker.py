@@ -138,6 +138,13 @@ def test_a_batch_without_a_model_that_can_answer_fails(client: TestClient, serve
     assert (ended["status"], ended["request_counts"]["failed"]) == ("completed", 1)
 
 
+def test_requests_that_name_no_model_fail_one_by_one(client: TestClient, served: Context) -> None:
+    batch = create(client, line("a", {"messages": CHAT["messages"]}), line("b", CHAT | {"model": None}))
+    work(served, says("x"))
+    ended = retrieve(client, batch)
+    assert (ended["status"], ended["model"], ended["request_counts"]["failed"]) == ("completed", None, 2)
+
+
 @pytest.mark.parametrize(
     ("lines", "limits", "code"),
     [
