@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tests.worker import bases
 from tests.worker.prepared import Content, jsonl, prepare
 
 MEMORY_BYTES = 700_000_000
@@ -201,11 +200,6 @@ FILES: dict[str, Bad] = {
     "Parquet that unfolds in one row": Bad(lambda path: path.write_bytes(lying_list()), "too_large", None),
     "Parquet with bytes that are no text": Bad(parquet([{"text": b"a"}, {"text": b"\xff"}]), "invalid_utf8", 2),
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bases.base(tmp_path_factory.mktemp("bases") / "base")
 
 
 @pytest.mark.parametrize("name", FILES)

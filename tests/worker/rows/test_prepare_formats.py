@@ -27,11 +27,6 @@ OPENAI_PAIR = {"input": {"messages": [USER]}, "preferred_output": [GOOD], "non_p
 PPO = {"type": "ppo", "ppo": {"reward_model": "rm"}}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bases.base(tmp_path_factory.mktemp("bases") / "base")
-
-
 def prepared(folder: Path, base: Path, method: Any, *rows: Any, **options: Any) -> tuple[Outcome, Rows]:
     asked = {"type": method} if isinstance(method, str) else method
     outcome = prepare(folder / "run", base, jsonl(*rows), method=asked, **options)

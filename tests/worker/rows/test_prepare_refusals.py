@@ -30,11 +30,6 @@ HOSTILE = {
 }
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bases.base(tmp_path_factory.mktemp("bases") / "base")
-
-
 def test_every_hostile_line_is_one_finding_with_its_number(tmp_path: Path, base: Path) -> None:
     lines = [line for line, _ in HOSTILE.values()]
     last = {"messages": [*GOOD["messages"], *GOOD["messages"]]}

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
+from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM
 
 from api.spec.sampling import SamplerJob
@@ -23,6 +24,11 @@ from worker.techniques import TECHNIQUES
 CPU = torch.device("cpu")
 PROMPT = [3, 250, 17, 90, 4]
 TOKENS = 10
+
+
+def technique(name: str) -> Any:
+    adapter: TypeAdapter[Any] = TypeAdapter(Technique)
+    return adapter.validate_python({"type": name})
 
 
 def plain(base: Path, technique: Any = None) -> Any:

@@ -6,11 +6,8 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from pydantic import TypeAdapter
 
-from api.spec.techniques import Technique
-from tests.tiny_models import make_model
-from tests.worker.sampling.asking import CPU, PROMPT, TOKENS, Asked, make_adapter, plain
+from tests.worker.sampling.asking import CPU, PROMPT, TOKENS, Asked, make_adapter, plain, technique
 from worker.sampling.bases import KEPT_ADAPTERS, LoadedBase, ModelSource
 from worker.sampling.generate import generate
 from worker.sampling.refused import RequestRefused
@@ -20,16 +17,6 @@ from worker.techniques import TECHNIQUES
 ALIKE = ("lora", "dora", "ia3", "prefix", "prompt")
 """Techniques whose adapters are swapped on one base in memory."""
 OF_THEIR_OWN = ("full", "bottleneck", "qlora")
-
-
-def technique(name: str) -> Any:
-    adapter: TypeAdapter[Any] = TypeAdapter(Technique)
-    return adapter.validate_python({"type": name})
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("bases") / "llama", "llama", seed=5)
 
 
 @pytest.fixture(scope="module")

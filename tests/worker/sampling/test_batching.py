@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 
 from api.estimate.work import PACKED_FAMILIES
 from api.spec.sampling import SamplerJob
-from api.spec.techniques import Technique
 from tests.tiny_models import make_model
-from tests.worker.sampling.asking import CPU, make_adapter, run, serving
+from tests.worker.sampling.asking import CPU, make_adapter, run, serving, technique
 from worker.sampling import answer as answer_module
 from worker.sampling import echo as echo_module
 from worker.sampling import server as server_module
@@ -72,20 +70,10 @@ class Served:
             self.ended.append(fields["id"])
 
 
-def technique(name: str) -> Any:
-    adapter: TypeAdapter[Any] = TypeAdapter(Technique)
-    return adapter.validate_python({"type": name})
-
-
 def job(id_: str, source: ModelSource, prompt: list[int], **fields: Any) -> SamplerJob:
     given = {"prompts": [prompt], "max_tokens": 12, "temperature": 0, "top_p": 1, "top_logprobs": 2} | fields
     adapter = None if source.adapter is None else str(source.adapter)
     return SamplerJob(id=id_, base=str(source.base), adapter=adapter, technique=source.technique, **given)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("bases") / "llama", "llama", seed=5)
 
 
 @pytest.fixture(scope="module")

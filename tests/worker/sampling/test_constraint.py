@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny_models import make_model
 from tests.worker.sampling.asking import CPU, Asked
 from worker.sampling.bases import LoadedBase, ModelSource
 from worker.sampling.refused import RequestRefused
@@ -23,11 +22,6 @@ SCHEMA: dict[str, Any] = {
     "required": ["color", "count", "word"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("bases") / "llama", "llama", seed=5)
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,12 @@ from peft import PeftModel
 from pydantic import TypeAdapter
 
 from api.spec.techniques import Technique
-from tests.tiny_models import make_model
 from tests.worker.sampling.asking import CPU, PROMPT, Asked, make_adapter, plain
 from worker.sampling import echo
 from worker.sampling.bases import LoadedBase, ModelSource
 from worker.sampling.refused import RequestRefused
 
 TECHNIQUES: TypeAdapter[Any] = TypeAdapter(Technique)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("bases") / "llama", "llama", seed=5)
 
 
 @pytest.fixture(scope="module")

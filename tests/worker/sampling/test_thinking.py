@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from api.spec.sampling import SamplerJob
-from tests.tiny_models import make_model
 from tests.worker.sampling.asking import CPU, Asked
 from tests.worker.templates import ALL
 from worker.sampling.answer import Answer, answers_of
@@ -19,11 +18,6 @@ from worker.shared.reports import FinishedReport, ReasoningReport, TextReport
 
 QUESTION = [{"role": "user", "content": "Which?"}]
 EMPTY = "<think>\n\n</think>\n\n"
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("bases") / "llama", "llama", seed=5)
 
 
 def load(llama: Path, template: str) -> LoadedBase:

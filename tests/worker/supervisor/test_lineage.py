@@ -15,6 +15,7 @@ from api.records.models import Model
 from api.services.lineage import CannotContinue
 from api.spec.lifecycle import JobStatus, Stage
 from api.spec.recipe import Recipe
+from tests.conftest import EMBEDDED
 from tests.factories import a_file, a_model, a_project, error_of
 from tests.worker.prepared import jsonl
 from tests.worker.supervisor.conftest import Workshop, attempt_at
@@ -23,17 +24,7 @@ from worker.supervisor.loop import work_until_idle
 from worker.supervisor.provenance import origin_of
 from worker.supervisor.resolution import resolution_inputs
 
-
-@pytest.fixture
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """One way to run is enough here: what differs between the two is tested in test_life_of_a_job."""
-    from api.settings import Settings  # noqa: PLC0415
-
-    return Settings(
-        data_dir=tmp_path / "data",
-        database_url=request.getfixturevalue("sqlite_url"),
-        broker_url=request.getfixturevalue("valkey_url"),
-    )
+SETTINGS = EMBEDDED
 
 
 def trained(workshop: Workshop, **body: Any) -> str:

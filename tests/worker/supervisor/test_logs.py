@@ -7,18 +7,15 @@ from api.errors import NotFound
 from api.records import job_queue, jobs
 from api.records.job_queue import Claim
 from api.services import job_logs
-from api.settings import Settings
 from api.spec.lifecycle import JobStatus, Stage
+from tests.conftest import EMBEDDED
 from tests.factories import a_caller, a_job
 from tests.streams import collected
 from worker.supervisor.logs import LogUploader
 from worker.supervisor.node import Node
 from worker.supervisor.retention import remove_old_logs
 
-
-@pytest.fixture
-def settings(tmp_path: Path, sqlite_url: str, valkey_url: str) -> Settings:
-    return Settings(data_dir=tmp_path / "data", database_url=sqlite_url, broker_url=valkey_url)
+SETTINGS = EMBEDDED
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """A job whose trainer the kernel kills for memory."""
 
 import itertools
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from sqlalchemy import update
@@ -10,9 +9,9 @@ from sqlalchemy import update
 from api.estimate.machine_fields import Machine
 from api.estimate.stored import StoredEstimate, StoredPrediction
 from api.records.jobs import Job
-from api.settings import Settings
 from api.spec.lifecycle import FailureReason, JobStatus
 from tests.api.estimate.test_machine_fields import a_recipe
+from tests.conftest import EMBEDDED
 from tests.worker.supervisor.conftest import Workshop
 from worker.shared import gpus
 from worker.shared.gpus import Gpu
@@ -20,12 +19,7 @@ from worker.supervisor import train
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.out_of_memory import killed_for_memory, require_free_memory
 
-
-@pytest.fixture
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """One way to run is enough here."""
-    urls: dict[str, Any] = {name: request.getfixturevalue(name) for name in ("sqlite_url", "valkey_url")}
-    return Settings(data_dir=tmp_path / "data", database_url=urls["sqlite_url"], broker_url=urls["valkey_url"])
+SETTINGS = EMBEDDED
 
 
 def training_bytes(predicted: StoredPrediction) -> int:

@@ -18,6 +18,7 @@ from api.records.job_queue import Claim
 from api.records.jobs import Job, StaleFence
 from api.records.models import Checkpoint, Model
 from api.spec.lifecycle import JobStatus, Stage
+from tests.conftest import EMBEDDED
 from tests.factories import a_job, a_model, a_project, an_eval, the_job
 from worker.shared.reports import CheckpointReport, DoneReport
 from worker.supervisor.attempt import AttemptContext
@@ -25,7 +26,7 @@ from worker.supervisor.estimates import Measured
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.outputs import begin_evals, best_step_message, publish, store_checkpoint
 
-SETTINGS = "embedded"
+SETTINGS = EMBEDDED
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,18 @@
 """Pipelines through a worker: each stage begins from what the one before has made."""
 
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from api.records.jobs import Job
 from api.services import pipelines
 from api.spec.lifecycle import JobStatus
 from api.spec.pipeline import Pipeline
+from tests.conftest import EMBEDDED
 from tests.end_to_end.jobs import rows
 from tests.factories import a_file, error_of
 from tests.worker.supervisor.conftest import Workshop
 from worker.supervisor.loop import work_until_idle
 
-
-@pytest.fixture
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """One way to run is enough here: what differs between the two is tested in tests/api/records."""
-    from api.settings import Settings  # noqa: PLC0415
-
-    return Settings(
-        data_dir=tmp_path / "data",
-        database_url=request.getfixturevalue("sqlite_url"),
-        broker_url=request.getfixturevalue("valkey_url"),
-    )
+SETTINGS = EMBEDDED
 
 
 def submitted(workshop: Workshop, *stages: dict[str, Any], good: bool = True) -> list[str]:
