@@ -31,7 +31,7 @@ from worker.supervisor.remaining import predicted_s, share_done
 from worker.supervisor.slots import Slot
 from worker.supervisor.trainer_monitor import TrainerMonitor
 
-SUSPICIOUS_REASONS = (FailureReason.INTERNAL, FailureReason.DIVERGED)
+DAMAGE_SYMPTOMS = (FailureReason.INTERNAL, FailureReason.DIVERGED)
 """Reasons of failures that flipped bits in a base model can cause. Only after these is the cached copy hashed again,
 because hashing takes a while."""
 DAMAGED_COPY = "The worker's copy of the base model was damaged. The worker fetches it again."
@@ -66,7 +66,7 @@ def train(attempt: AttemptContext, slot: Slot) -> None:
             reduce_memory(attempt, attempted, machine, killed=killed)
         if killed:
             raise killed_for_memory(attempted, machine, estimate) from fault
-        if fault.reason in SUSPICIOUS_REASONS and weights_are_damaged(node, job, attempt.base):
+        if fault.reason in DAMAGE_SYMPTOMS and weights_are_damaged(node, job, attempt.base):
             raise AttemptFailed(FailureReason.WORKER_FAULT, DAMAGED_COPY) from fault
         raise
     finally:

@@ -17,7 +17,7 @@ from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
-from worker.delivery.trackers.base import Config, MetricPoint, Run, RunInfo
+from worker.delivery.trackers.base import MetricPoint, Run, RunInfo
 
 INIT_TIMEOUT_S = 30
 FINISH_TIMEOUT_S = 30
@@ -35,14 +35,14 @@ class Tracker:
     def begin(self, info: RunInfo) -> wandb.Run:
         """Start a run with the wandb library, which starts a thread and a process for the run."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        options = info.options
         try:
-            return self._init(info, options)
+            return self._init(info)
         except (MailboxClosedError, HandleAbandonedError, ConnectionError):
             _forget_dead_process()
             raise
 
-    def _init(self, info: RunInfo, options: Config) -> wandb.Run:
+    def _init(self, info: RunInfo) -> wandb.Run:
+        options = info.options
         return wandb.init(
             id=run_id(info),
             project=options["project"],
