@@ -4,20 +4,17 @@ from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from api.estimate.memory import CHUNK_LOGITS
 from worker.engine.generation.cached_passes import prompts_pass, token_pass
 from worker.engine.generation.key_value_cache import CACHED, Indices, KeyValueCache, PackedPrompts
-from worker.engine.generation.token_draws import TokenDraws
+from worker.engine.generation.token_draws import TokenArray, TokenDraws
 from worker.engine.model.attention import sent
 from worker.engine.model.batches import micro_batches
 from worker.engine.model.families import head_of
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import rows_of
-
-TokenArray = npt.NDArray[np.int32]
 
 
 @torch.no_grad()

@@ -11,12 +11,10 @@ import numpy.typing as npt
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from worker.engine.generation.token_draws import TokenDraws
+from worker.engine.generation.token_draws import TokenArray, TokenDraws
 from worker.engine.model.attention import PACKED
 from worker.engine.model.load import plain_attention
 from worker.engine.model.trainable import TrainableModel
-
-TokenArray = npt.NDArray[np.int32]
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from api.spec.methods.reward import Reward
 from api.spec.resolve import ResolvedRecipe
 from api.spec.techniques import Technique
 from worker.engine.errors import TrainingError
-from worker.engine.generation.rollout_sampler import Answers, TokenArray
+from worker.engine.generation.rollout_sampler import Answers
+from worker.engine.generation.token_draws import TokenArray
 from worker.engine.model.adapters import network_of
 from worker.engine.model.batches import Layout, micro_batches
 from worker.engine.model.families import needs_single_rows

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from api.estimate.sampling import SamplingPlan
 from worker.engine.generation.decoding import decode
 from worker.engine.generation.padded_generation import generate_padded
-from worker.engine.generation.token_draws import TokenDraws
+from worker.engine.generation.token_draws import TokenArray, TokenDraws
 from worker.engine.model.batches import MicroBatch
 from worker.engine.model.temporary_merge import merged_adapters
 from worker.engine.model.trainable import TrainableModel
@@ -20,7 +20,6 @@ from worker.rows.reasoning_reader import content_of, first_part
 from worker.shared.arrays import Rows
 
 FloatArray = npt.NDArray[np.float32]
-TokenArray = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)

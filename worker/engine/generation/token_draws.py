@@ -4,9 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from worker.engine.model.attention import sent
+
+TokenArray = npt.NDArray[np.int32]
+"""Token ids of one prompt or answer."""
 
 
 class TokenDraws:
