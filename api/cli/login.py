@@ -12,6 +12,7 @@ from api.cli.client import Client
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, find_server, login_file, with_version
 from api.cli.console import format_time, print_fields, print_json, print_note, print_result
 from api.cli.errors import Command, CommandError, ExitCode
+from api.infra.private_file import write_private_file
 
 login_app = typer.Typer(add_completion=False)
 logout_app = typer.Typer(add_completion=False)
@@ -35,12 +36,7 @@ def login(
     with Client(url, key) as client:
         owner = client.session()
     path = login_file()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({"base_url": url, "api_key": key}, file)
-    partial.replace(path)
+    write_private_file(path, json.dumps({"base_url": url, "api_key": key}).encode())
     document = {"file": str(path), "base_url": url, "project": owner["project"], "scope": owner["scope"]}
     text = f"Stored in {path}: {url}, project {owner['project']}, scope {owner['scope']}."
     print_result(document, text, as_json=as_json)

@@ -3,7 +3,6 @@ operator's key for the commands on this machine.
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
+from api.infra.private_file import write_private_file
 from api.records import Database, keys, projects
 from api.records.keys import SCOPES, Key
 from api.records.pages import Page
@@ -140,11 +140,7 @@ def ensure_local(context: Context, base_url: str) -> str | None:
             if not is_older:
                 keys.revoke_named(session, project.id, LOCAL_KEY)
             _, plain = keys.create(session, project.id, name=LOCAL_KEY, scope="operator")
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({"base_url": base_url, "api_key": plain}, file)
-    partial.replace(path)
+    write_private_file(path, json.dumps({"base_url": base_url, "api_key": plain}).encode())
     return plain if known is None or is_older else None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from api.cli.body import read_body
 from api.cli.client import Document
 from api.cli.errors import CommandError, ExitCode
-from api.cli.imports.folder import write_whole
+from api.infra.private_file import write_private_file
 
 BASES = "bases.json"
 JUDGES = "judges.json"
@@ -39,7 +39,7 @@ def _complete(path: Path, suggestions: Models) -> Models:
     missing = {name: suggestions[name] for name in sorted(suggestions.keys() - table.keys())}
     if missing:
         table |= missing
-        write_whole(path, json.dumps(table, indent=2, ensure_ascii=False).encode() + b"\n")
+        write_private_file(path, json.dumps(table, indent=2, ensure_ascii=False).encode() + b"\n")
     return table
 
 

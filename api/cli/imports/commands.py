@@ -16,13 +16,14 @@ from api.cli.imports.compare import compare, read_graders
 from api.cli.imports.comparison_table import print_comparison
 from api.cli.imports.consent import require_consent
 from api.cli.imports.fetch import fetch
-from api.cli.imports.folder import Folder, held, require_source, source_of, write_whole
+from api.cli.imports.folder import Folder, held, require_source, source_of
 from api.cli.imports.inventory import days_left, take_inventory
 from api.cli.imports.push import make_plan, push
 from api.cli.imports.record import most, record, recordings
 from api.cli.imports.source import Source, open_source
 from api.cli.job_options import Assignments
 from api.cli.listing import Columns, print_documents
+from api.infra.private_file import write_private_file
 
 import_app = typer.Typer(
     cls=Commands,
@@ -196,7 +197,7 @@ def compare_answers(
         # Imported only for this option: no client command needs Jinja.
         from api.cli.imports.page import comparison_page  # noqa: PLC0415
 
-        write_whole(page, comparison_page(jobs).encode())
+        write_private_file(page, comparison_page(jobs).encode())
         print_note(f"Wrote {page}")
     if as_json:
         return print_json({"object": "import.compare", "target": target.url, "jobs": jobs})

@@ -18,6 +18,7 @@ from typing import IO
 
 from api.cli.client import Document
 from api.cli.errors import CommandError, ExitCode
+from api.infra.private_file import write_private_file
 from api.spec.file_hash import file_sha256
 
 MANIFEST = "manifest.jsonl"
@@ -114,7 +115,7 @@ class Folder:
             self._append({"path": name, "unavailable": status, "message": message, "final": final, "run": self.run})
 
     def write(self, name: str, content: bytes, *, final: bool) -> None:
-        write_whole(self.path / name, content)
+        write_private_file(self.path / name, content)
         self.record(name, final=final)
 
     def _append(self, entry: Document) -> None:
@@ -156,16 +157,6 @@ def held(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise CommandError(ExitCode.REFUSED, f"another command works in {path}: wait until it ends.") from None
         yield
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write the file so that a reader finds its old or its new content, even after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_name(f"{path.name}.partial")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        sync(file)
-    partial.replace(path)
 
 
 def read_lines(path: Path) -> list[Document]:
