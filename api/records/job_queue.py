@@ -18,7 +18,7 @@ from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
 from api.records import events, jobs, turns, usage, workers
-from api.records.base import Base, UnixTime, db_now
+from api.records.base import Base, UnixTime, db_now, is_sqlite
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
 from api.records.usage import UNKNOWN_KEY, Account
@@ -27,6 +27,8 @@ from api.spec.lifecycle import FINAL, JobStatus, Stage
 USAGE_WINDOW_S = 24 * 3600
 RINGS_AT_ONCE = 4
 _CLAIM_LOCK = 0x41747475  # an arbitrary number that all workers share
+_MAY_BE_HELD = Job.status.in_([stage.leased for stage in Stage])
+"""Whether the job's status is one in which a worker may hold the job."""
 
 
 class Attempt(Base):
@@ -81,7 +83,7 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
     A lock serializes claims: two concurrent claims could otherwise choose the same project as the one with the least
     usage.
     """
-    if session.get_bind().dialect.name == "postgresql":
+    if not is_sqlite(session):
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CLAIM_LOCK})
     job = _best(session, stage, owner, gpus)
     if job is None:
@@ -232,8 +234,7 @@ def unfinished_usage(session: Session, project_id: str) -> tuple[int, float]:
     yet."""
     seconds = (db_now() - Attempt.started_at) * case((Attempt.gpus > 0, Attempt.gpus), else_=1)
     query = select(func.coalesce(func.sum(Attempt.tokens), 0), func.coalesce(func.sum(seconds), 0.0))
-    running = Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased])
-    query = query.join(Job, Job.id == Attempt.job_id).where(Job.project_id == project_id, running)
+    query = query.join(Job, Job.id == Attempt.job_id).where(Job.project_id == project_id, _MAY_BE_HELD)
     tokens, total_s = session.execute(query.where(Attempt.ended_at.is_(None))).one()
     return int(tokens), float(total_s)
 
@@ -278,11 +279,7 @@ def expired(session: Session) -> Sequence[Job]:
     """Return the jobs whose lease has expired, locked until this transaction ends."""
     return session.scalars(
         select(Job)
-        .where(
-            Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased]),
-            Job.owner.is_not(None),
-            Job.lease_until < db_now(),
-        )
+        .where(_MAY_BE_HELD, Job.owner.is_not(None), Job.lease_until < db_now())
         .with_for_update(skip_locked=True)
     ).all()
 
@@ -301,17 +298,17 @@ def leases(session: Session) -> list[Lease]:
             Job.gpus,
         )
         .outerjoin(Attempt, and_(Attempt.job_id == Job.id, Attempt.fence == Job.fence))
-        .where(Job.status.in_([stage.leased for stage in Stage]), Job.owner.is_not(None))
+        .where(_MAY_BE_HELD, Job.owner.is_not(None))
         .order_by(Job.id)
     )
     return [
-        Lease(job_id, project, _stage_of(status), owner, since, bool(expired), finish, gpus)
+        Lease(job_id, project, stage_of(status), owner, since, bool(expired), finish, gpus)
         for job_id, project, status, owner, since, expired, finish, gpus in rows
         if owner is not None
     ]
 
 
-def _stage_of(status: str) -> Stage:
+def stage_of(status: str) -> Stage:
     """Return the stage of work of a job that a worker holds, by the job's status."""
     return Stage.TRAIN if status == Stage.TRAIN.leased else Stage.PREPARE
 
@@ -343,5 +340,4 @@ def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage
 def leased_by(session: Session, owner: str) -> Sequence[Job]:
     """Return the jobs that a worker holds, locked. A worker gives them back when it starts: it no longer works on
     them."""
-    leased = Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased])
-    return session.scalars(select(Job).where(Job.owner == owner, leased).with_for_update()).all()
+    return session.scalars(select(Job).where(Job.owner == owner, _MAY_BE_HELD).with_for_update()).all()

@@ -117,7 +117,7 @@ def requeue_own(node: Node) -> None:
 
 
 def _requeue_lost(session: Session, job: Job) -> None:
-    stage = Stage.TRAIN if job.status == Stage.TRAIN.leased else Stage.PREPARE
+    stage = job_queue.stage_of(job.status)
     job_queue.end_attempt(session, Claim(job.id, job.project_id, stage, job.fence), FailureReason.WORKER_LOST)
     retry_or_fail(session, job, AttemptFailed(FailureReason.WORKER_LOST))
 
