@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from transformers import DynamicCache, PreTrainedModel
 
 from api.estimate.shapes import expanded
-from api.spec.base_model import TENSOR_KINDS, Matrix, ModelLayers
+from api.spec.base_model import HEAD_MODULES, TENSOR_KINDS, Matrix, ModelLayers
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from api.spec.target_modules import ALL_LINEAR, NoTargetModules, is_all_linear, matches
@@ -34,7 +34,7 @@ from worker.engine.model.families import kind_of, layers_without_adapters
 from worker.engine.model.target_modules import named_values, not_chosen, plain_patterns, published_config
 from worker.techniques import implementation_of
 
-HEADS = ("lm_head", "score", "classifier", "pre_classifier", "head", "pooler")
+HEADS = ("lm_head", *sorted(HEAD_MODULES))
 """Names of heads and of the layers before them, which are not quantized."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
