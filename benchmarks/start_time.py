@@ -1,7 +1,8 @@
 """The time from `POST /v1/fine_tuning/jobs` to the first optimizer step, leg by leg: `python -m benchmarks.start_time`.
 
 It starts `attune up` with SmolLM2, waits until the workers are idle, and creates small jobs one after the other, each
-with a new file. Times are those of the workers' logs. The first job is apart: it also fetches the base model.
+with a new file. Unless options say otherwise, a job has no settings but its number of steps. Times are those of the
+workers' logs. The first job is apart: it also fetches the base model.
 """
 
 import argparse
@@ -12,9 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep
 
+from openai import OpenAI
+
 from tests import smollm2
 from tests.conftest import running_attune
-from tests.end_to_end.jobs import client_of, create, ended, rows, upload
+from tests.end_to_end.jobs import client_of, ended, rows, upload
 
 LEGS = {
     "claimed by prepare": ("attempt_started", "stage", "prepare"),
@@ -35,6 +38,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=6)
     parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--epochs", type=_auto_or_number, default="auto")
+    parser.add_argument("--batch-size", type=_auto_or_number, default="auto", help="examples of a step")
+    parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     with running_attune(smollm2.folder()) as server:
         client = client_of(server)
@@ -43,7 +49,7 @@ def main() -> None:
         for number in range(options.jobs):
             file_id = upload(client, rows(options.rows, seed=number))
             now = datetime.now(UTC)
-            posted[job_id := create(client, file_id, steps=options.steps)] = now
+            posted[job_id := _create(client, file_id, options)] = now
             assert ended(client, job_id, timeout_s=600).status == "succeeded"
         sleep(2)  # the attempt ends after its job
         times = [_legs(server.data / "logs", job_id, then) for job_id, then in posted.items()]
@@ -53,6 +59,27 @@ def main() -> None:
         median = statistics.median(each[leg] for each in times[1:])
         print(f"{leg:20} {times[0][leg]:10.2f} {median:13.2f} {median - before:8.2f}")
         before = median
+    others = [_share_of_other_work(each) for each in times]
+    print(f"not training: {others[0]:.0%} of the first job, {statistics.median(others[1:]):.0%} of the others (median)")
+
+
+def _share_of_other_work(times: dict[str, float]) -> float:
+    """Return the share of a job's time, from POST to its end, in which it does not train."""
+    return 1 - (times["comparing"] - times["base loaded"]) / times["published"]
+
+
+def _auto_or_number(text: str) -> str | int:
+    return text if text == "auto" else int(text)
+
+
+def _create(client: OpenAI, file_id: str, options: argparse.Namespace) -> str:
+    hyperparameters = {"n_epochs": options.epochs, "batch_size": options.batch_size}
+    return client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=file_id,
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # type: ignore[arg-type]
+        extra_body={"training": {"max_steps": options.steps, "precision": options.precision}},
+    ).id
 
 
 def _legs(logs: Path, job_id: str, posted: datetime) -> dict[str, float]:
