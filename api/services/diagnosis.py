@@ -136,8 +136,7 @@ def _check_schema(database: Database) -> Check:
     try:
         require_current(database)
     except WrongSchema as error:
-        detail, _, remedy = str(error).partition(": ")
-        return Check("schema", "problem", detail, f"{remedy[:1].upper()}{remedy[1:]}")
+        return _problem("schema", error)
     return Check("schema", "ok", f"version {schema_version(database)}, the newest")
 
 
@@ -172,8 +171,13 @@ def check_marker(context: Context) -> Iterator[Check]:
     try:
         storage_marker.require(context)
     except WrongStorage as error:
-        detail, _, remedy = str(error).partition(": ")
-        yield Check("storage", "problem", detail, f"{remedy[:1].upper()}{remedy[1:]}")
+        yield _problem("storage", error)
+
+
+def _problem(name: str, error: Exception) -> Check:
+    """Return the problem that an error reports as "detail: remedy"."""
+    detail, _, remedy = str(error).partition(": ")
+    return Check(name, "problem", detail, f"{remedy[:1].upper()}{remedy[1:]}")
 
 
 def check_broker(settings: Settings) -> Check:
