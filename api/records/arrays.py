@@ -57,15 +57,8 @@ def content_key(
 
 
 def tokenizer_files(base: BaseModelRow) -> list[list[str]]:
-    """Return the name and the SHA-256 of each file of a base model, except its weights.
-
-    These files determine how rows are tokenized.
-    """
-    return sorted(
-        [artifact["name"], artifact["sha256"]]
-        for artifact in base.artifacts
-        if not artifact["name"].endswith(".safetensors")
-    )
+    """Return the name and the SHA-256 of each file of a base model, except its weights."""
+    return sorted([artifact["name"], artifact["sha256"]] for artifact in base.files_without_weights)
 
 
 def get(session: Session, key: str) -> Arrays | None:

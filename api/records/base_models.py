@@ -20,6 +20,11 @@ class BaseModelRow(Base):
     artifacts: Mapped[list[Artifact]]
     created_at: Mapped[float] = mapped_column(UnixTime)
 
+    @property
+    def files_without_weights(self) -> list[Artifact]:
+        """The files that determine how rows are tokenized."""
+        return [artifact for artifact in self.artifacts if not artifact["name"].endswith(".safetensors")]
+
 
 def get(session: Session, name: str) -> BaseModelRow | None:
     return session.get(BaseModelRow, name)

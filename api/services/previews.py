@@ -130,11 +130,10 @@ def run_preview(
     request["files"] = [_entry(context, name, file, prepared.get(name)) for name, file in requested]
 
     def fill(folder: Path) -> None:
-        for artifact in query.base.artifacts:
-            if not artifact["name"].endswith(".safetensors"):
-                path = folder / "base" / artifact["name"]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
+        for artifact in query.base.files_without_weights:
+            path = folder / "base" / artifact["name"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
         for name, file in requested:
             _fetch(context, file, prepared.get(name), folder / name, _param(name))
 

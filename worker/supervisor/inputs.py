@@ -20,8 +20,6 @@ from worker.supervisor.node import Node
 
 log = structlog.get_logger(__name__)
 
-WEIGHTS = ".safetensors"
-
 
 class BaseModelGone(Exception):
     """The operator removed the base model after the job was created."""
@@ -123,8 +121,7 @@ def fetch_artifacts(storage: Storage, artifacts: list[Artifact], folder: Path) -
 def fetch_tokenizer(node: Node, base: BaseModelRow, folder: Path) -> None:
     """Fetch the base model's files except its weights, which prepare does not need."""
     with raise_on_damaged_base(base):
-        artifacts = [artifact for artifact in base.artifacts if not artifact["name"].endswith(WEIGHTS)]
-        fetch_artifacts(node.storage, artifacts, folder)
+        fetch_artifacts(node.storage, base.files_without_weights, folder)
 
 
 def fetch_state(storage: Storage, state: SavedState | None, folder: Path) -> int:
