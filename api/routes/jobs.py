@@ -11,7 +11,8 @@ from api.http.downloads import PARTIAL, Download, IfRangeHeader, RangeHeader, re
 from api.http.fair_route import FairRoute, answer_in_turn
 from api.infra.artifacts import stream_tar, tar_size, with_relative_names
 from api.schemas.common import errors
-from api.schemas.jobs import AttemptList, CheckpointList, JobList, JobObject
+from api.schemas.job_history import AttemptList, CheckpointList
+from api.schemas.jobs import JobList, JobObject
 from api.schemas.stored import StoredJson, stored
 from api.services import graders, job_evals, job_logs, jobs, models, waiting
 from api.services.waiting import TimedJob

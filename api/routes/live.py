@@ -12,7 +12,7 @@ from api.errors import InvalidRequest
 from api.http.deps import After, Ctx, Who
 from api.http.fair_route import FairRoute
 from api.schemas.common import EVENT_STREAM, errors
-from api.schemas.jobs import EventList, EventObject, MetricList, metric_list_body, metric_points
+from api.schemas.job_history import EventList, EventObject, MetricList, metric_list_body, metric_points
 from api.services import event_stream, jobs, metrics
 from api.services.event_stream import EventWatcher
 
