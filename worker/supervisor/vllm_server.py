@@ -1,23 +1,17 @@
 """A vLLM server that answers requests in place of the sampler's own child (`sample_vllm_url`).
 
-The server has the base models. Adapters are handed over with their first request: it loads them from the sampler's
-cache, under the hash of their files. Requests are sent in a thread with an event loop of its own, so that a cancelled
-one ends at once, with its connection; the server then frees its place.
+The server has the base models, and loads adapters when they are first used (vllm_adapters.py). Requests are sent in a
+thread with an event loop of its own, so that a cancelled one ends at once, with its connection; the server then frees
+its place.
 """
 
-import asyncio
-import json
 import queue
-import secrets
 import time
-from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import httpx
 import msgspec
@@ -35,6 +29,7 @@ from worker.shared.reports import (
     SamplerReport,
 )
 from worker.supervisor.sampling_child import POLL_S, ChildLost
+from worker.supervisor.vllm_adapters import ADMIN_S, NotLoaded, VllmAdapters, is_loadable
 from worker.supervisor.vllm_stream import AnswerReader, Served, Unreadable, path_and_body, tokenize_body
 
 log = structlog.get_logger(__name__)
@@ -42,10 +37,6 @@ log = structlog.get_logger(__name__)
 CONNECT_S = 5.0
 ALIVE_S = 2.0
 """Seconds in which a server that is alive lists its models."""
-ADMIN_S = 120.0
-"""Seconds that the server may take to load an adapter."""
-MAX_ADAPTERS = 64
-"""Number of adapters that are kept on the server. Beyond it, the least recently used are unloaded."""
 MAX_ERROR_BYTES = 64 << 10
 MAX_LINE_BYTES = 4 << 20
 """Size limit of one event of an answer."""
@@ -54,11 +45,6 @@ CHECK_S = 3.0
 GREEDY = 1e-5
 """Temperature below which vLLM gives one answer only, and refuses to give more."""
 REFUSALS = frozenset({400, 413, 422})
-UNSUPPORTED = (
-    *("use_dora", "rank_pattern", "alpha_pattern", "target_parameters", "modules_to_save", "trainable_token_indices"),
-    *("lora_bias", "layer_replication", "megatron_config", "eva_config"),
-)
-"""Fields of adapter_config.json with which vLLM refuses an adapter, or computes other answers."""
 
 
 class _Error(msgspec.Struct):
@@ -68,14 +54,6 @@ class _Error(msgspec.Struct):
 class _Tokenized(msgspec.Struct):
     count: int
     max_model_len: int
-
-
-class _Listed(msgspec.Struct):
-    id: str
-
-
-class _Models(msgspec.Struct):
-    data: list[_Listed]
 
 
 class _ErrorBody(msgspec.Struct):
@@ -88,10 +66,6 @@ Inbox = queue.SimpleQueue[SamplerReport | None]
 """The reports on a request. None: the answer is lost."""
 
 
-class NotLoaded(Exception):
-    """The server could not load the adapter, or does not have it any longer."""
-
-
 class VllmServer:
     def __init__(self, settings: Settings) -> None:
         self._url, self._models = settings.sample_vllm_url, settings.vllm_models
@@ -101,12 +75,7 @@ class VllmServer:
         limits, timeout = httpx.Limits(max_connections=None), httpx.Timeout(None, connect=CONNECT_S)
         self._client = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=False)
         self._checks = httpx.Client(headers=headers, timeout=ALIVE_S, trust_env=False)
-        self._adapters: OrderedDict[str, int] = OrderedDict()
-        """The adapters on the server, the least recently used first: {name: number of its loading}."""
-        self._numbers, self._prefix = count(), secrets.token_hex(4)
-        self._in_use: Counter[str] = Counter()
-        self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """A lock for each adapter that is being loaded or unloaded."""
+        self._adapters = VllmAdapters(self._client, self._url)
         self._answered_at = -CHECK_S
         self._inboxes: dict[str, Inbox] = {}
         self._sent: dict[str, Future[None]] = {}
@@ -120,7 +89,7 @@ class VllmServer:
             listed = len(request.prompts or ()) > 1
             if listed or request.echo or request.top_logprobs is not None or request.max_tokens == 0:
                 return None
-        if request.adapter is not None and not _loadable(request):
+        if request.adapter is not None and not is_loadable(Path(request.adapter), request.technique):
             return None
         if request.n > 1 and request.temperature < GREEDY:
             return None
@@ -173,7 +142,7 @@ class VllmServer:
         """Cancel all requests, and unload the adapters."""
         for sent in list(self._sent.values()):
             sent.cancel()
-        self._portal.call(self._unload_all)
+        self._portal.call(self._disconnect)
         self._stack.close()
         self._checks.close()
 
@@ -204,18 +173,14 @@ class VllmServer:
         if request.adapter is None:
             return await self._stream(request, base, inbox)
         folder = Path(request.adapter)
-        # Each process has names of its own, so that none unloads what another one uses.
-        adapter = replace(base, name=f"attune-{self._prefix}-{folder.name}")
-        self._in_use[adapter.name] += 1
-        try:
-            number = await self._load(adapter.name, folder)
+        with self._adapters.in_use(folder) as name:
+            adapter = replace(base, name=name)
+            number = await self._adapters.load(name, folder)
             try:
                 return await self._stream(request, adapter, inbox)
             except NotLoaded:  # the server was started anew, or has dropped the adapter
-                await self._load(adapter.name, folder, lost=number)
+                await self._adapters.load(name, folder, lost=number)
                 return await self._stream(request, adapter, inbox)
-        finally:
-            self._in_use[adapter.name] -= 1
 
     async def _stream(self, request: SamplerJob, model: Served, inbox: Inbox) -> SamplerReport | None:
         path, body = path_and_body(request, model)
@@ -248,85 +213,11 @@ class VllmServer:
             return 0
         return found.max_model_len - found.count
 
-    async def _load(self, name: str, folder: Path, *, lost: int | None = None) -> int:
-        """Load the adapter unless the server has it, and return the number of this loading. Raises NotLoaded.
-
-        `lost`: number of a loading after which the server had not the adapter.
-        """
-        number = self._adapters.get(name)
-        if number is not None and number != lost:
-            self._adapters.move_to_end(name)
-            return number
-        async with self._loading.setdefault(name, asyncio.Lock()):
-            number = self._adapters.get(name)
-            if number is None or number == lost:
-                number = await self._load_anew(name, folder)
-        await self._evict()
-        return number
-
-    async def _load_anew(self, name: str, folder: Path) -> int:
-        self._adapters.pop(name, None)
-        asked = {"lora_name": name, "lora_path": str(folder)}
-        response = await self._client.post(f"{self._url}/load_lora_adapter", json=asked, timeout=ADMIN_S)
-        # The server refuses a name that it has, such as that of a loading whose request was cancelled. A name stands
-        # for the same files always.
-        if not response.is_success and not await self._lists(name):
-            raise NotLoaded(f"{name} was not loaded, with status {response.status_code}: {response.text[:500]}")
-        self._adapters[name] = number = next(self._numbers)
-        return number
-
-    async def _lists(self, name: str) -> bool:
-        response = await self._client.get(f"{self._url}/models", timeout=ALIVE_S)
+    async def _disconnect(self) -> None:
         try:
-            return name in {model.id for model in msgspec.json.decode(response.content, type=_Models).data}
-        except (msgspec.DecodeError, RecursionError):
-            return False
-
-    async def _evict(self) -> None:
-        """Unload the least recently used adapters beyond MAX_ADAPTERS. One that the server keeps is tried again later:
-        it is no concern of the request at hand."""
-        idle = [each for each in self._adapters if not self._in_use[each]]
-        for oldest in idle[: max(0, len(self._adapters) - MAX_ADAPTERS)]:
-            try:
-                async with self._loading.setdefault(oldest, asyncio.Lock()):
-                    if oldest in self._adapters and not self._in_use[oldest]:
-                        await self._unload(oldest)
-            except httpx.HTTPError as error:
-                log.warning("vllm_adapter_kept", name=oldest, error=type(error).__name__)
-
-    async def _unload(self, name: str) -> None:
-        number, kept = self._adapters.pop(name), True
-        try:
-            asked = {"lora_name": name}
-            response = await self._client.post(f"{self._url}/unload_lora_adapter", json=asked, timeout=CONNECT_S)
-            kept = response.is_server_error
-            log.info("vllm_adapter_unloaded", name=name, status=response.status_code)
-        finally:
-            if kept:
-                self._adapters[name] = number
-
-    async def _unload_all(self) -> None:
-        try:
-            for name in list(self._adapters):
-                await self._unload(name)
-        except httpx.HTTPError as error:
-            log.warning("vllm_away", error=type(error).__name__)
+            await self._adapters.unload_all()
         finally:
             await self._client.aclose()
-
-
-def _loadable(request: SamplerJob) -> bool:
-    """Return whether vLLM computes the answers of this adapter: it is a LoRA adapter of weights in full precision, and
-    without extensions of peft."""
-    assert request.adapter is not None
-    if request.technique is None or request.technique.quantizes:
-        return False
-    try:
-        config = json.loads((Path(request.adapter) / "adapter_config.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return False
-    extended = any(config.get(field) for field in UNSUPPORTED) or config.get("bias", "none") != "none"
-    return config.get("peft_type") == "LORA" and not extended
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[bytes]:

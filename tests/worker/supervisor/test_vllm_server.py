@@ -19,8 +19,9 @@ from tests.end_to_end.jobs import wait_until
 from tests.factories import a_base_model, a_caller, a_model
 from tests.worker.supervisor.vllm_stand_in import KEY, Vllm, chunk, vllm_stand_in
 from worker.shared.reports import TextReport
-from worker.supervisor import vllm_server
+from worker.supervisor import vllm_adapters, vllm_server
 from worker.supervisor.sample import Sampler
+from worker.supervisor.vllm_adapters import VllmAdapters
 from worker.supervisor.vllm_server import VllmServer
 from worker.supervisor.vllm_stream import AnswerReader, Served
 
@@ -158,8 +159,6 @@ def test_an_adapter_whose_loading_was_not_waited_for_is_used(opened: Context, ca
 
 
 def test_a_slow_loading_stops_no_other_adapter(tmp_path: Path) -> None:
-    server = VllmServer(Settings(data_dir=tmp_path, sample_vllm_url="http://127.0.0.1:1", sample_vllm_models="tiny"))
-
     async def main() -> None:
         begun, end = asyncio.Event(), asyncio.Event()
 
@@ -169,25 +168,23 @@ def test_a_slow_loading_stops_no_other_adapter(tmp_path: Path) -> None:
                 await end.wait()
             return httpx.Response(200)
 
-        server._client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-        known = await server._load("known", tmp_path)
-        slow = asyncio.create_task(server._load("slow", tmp_path))
+        adapters = VllmAdapters(httpx.AsyncClient(transport=httpx.MockTransport(answer)), "http://vllm/v1")
+        known = await adapters.load("known", tmp_path)
+        slow = asyncio.create_task(adapters.load("slow", tmp_path))
         await begun.wait()
         async with asyncio.timeout(5):
-            assert await server._load("known", tmp_path) == known
-            assert await server._load("new", tmp_path) == known + 1
+            assert await adapters.load("known", tmp_path) == known
+            assert await adapters.load("new", tmp_path) == known + 1
         end.set()
         assert await slow == known + 2
 
     asyncio.run(main())
-    server._adapters.clear()
-    server.close()
 
 
 def test_an_adapter_that_the_server_keeps_disturbs_no_other(
     opened: Context, caller: Caller, vllm: Vllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_server, "MAX_ADAPTERS", 1)
+    monkeypatch.setattr(vllm_adapters, "MAX_ADAPTERS", 1)
     models = [
         a_model(opened, caller.project_id, contents={**LORA, "adapter_model.safetensors": weights})
         for weights in (b"a", b"b")
