@@ -15,7 +15,8 @@ from tests.tiny_models import make_model, make_tokenizer
 from tests.worker import every_family
 from tests.worker.parity import ours
 from worker.engine.errors import TrainingError
-from worker.engine.model.load import load_trainable
+from worker.engine.model import load
+from worker.engine.model.load import load_network, load_trainable
 from worker.engine.optimizer import adamw, clipped_step
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
@@ -266,3 +267,23 @@ def test_weights_in_four_bits_are_the_nearest_level_of_their_block(
 def test_qlora_on_a_cpu_refuses_layers_that_bitsandbytes_reads_wrongly(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="multiple of 64"):
         _begin(tiny_llama, tmp_path / "run", 0, {"type": "qlora"})
+
+
+def test_merged_weights_are_those_that_the_trainers_device_quantized(
+    wide_llama: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU refuses rows that a GPU has trained on, and the training would be lost."""
+    objective = _begin(wide_llama, tmp_path / "run", seed, LORA)
+    recipe = ours.settled("supervised", {}, LORA | {"type": "qlora"})
+    devices: list[torch.device] = []
+
+    def load_here(base: Path, recipe: Any, device: torch.device) -> Any:
+        devices.append(device)
+        return load_network(base, recipe, torch.device("cpu"))
+
+    monkeypatch.setattr(load, "load_network", load_here)
+    layer = objective.model.network.model.layers[1].mlp.up_proj.base_layer
+    before = layer.weight.clone()
+    load.copy_quantized_weights(objective.model.model, wide_llama, recipe, torch.device("cuda"))
+    assert devices == [torch.device("cuda")]
+    assert 0 < (layer.weight - before).abs().max() < 0.2 * before.abs().max()

@@ -160,9 +160,10 @@ def load_network(
 
 
 @torch.no_grad()
-def copy_quantized_weights(model: PeftModel, base: Path, recipe: ResolvedRecipe) -> None:
-    """Copy the values of the quantized base model into the linear layers of an unquantized one."""
-    quantized = load_network(base, recipe, torch.device("cpu"))
+def copy_quantized_weights(model: PeftModel, base: Path, recipe: ResolvedRecipe, device: torch.device) -> None:
+    """Copy the values of the base model, quantized on the device that trained, into the linear layers of an unquantized
+    one. A GPU quantizes rows that a CPU cannot."""
+    quantized = load_network(base, recipe, device)
     layers = dict(model.get_base_model().named_modules())
     for name, module in quantized.named_modules():
         if isinstance(module, Linear4bit):

@@ -12,17 +12,17 @@ from worker.engine.publish.export import MERGED, copy_tokenizer, name_dropout, w
 from worker.rows.generation_ends import EndTokens
 
 
-def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
+def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe, device: torch.device) -> Path:
     """Merge the adapter in `folder` into the base's weights, write the whole model to `folder/merged`, and return that
     folder.
 
     The merged weights have the base's stored type. If the base was quantized, the adapter is merged into the
-    dequantized 4-bit weights, with which it was trained.
+    dequantized 4-bit weights, with which it was trained on `device`. All else is computed on the CPU.
     """
     model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantized=False)
     assert isinstance(model, PeftModel), type(model)
     if recipe.technique.quantizes:
-        copy_quantized_weights(model, base, recipe)
+        copy_quantized_weights(model, base, recipe, device)
     _untie(model)
     merged = folder / MERGED
     model.merge_and_unload(safe_merge=True).save_pretrained(merged)

@@ -4,6 +4,8 @@ import math
 import shutil
 from pathlib import Path
 
+import torch
+
 from api.spec.manifest import Provenance
 from api.spec.resolve import ResolvedRecipe
 from api.spec.scoring import ModelFiles, ScoringRequest
@@ -76,7 +78,7 @@ def publish(
         needs_merged = recipe.merged or recipe.gguf is not None
         merged = None
         if needs_merged and recipe.technique.merges:
-            merged = export_merged(folder, base, recipe)
+            merged = export_merged(folder, base, recipe, torch.device(device))
             trim_heap()
         pipe.report(PhaseReport(phase="verifying"))
         request = _scoring_request(folder, merged, base, recipe, rows, device)
