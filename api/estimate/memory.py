@@ -66,6 +66,8 @@ def peak_memory(
     weights = float(base.parameters * value)
     if technique.quantizes:
         weights = base.linear * FOUR_BITS + (base.parameters - base.linear) * value
+    # A reward model reads the policy's tokens, so its base is taken to be the policy's.
+    weights += sum(use.reads_tokens for use in recipe.method.named_models) * base.parameters * value
     if not plan.gpu:
         # Weights are read in the stored type, or expert by expert, and the heap keeps some of those blocks.
         read = base.parameters if _stored_bytes(facts) != value else base.experts

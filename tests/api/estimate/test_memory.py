@@ -74,6 +74,22 @@ def test_four_bits_take_a_fraction_of_the_weights() -> None:
     assert quantised < plain - 100_000_000
 
 
+def test_a_reward_model_is_another_base() -> None:
+    facts = {**FACTS, "dtype": "bfloat16"}
+    machine = Machine(gpu=True, bfloat16=True, memory_bytes=64 << 30)
+
+    def weights(**options: Any) -> int:
+        method = {"type": "ppo", "ppo": options}
+        body = {"model": "m", "training_file": "file-x", "technique": {"type": "lora"}, "method": method}
+        recipe = resolve(
+            Recipe.model_validate(body), job_id="j", seed=1, max_length=200, train_rows=100, validation_rows=0
+        )
+        return predict(recipe, cast(BaseModelFacts, facts), ROWS, None, machine).memory.weights
+
+    rule = {"type": "string_check", "name": "g", "operation": "eq", "input": "a", "reference": "a"}
+    assert weights(reward_model="ft:m") - weights(grader=rule) == 2 * FACTS["parameters"]
+
+
 def test_the_reader_of_published_files_is_counted_beside_the_trainer() -> None:
     """A job that trained within its memory was killed when a second process read its files."""
     short = {"precision": "float32", "micro_batch_tokens": 8, "gradient_checkpointing": True}
