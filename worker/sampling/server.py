@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from api.spec.lifecycle import FailureReason
 from api.spec.sampling import SamplerJob
 from worker.engine.errors import (
     TrainingError,
@@ -40,6 +41,13 @@ ends."""
 RECOVERY_STEPS = 10_000
 """A shortage of memory halves the number of rows that are generated together. The number is doubled again only every
 RECOVERY_STEPS steps (minutes), because a further shortage would cost another load of the base model."""
+
+
+SENTENCES = {
+    FailureReason.OUT_OF_MEMORY: "The sampler has too little free memory for this model; a training may hold the rest. "
+    "Retry later"
+}
+"""What a client reads about errors that are no TrainingError; of others, only that the sampler failed."""
 
 
 class RequestCancelled(Exception):
@@ -242,6 +250,8 @@ class SamplingServer:
                 self._base = self._load(source)
         except Exception as error:  # of any kind, as in `step`
             self._fail(request, error)
+        if self._base is None:
+            self._unload()  # otherwise this process would keep a GPU's memory that a trainer may need
             return False
         self._key = self._base.batch_key(source)
         self._batch = None if self._key is None else Batch(self._base, self._draw)
@@ -340,7 +350,7 @@ class SamplingServer:
             print_traceback(error)
             self.broken |= is_gpu_error(error)
             failure = as_training_error(error)
-            message = failure.message if isinstance(error, TrainingError) else None
+            message = failure.message if isinstance(error, TrainingError) else SENTENCES.get(failure.reason)
             self._close(request, FailedReport(id=id_, reason=failure.reason.value, message=message))
 
     def _close(self, request: OpenRequest, report: SamplerReport) -> None:

@@ -1,5 +1,6 @@
 """Answers that are generated together: each is the one that transformers' `generate` gives to its request alone."""
 
+import weakref
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,27 @@ def test_an_error_of_the_gpu_ends_the_server(
     served = Served(base).submit(job("first", tuned["base"], PROMPTS[0])).run()
     assert served.reports["first"][-1]["reason"] == "worker_fault"
     assert served.server.broken, "no later request can use the GPU"
+
+
+def test_a_model_that_does_not_fit_keeps_no_memory(
+    tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[torch.Tensor]] = []
+    left: list[bool] = []
+
+    def load(_: ModelSource) -> LoadedBase:
+        part = torch.ones(1000)
+        loaded.append(weakref.ref(part))
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(any(part() is not None for part in loaded)))
+    reports: list[SamplerReport] = []
+    server = SamplingServer(load, reports.append, cancelled=lambda _: False, places=4, cache_tokens=4096)
+    server.submit(job("first", tuned["base"], PROMPTS[0]))
+    run(server)
+    failed = as_dict(reports[-1])
+    assert (failed["reason"], failed["message"][:36]) == ("out_of_memory", "The sampler has too little free memo")
+    assert left == [False, False], "before the model was loaded, and after memory ran out"
 
 
 @pytest.mark.parametrize("top", [None, 1])
