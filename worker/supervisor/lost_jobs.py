@@ -6,6 +6,7 @@ have lost its ring. A separate thread deletes data that is no longer needed.
 
 import threading
 import time
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -125,21 +126,30 @@ def _requeue_lost(session: Session, job: Job) -> None:
 def housekeep(node: Node) -> None:
     """Delete data that is no longer needed, until the worker stops. Runs in a thread of its own: a slow storage must
     not delay the sweep."""
-    retained_at: float | None = None
+    context = node.context
+    retained_at: float = -retention.INTERVAL_S
     while not node.stopping.is_set():
-        try:
-            make_room(node.cache / "base")
-            fail_abandoned_scans(node)
-            retention.delete_expired(node.context)
-            if retained_at is None or time.monotonic() - retained_at >= retention.INTERVAL_S:
-                retained_at = time.monotonic()
-                retention.delete_old(node.context)
-                record_stored_bytes(node.context)
-        except (SQLAlchemyError, StorageUnavailable) as error:
-            log.warning("housekeeping_failed", error=type(error).__name__)
-        except Exception:
-            log.exception("housekeeping_failed")
-        node.stopping.wait(node.context.settings.sweep_s)
+        tasks = [
+            partial(make_room, node.cache / "base"),
+            partial(fail_abandoned_scans, node),
+            partial(retention.delete_expired, context),
+        ]
+        if time.monotonic() - retained_at >= retention.INTERVAL_S:
+            retained_at = time.monotonic()
+            tasks += [partial(retention.delete_old, context), partial(record_stored_bytes, context)]
+        for task in tasks:
+            _try(task)
+        node.stopping.wait(context.settings.sweep_s)
+
+
+def _try(task: "partial[None]") -> None:
+    """Do the task, and log its failure: a storage that refuses some deletions must not end all others."""
+    try:
+        task()
+    except (SQLAlchemyError, StorageUnavailable) as error:
+        log.warning("housekeeping_failed", task=task.func.__name__, error=type(error).__name__)
+    except Exception:
+        log.exception("housekeeping_failed", task=task.func.__name__)
 
 
 def record_stored_bytes(context: Context) -> None:

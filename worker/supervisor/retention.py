@@ -6,10 +6,14 @@ of a job and the parts of an upload are deleted before their rows are changed, s
 that failed.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import structlog
 from sqlalchemy.orm import Session
 
 from api.context import Context
+from api.infra.storage import StorageUnavailable
 from api.records import (
     arrays,
     batches,
@@ -47,30 +51,16 @@ KEEP_CURSORS_S = 30 * DAY_S
 
 def delete_expired(context: Context) -> None:
     """Delete the states of ended jobs, expired uploads and files, and other rows that have expired."""
-    delete_ended_states(context)
-    expire_uploads(context)
-    remove_expired_files(context)
     with context.database.write() as session:
         idempotency.delete_expired(session)
         workers.delete_unseen(session, KEEP_WORKERS_S)
         pages.forget_deleted(session, KEEP_CURSORS_S)
+    _do_each(*(partial(task, context) for task in (delete_ended_states, expire_uploads, remove_expired_files)))
 
 
 def delete_old(context: Context) -> None:
     """Delete data that is older than the settings `keep_…_days` allow. 0 days: keep it."""
     settings = context.settings
-    if settings.keep_files_days:
-        expire_old_files(context, settings.keep_files_days * DAY_S)
-    if settings.keep_arrays_days:
-        remove_old_arrays(context, settings.keep_arrays_days * DAY_S)
-    if settings.keep_checkpoints_days:
-        remove_old_checkpoints(context, settings.keep_checkpoints_days * DAY_S)
-    if settings.keep_logs_days:
-        remove_old_logs(context, settings.keep_logs_days * DAY_S)
-    if settings.keep_judgements_days:
-        remove_old_judgements(context, settings.keep_judgements_days * DAY_S)
-    if settings.keep_events_days:
-        remove_old_events(context, settings.keep_events_days * DAY_S)
     with context.database.write() as session:
         uploads.delete_old(session, KEEP_UPLOADS_S)
         if settings.keep_batches_days:
@@ -79,6 +69,28 @@ def delete_old(context: Context) -> None:
             eval_runs.delete_old(session, settings.keep_eval_runs_days * DAY_S)
         if settings.keep_deliveries_days:
             webhook_deliveries.delete_ended(session, settings.keep_deliveries_days * DAY_S)
+    kept: tuple[tuple[float, Callable[[Context, float], None]], ...] = (
+        (settings.keep_judgements_days, remove_old_judgements),
+        (settings.keep_events_days, remove_old_events),
+        (settings.keep_files_days, expire_old_files),
+        (settings.keep_arrays_days, remove_old_arrays),
+        (settings.keep_checkpoints_days, remove_old_checkpoints),
+        (settings.keep_logs_days, remove_old_logs),
+    )
+    _do_each(*(partial(remove, context, days * DAY_S) for days, remove in kept if days))
+
+
+def _do_each(*tasks: Callable[[], None]) -> None:
+    """Do each task, even if the storage refuses the deletions of another: a bucket may forbid some for years. Raise
+    StorageUnavailable if it refused any."""
+    refused: StorageUnavailable | None = None
+    for task in tasks:
+        try:
+            task()
+        except StorageUnavailable as error:
+            refused = error
+    if refused is not None:
+        raise refused
 
 
 def delete_ended_states(context: Context) -> None:

@@ -1,15 +1,18 @@
+import pytest
 from sqlalchemy import select, update
 
 from api.context import Context
 from api.errors import NotFound
+from api.infra.storage import StorageUnavailable
 from api.records import files as records
 from api.records.base import db_now
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.uploads import Upload
 from api.services import files, uploads
+from api.spec.lifecycle import JobStatus
 from tests.factories import a_caller, a_file, a_job
-from worker.supervisor.retention import KEEP_UPLOADS_S, delete_old, expire_uploads, remove_expired_files
+from worker.supervisor.retention import KEEP_UPLOADS_S, delete_expired, delete_old, expire_uploads, remove_expired_files
 
 KEY = "uploads/{}/part_1"
 
@@ -63,6 +66,27 @@ def test_an_expired_file_goes_once_no_unfinished_job_needs_it(context: Context) 
         session.execute(update(Job).where(Job.id == job_id).values(status="cancelled"))
     remove_expired_files(context)
     assert not context.storage.exists(f"files/{caller.project_id}/{file_id}")
+
+
+def test_a_storage_that_keeps_states_for_ever_keeps_no_expired_file(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket's policy may forbid some deletions."""
+    caller = a_caller(context.database)
+    a_file(context, caller.project_id)
+    state = {"step": 1, "prefix": "states/j/1/1"}
+    a_job(context.database, caller.project_id, JobStatus.FAILED, state=state)
+    with context.database.write() as session:
+        session.execute(update(File).values(expires_at=db_now() - 1))
+
+    def refuse(prefix: str) -> None:
+        raise StorageUnavailable(prefix)
+
+    monkeypatch.setattr(context.storage, "delete_prefix", refuse)
+    with pytest.raises(StorageUnavailable, match="states/"):
+        delete_expired(context)
+    with context.database.read() as session:
+        assert not session.scalars(select(File.id)).all()
 
 
 def test_expired_files_that_are_needed_keep_no_other_from_its_turn(context: Context) -> None:
