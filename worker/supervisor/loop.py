@@ -143,7 +143,8 @@ def _failure_of_machine(number: int | None) -> AttemptFailed:
 
 def _fail(node: Node, claim: Claim, fault: AttemptFailed) -> None:
     """Retry or fail the job, and note in `node.pause` what the failure says about this worker."""
-    if fault.reason in SUSPICIOUS_REASONS and (problem := node.find_problem()) is not None:
+    suspicious = fault.reason in SUSPICIOUS_REASONS or isinstance(fault.__cause__, ObjectMissing)
+    if suspicious and (problem := node.find_problem()) is not None:
         fault = AttemptFailed(FailureReason.WORKER_FAULT, problem)
     if fault.excused:
         node.pause.begin(fault.message)

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from api.context import Context
 from api.infra.child_environment import usable_cores
 from api.infra.child_process import ForkServer, fork_server
 from api.infra.storage import Storage, StorageUnavailable
+from api.records import installation
+from api.records.installation import MARKER
 from api.spec.lifecycle import FAILURES, FailureReason, Stage
 from worker.shared.gpus import visible_gpus
 from worker.supervisor.child import Child
@@ -85,14 +89,24 @@ class Node:
 
     def find_problem(self, thorough: bool = True) -> str | None:
         """Return why this worker cannot work on any job, or None. `thorough`: also test whether disk and storage can be
-        written."""
+        written, and whether the storage lacks its marker: then it is empty, or another one."""
         problem = find_folder_problem(self.folder, self.lock, thorough=thorough)
         if problem is None and thorough:
             try:
                 self.context.storage.probe()
+                if self._has_storage_id() and not self.context.storage.exists(MARKER):
+                    problem = f"The object storage has lost its objects, or is another one: it lacks '{MARKER}'"
             except StorageUnavailable:
                 problem = FAILURES[FailureReason.STORAGE_UNAVAILABLE].sentence
         return problem
+
+    def _has_storage_id(self) -> bool:
+        """Return whether the database names its storage. False if the database does not answer."""
+        try:
+            with self.context.database.read() as session:
+                return installation.storage_id(session) is not None
+        except SQLAlchemyError:
+            return False
 
     def start_child(self, program: str, folder: Path, *, gpu: str | None = None) -> Child:
         """Start the child `program FOLDER`. Its output is appended to the folder's log.txt."""

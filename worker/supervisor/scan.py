@@ -70,8 +70,11 @@ def scan_next(node: Node) -> bool:
     except (ScanInterrupted, ReadingStopped):
         _requeue(node, claim, excused=True)
     except (ObjectMissing, ObjectCorrupt, ChildKilled) as error:
+        problem = node.find_problem() if isinstance(error, ObjectMissing) else None
         log.info("scan_dropped", file_id=claim.file_id, error=type(error).__name__)
-        _requeue(node, claim, excused=False)
+        _requeue(node, claim, excused=problem is not None)
+        if problem is not None:
+            node.pause.begin(problem)
     except (SQLAlchemyError, StorageUnavailable, OSError) as error:
         log.warning("scan_failed", file_id=claim.file_id, error=type(error).__name__)
         _requeue(node, claim, excused=True)  # before find_problem, which may take longer than the lease

@@ -1,6 +1,7 @@
 """Faults of the infrastructure: the queue holds, and no job is charged for them."""
 
 import errno
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from api.records.files import File
 from api.records.job_queue import Attempt
 from api.records.jobs import Job
 from api.records.workers import Worker
+from api.services import storage_marker
 from api.spec.lifecycle import FailureReason, JobStatus
 from tests.end_to_end.jobs import rows
 from tests.factories import a_file
@@ -136,6 +138,31 @@ def test_an_outage_of_the_storage_never_gives_up_a_scan(shop: Workshop, storage:
     shop.work()
     with shop.context.database.read() as session:
         assert session.get_one(File, file_id).scan_status == "done"
+
+
+@EMBEDDED
+def test_a_storage_that_comes_back_empty_costs_nobody_anything(shop: Workshop, clock: Clock) -> None:
+    """As where a bucket's server starts without its disk. A bucket has no inode that shows it."""
+    objects = Path(shop.context.settings.storage)
+    storage_marker.prepare(shop.context)
+    job_id, kept = shop.submit(), objects.with_name("kept")
+    shutil.copytree(objects, kept)
+    for prefix in ("files", "base"):
+        shop.context.storage.delete_prefix(prefix)
+    shop.context.storage.delete(["installation"])
+    for _ in range(scans.MAX_SCANS + 2):
+        shop.work()
+        let_waits_pass(shop)
+        clock.now += PAUSES_S[-1]
+    assert (shop.job(job_id).status, shop.job(job_id).error) == (JobStatus.VALIDATING_FILES, None)
+    assert "has lost its objects, or is another one" in (shop.prepare.find_problem() or "")
+    shutil.copytree(kept, objects, dirs_exist_ok=True)
+    clock.now += PAUSES_S[-1]
+    shop.work()
+    assert shop.job(job_id).status == JobStatus.SUCCEEDED, shop.job(job_id).error
+    with shop.context.database.read() as session:
+        file = session.get_one(File, shop.job(job_id).training_file)
+    assert file.scan_status == "done"
 
 
 FULL = {
