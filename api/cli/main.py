@@ -94,7 +94,7 @@ COMMANDS = {
     ),
     "storage": (
         "api.cli.admin:storage_app",
-        "Remove stored objects that no record refers to, or tie the database to a moved storage.",
+        "Compare the storage with the database, or tie the database to a moved storage.",
         OPERATOR,
     ),
     "signing": ("api.cli.signing:signing_app", "List and replace the key that signs published models.", OPERATOR),
