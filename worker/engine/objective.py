@@ -21,6 +21,10 @@ from worker.shared.arrays import Rows
 from worker.shared.judgements import AskJudges, no_judge
 from worker.shared.reports import Report
 
+MERGED_FROM_TOKENS = 16
+"""Length from which answers are sampled with merged adapters. For shorter ones, merging takes longer than it saves,
+unless each pass computes whole matrices from the adapter (docs/engine-log.md)."""
+
 Floats = npt.NDArray[np.float32]
 RowIndices = npt.NDArray[np.int64]
 Metrics = dict[str, torch.Tensor]
@@ -168,7 +172,10 @@ class Objective:
         the model does not generate text."""
         if self.recipe.method.output != "tokens":
             return []
-        return greedy_answers(self.context.run / "base", self.model, rows, max_tokens, self.sampling_plan())
+        plan = self.sampling_plan()
+        if max_tokens < MERGED_FROM_TOKENS and self.recipe.technique.flops_per_pass == 0:
+            plan = replace(plan, merges=False)
+        return greedy_answers(self.context.run / "base", self.model, rows, max_tokens, plan)
 
     def sampling_plan(self) -> SamplingPlan:
         """Return the limits on memory while answers are sampled. They are lower after memory has run out."""
