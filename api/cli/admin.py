@@ -13,6 +13,7 @@ from api.cli.console import (
     activity_progress,
     format_size,
     format_time,
+    plural,
     print_fields,
     print_json,
     print_line,
@@ -59,8 +60,10 @@ BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 
 
 @contextmanager
-def open_context(data_dir: Path | None, config: Path | None, *, any_storage: bool = False) -> Iterator[Context]:
-    """Yield a context with these options. A new database gets its schema first.
+def open_context(
+    data_dir: Path | None, config: Path | None, *, any_storage: bool = False, creates: bool = True
+) -> Iterator[Context]:
+    """Yield a context with these options. A new database gets its schema first, or is an error unless `creates`.
 
     Raise CommandError if the database or the storage cannot be used, or if the database has the schema of another
     version or belongs to another storage.
@@ -71,6 +74,8 @@ def open_context(data_dir: Path | None, config: Path | None, *, any_storage: boo
     context = Context.open(settings)
     try:
         if is_new(context.database):
+            if not creates:
+                raise CommandError(ExitCode.REFUSED, "The database is empty", "name the installation's --data-dir")
             deployment.prepare(context)
         require_current(context.database)
         if not any_storage:
@@ -245,14 +250,14 @@ def check_storage(as_json: AsJson = False, data_dir: DataDirectory = None, confi
 
     Prepared rows and logs are left out: rows are prepared again, and logs may be deleted before their records.
     """
-    with open_context(data_dir, config) as context:
+    with open_context(data_dir, config, creates=False) as context:
         missing = missing_objects.find(context)
     if as_json:
         print_json({"missing": missing})
     else:
         for key in missing:
             print_line(key)
-        print_note(f"{len(missing):,} objects are missing")
+        print_note(plural(len(missing), "missing object"))
     raise typer.Exit(ExitCode.CORRUPT if missing else ExitCode.OK)
 
 
