@@ -73,11 +73,11 @@ def gradients_of(model: Any) -> Gradients:
 
 
 def assert_equal(ours: tuple[float, Gradients], theirs: tuple[float, Gradients], bound: float = 1e-5) -> None:
-    """The loss within 1e-6, of 1 or of itself if that is more (it is made of differences of sums of log-probabilities,
-    far larger than it); and every gradient tensor within ‖Δ‖ / ‖g‖ < bound."""
+    """The loss within the bound, of 1 or of itself if that is more (it is made of differences of sums of
+    log-probabilities, far larger than it); and every gradient tensor within ‖Δ‖ / ‖g‖ < bound."""
     (loss, gradients), (expected_loss, expected) = ours, theirs
     assert gradients.keys() == expected.keys()
-    assert abs(loss - expected_loss) <= 1e-6 * max(1.0, abs(expected_loss)), f"loss {loss}, expected {expected_loss}"
+    assert abs(loss - expected_loss) < bound * max(1.0, abs(expected_loss)), f"loss {loss}, expected {expected_loss}"
     differences = {name: float((gradients[name] - g).norm() / g.norm()) for name, g in expected.items()}
     worst = max(differences, key=lambda name: differences[name])
     assert differences[worst] < bound, f"gradient of {worst}: {differences[worst]}"
