@@ -6,6 +6,7 @@ Rollouts, samples, the chat, published models and the token at which a reward is
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from worker.rows.chat_template import TEMPLATE_SECONDS, ChatTemplate
@@ -72,6 +73,17 @@ class EndTokens:
             size for size in range(min(len(kept), len(tail)), -1, -1) if kept[len(kept) - size :] == tail[:size]
         )
         return kept + tail[present:]
+
+
+@lru_cache(maxsize=1)
+def tokenizer_and_ends(folder: Path) -> tuple[TokenizerWrapper, EndTokens]:
+    """Return the tokenizer and the end tokens of the model in the resolved folder.
+
+    Cached because a trainer needs them for its answers and for the card of each checkpoint, and a large tokenizer takes
+    seconds to load.
+    """
+    tokens = TokenizerWrapper.load(folder)
+    return tokens, EndTokens.load(folder, tokens)
 
 
 def _turn_ends(renderer: Renderer, tokens: TokenizerWrapper) -> frozenset[int]:

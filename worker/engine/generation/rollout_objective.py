@@ -1,7 +1,6 @@
 """The common part of methods that learn from their own samples: sampling, rewards, evaluation and reports."""
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from api.spec.evaluation import SHOWN_ROWS
 from api.spec.graders import GraderBase
@@ -10,7 +9,7 @@ from worker.engine.generation.rewards import RewardFunction, Rewards
 from worker.engine.generation.rollout_sampler import Answers, RolloutSampler
 from worker.engine.generation.sample_answers import GeneratedAnswer, display_text
 from worker.engine.objective import EvaluationMetrics, MethodContext, Objective
-from worker.rows.generation_ends import EndTokens
+from worker.rows.generation_ends import tokenizer_and_ends
 from worker.shared.arrays import Rows
 from worker.shared.reports import RolloutSample, SamplesReport, WarningReport
 
@@ -32,9 +31,9 @@ class RolloutObjective(Objective):
     def __init__(self, context: MethodContext, *, reward_model: str | None, grader: GraderBase | None) -> None:
         super().__init__(context)
         base = context.run / "base"
-        self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-        end_tokens = EndTokens.load(base).stops
-        self._sampler = RolloutSampler(self.model, self._tokenizer, end_tokens, pad_token=min(end_tokens, default=0))
+        tokens, ends = tokenizer_and_ends(base.resolve())
+        self._tokenizer = tokens.tokenizer
+        self._sampler = RolloutSampler(self.model, self._tokenizer, ends.stops, pad_token=min(ends.stops, default=0))
         self._reward_function = RewardFunction(
             context.run,
             self.recipe,

@@ -1,17 +1,15 @@
 """Greedy answers to a few rows of the data, beside the rows' own answers, for people to read."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from api.estimate.sampling import SamplingPlan
 from api.spec.evaluation import MAX_EXTRA_TOKENS, SHOWN_ROWS
 from worker.engine.generation.rollout_sampler import RolloutSampler
 from worker.engine.model.trainable import TrainableModel
-from worker.rows.generation_ends import EndTokens
+from worker.rows.generation_ends import tokenizer_and_ends
 from worker.shared.arrays import Rows
 
 MAX_DISPLAY_CHARS = 600
@@ -37,14 +35,15 @@ def greedy_answers(
     An answer that is cut there ends with "…". Each answer comes with a reference: the first answer in the row, or the
     preferred answer of a preference pair.
     """
-    tokenizer, stops = _tokenizer_and_stops(base.resolve())
+    loaded, ends = tokenizer_and_ends(base.resolve())
+    tokenizer = loaded.tokenizer
     spans = [span for row in range(len(rows)) if (span := _span(rows, row * rows.width)) is not None][:SHOWN_ROWS]
     if not spans:
         return []
     prompt_starts, answer_starts, answer_ends = (np.array(column, np.int64) for column in zip(*spans, strict=True))
     prompts = Rows(rows.tokens, rows.loss_weights, prompt_starts, answer_starts)
     references = [rows.tokens[start:end] for start, end in zip(answer_starts, answer_ends, strict=True)]
-    sampler = RolloutSampler(model, tokenizer, stops, pad_token=min(stops, default=0))
+    sampler = RolloutSampler(model, tokenizer, ends.stops, pad_token=min(ends.stops, default=0))
     longest = max(map(len, references)) + MAX_EXTRA_TOKENS
     answers = sampler.sample(prompts, max_tokens=min(max_tokens, longest), temperature=0.0, plan=plan)
     return [
@@ -57,11 +56,6 @@ def greedy_answers(
             answers.prompts, references, answers.texts, answers.ended, strict=True
         )
     ]
-
-
-@lru_cache(maxsize=1)  # the comparison answers twice, and a large tokenizer takes seconds to load
-def _tokenizer_and_stops(base: Path) -> tuple[Tokenizer, frozenset[int]]:
-    return Tokenizer.from_file(str(base / "tokenizer.json")), EndTokens.load(base).stops
 
 
 def _span(rows: Rows, sequence: int) -> tuple[int, int, int] | None:

@@ -9,7 +9,7 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.model.adapters import network_of
 from worker.engine.model.load import copy_quantized_weights, load_published
 from worker.engine.publish.export import MERGED, copy_tokenizer, name_dropout, write_stops
-from worker.rows.generation_ends import EndTokens
+from worker.rows.generation_ends import tokenizer_and_ends
 
 
 def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe, device: torch.device) -> Path:
@@ -29,7 +29,7 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe, device: torc
     name_dropout(base, merged)
     copy_tokenizer(base, merged)
     if recipe.method.output == "tokens":
-        write_stops(merged, sorted(EndTokens.load(base).stops))
+        write_stops(merged, sorted(tokenizer_and_ends(base.resolve())[1].stops))
     return merged
 
 

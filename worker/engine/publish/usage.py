@@ -14,7 +14,7 @@ from api.spec.resolve import ResolvedRecipe, max_row_tokens
 from worker.engine.model.families import context_window
 from worker.engine.publish.markdown import fenced
 from worker.rows.chat_template import ChatTemplate
-from worker.rows.generation_ends import EndTokens
+from worker.rows.generation_ends import tokenizer_and_ends
 from worker.rows.special_tokens import special_tokens
 from worker.rows.tokenize_rows import TokenizerWrapper
 
@@ -46,7 +46,7 @@ class Usage:
         `max_length`."""
         chat = ChatTemplate.load(base) is not None
         if recipe.method.output == "tokens":
-            endings = _endings(base.resolve())
+            _, endings = tokenizer_and_ends(base.resolve())
             return cls(chat, sorted(endings.stops), sorted(endings.stops - endings.own_stops))
         tokenizer_pad, text_end = _pad_and_end(base.resolve())
         pad_token = getattr(config, "pad_token_id", None)
@@ -61,13 +61,7 @@ class Usage:
         )
 
 
-# Cached because every checkpoint has a card, and a large tokenizer takes seconds to load.
-@lru_cache(maxsize=1)
-def _endings(base: Path) -> EndTokens:
-    return EndTokens.load(base)
-
-
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # every checkpoint has a card, and a large tokenizer takes seconds to load
 def _pad_and_end(base: Path) -> tuple[int | None, str]:
     """Return (the tokenizer's padding token, the text that training appends to a row and the tokenizer does not)."""
     wrapper, pad = TokenizerWrapper.load(base), special_tokens(base).get("pad_token")
