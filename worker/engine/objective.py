@@ -21,7 +21,7 @@ from worker.shared.arrays import Rows
 from worker.shared.judgements import AskJudges, no_judge
 from worker.shared.reports import Report
 
-MERGED_FROM_TOKENS = 16
+MERGED_FROM_TOKENS = 12
 """Length from which answers are sampled with merged adapters. For shorter ones, merging takes longer than it saves,
 unless each pass computes whole matrices from the adapter (docs/engine-log.md)."""
 

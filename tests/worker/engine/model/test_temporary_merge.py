@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from api.spec.techniques.lora import Lora
@@ -112,7 +113,8 @@ def test_an_adapter_of_a_head_does_not_change_the_embeddings_that_share_its_weig
 def test_a_small_update_is_kept_on_average() -> None:
     """Rounding to the nearest bfloat16 would lose it: the numbers there are 2^-8 apart."""
     weights = torch.full((200_000,), -(1 + 2.0**-11))
-    rounded = temporary_merge._rounded(weights, torch.bfloat16, torch.Generator().manual_seed(0))
+    noise = temporary_merge._noise([nn.Linear(1000, 500, bias=False, dtype=torch.bfloat16)])
+    rounded = temporary_merge._rounded(weights, torch.bfloat16, noise)
     assert rounded.dtype == torch.bfloat16
     assert set(rounded.tolist()) == {-1.0, -(1 + 2.0**-7)}
     assert float(rounded.double().mean()) == pytest.approx(-(1 + 2.0**-11), abs=1e-4)
