@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worker.engine.data import Data
 from worker.engine.interruptible import interruptible
+from worker.engine.model.lora import without_zero_updates
 from worker.engine.objective import Objective
 from worker.engine.saving.identity import recipe_digest
 from worker.engine.saving.training_state import Progress, begin_state, save_references, saved_progress
@@ -38,7 +39,8 @@ def compute_references(run: Path, data: Data, objective: Objective, pipe: Pipe) 
             end_s = time.monotonic()
             save_at_s = end_s + max(SAVE_S, PASS_SHARE * (end_s - begin_s))
 
-    with suppress(Interrupted), interruptible(objective.model, pipe):
+    model = objective.model
+    with suppress(Interrupted), interruptible(model, pipe), without_zero_updates(model.model):
         data.compute_references(objective, pipe.warn, save_if_due)
 
 

@@ -8,7 +8,8 @@ their copies are rounded. Each copy and product is rounded to bfloat16 once, as 
 `apply` replaces the forward of single layers. Layers of other kinds keep peft's forward.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ ADAPTER = "default"
 
 def apply(model: nn.Module) -> Callable[[], None]:
     """Replace the forward of the model's LoRA layers. Return a function that restores peft's forward."""
-    replaced = [module for module in model.modules() if type(module) in (LoraLinear, LoraLinear4bit) and _plain(module)]
+    replaced = _plain_layers(model)
     for layer in replaced:
         layer.forward = partial(_forward, layer)
 
@@ -36,9 +37,27 @@ def apply(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def _plain(layer: Any) -> bool:
-    """Return whether the layer's update is the product B A alone, unlike DoRA's update."""
-    return not layer.lora_variant and not layer.lora_bias[ADAPTER]
+@contextmanager
+@torch.no_grad()
+def without_zero_updates(model: nn.Module) -> Iterator[None]:
+    """Within the context, layers whose B is zero compute their base layer alone, which gives the same outputs in less
+    time. Before the first step, most adapters consist of such layers."""
+    layers = _plain_layers(model)
+    changes = torch.stack([layer.lora_B[ADAPTER].weight.any() for layer in layers]).tolist() if layers else []
+    skipped = [layer for layer, changed in zip(layers, changes, strict=True) if not changed]
+    for layer in skipped:
+        layer._disable_adapters = True  # `enable_adapters` would also turn the gradients of A and B off
+    try:
+        yield
+    finally:
+        for layer in skipped:
+            layer._disable_adapters = False
+
+
+def _plain_layers(model: nn.Module) -> list[Any]:
+    """Return the LoRA layers whose update is the product B A alone, unlike DoRA's update."""
+    layers: list[Any] = [module for module in model.modules() if type(module) in (LoraLinear, LoraLinear4bit)]
+    return [layer for layer in layers if not layer.lora_variant and not layer.lora_bias[ADAPTER]]
 
 
 def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
@@ -46,7 +65,8 @@ def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     drops = layer.training and not isinstance(dropout, nn.Identity)
     result: torch.Tensor
-    if layer.merged:  # the base layer's weight has the update already (worker.engine.model.temporary_merge)
+    # A merged layer's weight has the update already (worker.engine.model.temporary_merge).
+    if layer.merged or layer.disable_adapters:
         result = base(x)
     elif type(base) is nn.Linear and not base.weight.requires_grad and not drops:
         result_N = _Adapted.apply(_rows(x), base.weight, base.bias, A, B, scale)  # type: ignore[no-untyped-call]

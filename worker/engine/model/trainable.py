@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from worker.engine.model import lora
 from worker.engine.model.adapters import network_of
 from worker.engine.model.batches import Layout, MicroBatch
 from worker.engine.model.families import head_of
@@ -190,7 +191,8 @@ class TrainableModel:
         now = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         _copy(start, self.trained)
         try:
-            yield
+            with lora.without_zero_updates(self.model):
+                yield
         finally:
             _copy(now, self.trained)
 

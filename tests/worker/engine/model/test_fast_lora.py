@@ -1,5 +1,6 @@
 """LoRA's own function computes what peft computes, forward and backward."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -107,3 +108,19 @@ def test_embeddings_keep_pefts_forward() -> None:
     model: Any = inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), nn.Sequential(nn.Embedding(8, 4)))
     lora.apply(model)
     assert "forward" not in vars(model[0])
+
+
+def test_updates_that_are_zero_are_skipped_and_no_others(seed: int) -> None:
+    torch.manual_seed(seed)
+    zero, other = (_adapted(nn.Linear(64, 24), torch.bfloat16) for _ in range(2))
+    nn.init.zeros_(zero.lora_B["default"].weight)
+    model = nn.Sequential(zero, nn.Linear(24, 64, dtype=torch.bfloat16), other)
+    lora.apply(model)
+    x = torch.randn(2, 9, 64, dtype=torch.bfloat16)
+    with torch.no_grad():
+        expected, of_both = zero(x), model(x)
+        with lora.without_zero_updates(model):
+            nn.init.constant_(zero.lora_A["default"].weight, math.nan)  # nobody reads it
+            assert torch.equal(zero(x), expected)
+            assert torch.equal(model(x), of_both)
+        assert zero(x).isnan().all()
