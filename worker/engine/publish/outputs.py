@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -30,9 +31,10 @@ from worker.engine.model.load import load_published, plain_attention
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows, rows_of
 
-PARITY_ROWS = 4
+PARITY_ROWS = (2, 4)
+"""Smallest and largest number of rows that are compared, if the data has as many."""
 PARITY_TOKENS = 128
-"""Number of tokens of each row that are compared."""
+"""Number of tokens of each row that are compared, and number of tokens in all from which two rows suffice."""
 
 Outputs = list[torch.Tensor]
 """A float32 tensor for each row: the log-probabilities of the tokens after the first, [T - 1], or the scores, [labels].
@@ -40,13 +42,19 @@ Outputs = list[torch.Tensor]
 
 
 def parity_rows(rows: Rows) -> Rows:
-    """Return the first sequences, truncated to `PARITY_TOKENS`.
+    """Return the first sequences, truncated to `PARITY_TOKENS`: as many as together have that many tokens, within the
+    bounds of `PARITY_ROWS`.
 
     If a sequence has a single token, as a prompt may have, the token is repeated, because a language model does not
     predict the first token.
     """
-    sequences = [tokens_T[:PARITY_TOKENS] for tokens_T, _ in islice(rows, PARITY_ROWS)]
-    return rows_of([np.repeat(tokens_T, 2) if len(tokens_T) == 1 else tokens_T for tokens_T in sequences])
+    fewest, most = PARITY_ROWS
+    sequences: list[npt.NDArray[np.int32]] = []
+    for tokens_T, _ in islice(rows, most):
+        if len(sequences) >= fewest and sum(map(len, sequences)) >= PARITY_TOKENS:
+            break
+        sequences.append(np.repeat(tokens_T, 2) if len(tokens_T) == 1 else tokens_T[:PARITY_TOKENS])
+    return rows_of(sequences)
 
 
 @torch.no_grad()
@@ -89,10 +97,11 @@ def outputs_in_memory(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows)
 def score(request: ScoringRequest) -> list[Outputs]:
     """Return the outputs of each model of the request, loaded as plain peft or transformers load it."""
     rows, device = rows_of(request.rows), scoring_device(request)
-    outputs = []
+    outputs: list[Outputs] = []
     for files in request.models:
+        if outputs:
+            trim_heap()  # the next model may not fit beside the one before
         outputs.append(_outputs_of_files(files, rows, device))
-        trim_heap()  # the next model may not fit beside this one
     return outputs
 
 

@@ -17,13 +17,14 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from api.spec.scoring import Tolerance
 from worker.engine.errors import TrainingError
-from worker.engine.model.batches import Layout, micro_batches, total_weight
+from worker.engine.model.batches import total_weight
 from worker.engine.model.trainable import TrainableModel
-from worker.engine.publish.outputs import PARITY_ROWS, PARITY_TOKENS, Outputs
+from worker.engine.publish.outputs import Outputs
+from worker.methods import Objective
 from worker.shared.arrays import Rows
 
-LEARNED_OF = 64
-"""Number of first training rows from which the shortest are taken for `check_learned`."""
+LEARNED_ROWS, LEARNED_OF = 4, 64
+"""Number of rows for `check_learned`, which are the shortest of this number of first training rows."""
 FILES_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 """Largest allowed difference, in nats or units of a score, between the outputs of the weights in memory and those of
 the files. Transformers' own forward computes both, so the arithmetic is the same."""
@@ -54,33 +55,31 @@ def learned_rows(rows: Rows) -> Rows:
     """Return the rows for `check_learned`: the shortest of the first rows, not truncated, because their supervised
     tokens may be anywhere in them."""
     first = np.arange(min(len(rows), LEARNED_OF))
-    return rows.take(np.sort(first[np.argsort(rows.lengths[first], kind="stable")[:PARITY_ROWS]]))
+    return rows.take(np.sort(first[np.argsort(rows.lengths[first], kind="stable")[:LEARNED_ROWS]]))
 
 
 @torch.no_grad()
-def check_learned(model: TrainableModel, rows: Rows, threshold: float) -> None:
+def check_learned(objective: Objective, rows: Rows, threshold: float) -> None:
     """Raise TrainingError (diverged) if the loss on training rows is above `threshold`
     (`Objective.divergence_threshold`): the model has then learned nothing.
 
     Validation rows would be the wrong measure: a sound model may predict those wrongly with confidence.
     """
-    model.train(False)
-    layout = Layout(packed=model.layout.packed, single_row=True, pad_token=model.layout.pad_token)
+    objective.model.train(False)
     weight = total_weight(rows)
     loss = 0.0
-    for batch in micro_batches(rows, PARITY_TOKENS, layout, model.device):
-        loss -= float((batch.weights * model.token_scores(batch).logprobs).sum()) / weight
+    for batch in objective.batches(rows):
+        loss -= float((batch.weights * objective.model.token_scores(batch).logprobs).sum()) / weight
     if not loss <= threshold:  # true for NaN, too
         print(f"parity: the loss on {len(rows)} rows is {loss:.4g}, and {threshold:.4g} is allowed", flush=True)
         raise TrainingError(FailureReason.DIVERGED)
 
 
-def check_forward_parity(trainer: Outputs, memory: Outputs, precision: str) -> None:
-    """Raise TrainingError (internal) if the outputs of the trainer's own forward pass differ from those of
-    transformers' forward pass. The check is made only for float32 (see FORWARD_TOLERANCE)."""
-    if precision == "float32":
-        error = "The trainer's own forward pass differs from the model's"
-        _require(trainer, memory, "greatest", FORWARD_TOLERANCE, error)
+def check_forward_parity(trainer: Outputs, memory: Outputs) -> None:
+    """Raise TrainingError (internal) if the outputs of the trainer's own forward pass, in float32, differ from those of
+    transformers' forward pass."""
+    error = "The trainer's own forward pass differs from the model's"
+    _require(trainer, memory, "greatest", FORWARD_TOLERANCE, error)
 
 
 def check_files(memory: Outputs, files: Outputs, recipe: ResolvedRecipe) -> None:
