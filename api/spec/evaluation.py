@@ -20,9 +20,9 @@ SHOWN_ROWS = 3
 ANSWER_TOKENS = (8, 64)
 """Smallest and largest limit on the length of a sample's answers, in tokens. Between them, the limit grows with the
 trained tokens (TRAINED_FOR_ANSWER_TOKEN)."""
-TOKENS_SHARE = 0.025
-"""Compared tokens divided by trained tokens. Comparing a token takes about half as long as training on it, because both
-models only read it: there is no backward pass."""
+TOKENS_SHARE = 0.015
+"""Compared tokens divided by trained tokens. Comparing a token takes about as long as training on it: both models read
+it, and there is no backward pass."""
 PROMPTS_SHARE = 0.05
 """Compared prompts divided by the prompts of the training."""
 TRAINED_FOR_ANSWER_TOKEN = 3_500
