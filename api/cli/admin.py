@@ -58,6 +58,8 @@ storage_app = typer.Typer(
 
 BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 
+_NAME_THE_FOLDER = "name the installation's --data-dir"
+
 
 @contextmanager
 def open_context(
@@ -70,12 +72,15 @@ def open_context(
     `any_storage`: do not check the storage.
     """
     settings = load_operator_settings(data_dir, config)
-    make_data_dir(settings)
+    if creates:
+        make_data_dir(settings)
+    elif not settings.data_dir.is_dir():
+        raise CommandError(ExitCode.REFUSED, f"{settings.data_dir} does not exist", _NAME_THE_FOLDER)
     context = Context.open(settings)
     try:
         if is_new(context.database):
             if not creates:
-                raise CommandError(ExitCode.REFUSED, "The database is empty", "name the installation's --data-dir")
+                raise CommandError(ExitCode.REFUSED, "The database is empty", _NAME_THE_FOLDER)
             deployment.prepare(context)
         require_current(context.database)
         if not any_storage:

@@ -157,7 +157,8 @@ class Sampler:
         except (ChildLost, ReadingStopped):
             report = LostReport(id=job.id)
         except ObjectMissing:
-            message = "The model was deleted while the request waited"
+            log.warning("model_missing")
+            message = "The model was deleted while the request waited, or the storage has lost its files"
             report = RefusedReport(id=job.id, message=message, param="model", code="model_not_found")
         except (ObjectCorrupt, StorageUnavailable, OSError):
             log.exception("model_not_fetched")

@@ -58,6 +58,8 @@ def test_a_key_can_be_revoked_during_an_outage_of_the_storage(attune, monkeypatc
 
 
 def test_an_object_that_the_storage_lacks_is_named(attune, tmp_path: Path) -> None:
+    assert "does not exist: name" in attune("storage", "check", code=2).stderr
+    (tmp_path / "data").mkdir()  # by hand: the command creates nothing
     assert "The database is empty: name" in attune("storage", "check", code=2).stderr
     attune("keys", "create")
     assert "0 missing objects" in attune("storage", "check").stderr
