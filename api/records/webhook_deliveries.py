@@ -43,9 +43,14 @@ LISTING = Listing(Delivery.webhook_id, Delivery.id, (Delivery.created_at, Delive
 
 
 def enqueue(session: Session, project_id: str, object_id: str, event_type: str) -> None:
-    """Add a delivery of the event for each webhook of the project with this event type."""
+    """Add a delivery of the event for each webhook of the project with this event type.
+
+    The webhooks are locked against removal: a delivery of a removed webhook would violate the foreign key, so that the
+    transaction which ends the job would fail.
+    """
     event_id = new_id("evt_")
-    for webhook in session.scalars(select(Webhook).where(Webhook.project_id == project_id)):
+    query = select(Webhook).where(Webhook.project_id == project_id)
+    for webhook in session.scalars(query.with_for_update(read=True, key_share=True)):
         if event_type in webhook.event_types:
             session.add(
                 Delivery(

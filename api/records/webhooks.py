@@ -32,6 +32,12 @@ def get(session: Session, project_id: str, webhook_id: str) -> Webhook | None:
     return session.scalars(query).one_or_none()
 
 
+def lock(session: Session, project_id: str, webhook_id: str) -> Webhook | None:
+    """Return the webhook, locked against new deliveries and other changes until this transaction ends."""
+    query = select(Webhook).where(Webhook.id == webhook_id, Webhook.project_id == project_id)
+    return session.scalars(query.with_for_update()).one_or_none()
+
+
 def count(session: Session, project_id: str) -> int:
     return session.scalar(select(func.count()).select_from(Webhook).where(Webhook.project_id == project_id)) or 0
 

@@ -93,7 +93,7 @@ def update(
         check_url(url, context.settings.private_webhook_hosts)
     fields = {"name": name, "url": url, "event_types": None if event_types is None else list(event_types)}
     with context.database.write() as session:
-        webhook = _require(session, caller, webhook_id)
+        webhook = _lock(session, caller, webhook_id)
         changed = {
             field: value for field, value in fields.items() if value is not None and value != getattr(webhook, field)
         }
@@ -109,7 +109,7 @@ def update(
 def rotate_secret(context: Context, caller: Caller, webhook_id: str, *, keep_old: bool) -> Webhook:
     """Create a new signing secret. With `keep_old`, deliveries are signed with both secrets for a day."""
     with context.database.write() as session:
-        webhook = _require(session, caller, webhook_id)
+        webhook = _lock(session, caller, webhook_id)
         webhook.old_secret = webhook.secret if keep_old else None
         webhook.old_secret_until = db_now() + OLD_SECRET_S if keep_old else None
         webhook.secret, webhook.updated_at = new_secret(), db_now()
@@ -121,7 +121,7 @@ def rotate_secret(context: Context, caller: Caller, webhook_id: str, *, keep_old
 def delete(context: Context, caller: Caller, webhook_id: str) -> None:
     """Delete the endpoint with its delivery log and its pending deliveries."""
     with context.database.write() as session:
-        webhook = _require(session, caller, webhook_id)
+        webhook = _lock(session, caller, webhook_id)
         webhook_deliveries.remove_of(session, webhook)
         webhooks.remove(session, webhook)
 
@@ -164,6 +164,13 @@ def replay(context: Context, caller: Caller, webhook_id: str, delivery_id: str) 
 
 def _require(session: Session, caller: Caller, webhook_id: str) -> Webhook:
     webhook = webhooks.get(session, caller.project_id, webhook_id)
+    if webhook is None:
+        raise NoSuchWebhook(webhook_id)
+    return webhook
+
+
+def _lock(session: Session, caller: Caller, webhook_id: str) -> Webhook:
+    webhook = webhooks.lock(session, caller.project_id, webhook_id)
     if webhook is None:
         raise NoSuchWebhook(webhook_id)
     return webhook
