@@ -2,16 +2,16 @@
 
 import json
 import shutil
-import time
+import threading
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.infra.storage import ObjectCorrupt, ObjectMissing, ReadingStopped, StorageUnavailable
 from api.records import scans
 from api.records.scans import ScanClaim
+from worker.supervisor.background import BackgroundThread
 from worker.supervisor.child import Child
 from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE
 from worker.supervisor.node import Node
@@ -39,6 +39,28 @@ class ScanInterrupted(Exception):
     """Another worker has claimed the file, the file was deleted, or this worker is shutting down."""
 
 
+class ScanBeat(BackgroundThread):
+    """Renews a scan's lease until the scan ends. The scan's own thread may be busy for longer than the lease, while it
+    fetches a large file."""
+
+    def __init__(self, node: Node, claim: ScanClaim) -> None:
+        super().__init__(f"heartbeat-{claim.file_id}")
+        self._context, self._claim = node.context, claim
+        self.lost = threading.Event()
+        """Set when another worker has claimed the file, or the file was deleted."""
+
+    def _run(self) -> None:
+        settings = self._context.settings
+        while not self._stop.wait(settings.heartbeat_s):
+            try:
+                with self._context.database.write() as session:
+                    if not scans.renew(session, self._claim, settings.lease_s):
+                        self.lost.set()
+                        return
+            except Exception as error:  # as in Heartbeat: a healthy scan must not lose its lease to any error
+                log.warning("heartbeat_failed", file_id=self._claim.file_id, error=type(error).__name__)
+
+
 def scan_waiting(node: Node) -> None:
     """Scan until no file waits, unless another thread of this worker scans.
 
@@ -64,7 +86,8 @@ def scan_next(node: Node) -> bool:
     folder = node.folder / f"{claim.file_id}-{claim.fence}"
     try:
         folder.mkdir()
-        result = _scan(node, claim, folder)
+        with ScanBeat(node, claim) as beat:  # ended before a requeue, which ends the lease
+            result = _scan(node, claim, folder, beat)
         outcome: Literal["done", "failed"] = "failed" if result["error"] else "done"
         write_with_retry(node, lambda session: scans.finish(session, claim, outcome, result))
     except (ScanInterrupted, ReadingStopped):
@@ -75,11 +98,10 @@ def scan_next(node: Node) -> bool:
         _requeue(node, claim, excused=problem is not None)
         if problem is not None:
             node.pause.begin(problem)
-    except (SQLAlchemyError, StorageUnavailable, OSError) as error:
+    except (StorageUnavailable, OSError) as error:
         log.warning("scan_failed", file_id=claim.file_id, error=type(error).__name__)
         _requeue(node, claim, excused=True)  # before find_problem, which may take longer than the lease
-        if not isinstance(error, SQLAlchemyError):
-            node.pause.begin(node.find_problem() or f"A file could not be scanned: {type(error).__name__}")
+        node.pause.begin(node.find_problem() or f"A file could not be scanned: {type(error).__name__}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return True
@@ -92,12 +114,12 @@ def fail_abandoned_scans(node: Node) -> None:
             scans.finish(session, claim, "failed", {"error": LOST})
 
 
-def _scan(node: Node, claim: ScanClaim, folder: Path) -> ScanReport:
+def _scan(node: Node, claim: ScanClaim, folder: Path, beat: ScanBeat) -> ScanReport:
     settings = node.context.settings
     node.storage.read_file(claim.storage_key, folder / "input", sha256=claim.sha256)
     request = {"memory_bytes": settings.prepare_memory_bytes, "cpu_seconds": settings.scan_cpu_seconds}
     (folder / "scan.json").write_text(json.dumps(request))
-    code = _wait(node, claim, node.start_child("worker.scan", folder))
+    code = _wait(node, beat, node.start_child("worker.scan", folder))
     path = folder / "report.json"
     if code == 0 and path.exists():
         report: ScanReport = json.loads(path.read_bytes())
@@ -108,24 +130,17 @@ def _scan(node: Node, claim: ScanClaim, folder: Path) -> ScanReport:
     return {"error": CRASHED}
 
 
-def _wait(node: Node, claim: ScanClaim, child: Child) -> int:
-    """Renew the claim until the child has ended, and return its exit code. Raises ScanInterrupted."""
-    settings = node.context.settings
-    renewed_at = time.monotonic()
+def _wait(node: Node, beat: ScanBeat, child: Child) -> int:
+    """Wait until the child has ended, and return its exit code. Raises ScanInterrupted."""
     try:
         while True:
-            if node.stopping.is_set():
+            if node.stopping.is_set() or beat.lost.is_set():
                 raise ScanInterrupted
-            if time.monotonic() - renewed_at > settings.heartbeat_s:
-                renewed_at = time.monotonic()
-                with node.context.database.write() as session:
-                    if not scans.renew(session, claim, settings.lease_s):
-                        raise ScanInterrupted
             try:
                 if child.next_report(WAIT_S) is None:
                     return child.wait(timeout_s=30)
             except TimeoutError:
-                if child.silent_s > settings.hung_s:
+                if child.silent_s > node.context.settings.hung_s:
                     return child.kill()
     finally:
         child.kill()

@@ -3,17 +3,23 @@
 import os
 import threading
 from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
 
 from api.context import Context
+from api.infra.storage import Storage
 from api.records import scans
+from api.records.base import db_now
 from api.records.files import File
 from api.settings import Settings
 from tests.conftest import opened
-from tests.end_to_end.jobs import rows
+from tests.end_to_end.jobs import rows, wait_until
 from tests.factories import a_file, a_project
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
 from worker.supervisor.loop import work_until_idle
-from worker.supervisor.scan import fail_abandoned_scans
+from worker.supervisor.scan import ScanBeat, fail_abandoned_scans, scan_next
 
 
 def the_file(context: Context, file_id: str) -> File:
@@ -54,6 +60,49 @@ def test_two_workers_do_not_scan_the_same_file(workshop: Workshop) -> None:
     with workshop.context.database.write() as session:
         assert scans.claim(session, lease_s=60) is not None
         assert scans.claim(session, lease_s=60) is None
+
+
+def test_a_scans_lease_is_renewed_while_its_file_is_fetched(
+    open_workshop: OpenWorkshop, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise another worker would claim a file whose fetch takes longer than the lease, and so on."""
+    settings = Settings(data_dir=tmp_path / "data", database_url=database_url, heartbeat_s=0.02)
+    with opened(settings) as context:
+        workshop = open_workshop(context)
+        file_id = a_file(context, workshop.caller.project_id, rows(12))
+        read_file = Storage.read_file
+
+        def outlast_the_lease(storage: Storage, *args: Any, **options: Any) -> None:
+            with context.database.write() as session:
+                session.execute(update(File).values(scan_until=db_now() - 1))
+            wait_until(lambda: not claimable(context), timeout_s=20)
+            read_file(storage, *args, **options)
+
+        monkeypatch.setattr(Storage, "read_file", outlast_the_lease)
+        assert scan_next(workshop.prepare)
+        file = the_file(context, file_id)
+    assert (file.scan_status, file.scan_fence) == ("done", 1)
+
+
+def claimable(context: Context) -> bool:
+    with context.database.read() as session:
+        return scans.has_waiting(session)
+
+
+def test_a_scan_whose_file_another_worker_has_claimed_ends(
+    open_workshop: OpenWorkshop, database_url: str, tmp_path: Path
+) -> None:
+    settings = Settings(data_dir=tmp_path / "data", database_url=database_url, heartbeat_s=0.02)
+    with opened(settings) as context:
+        workshop = open_workshop(context)
+        a_file(context, workshop.caller.project_id, rows(12))
+        with context.database.write() as session:
+            overtaken, newest = scans.claim(session, lease_s=-1), scans.claim(session, lease_s=60)
+        assert overtaken is not None
+        assert newest is not None
+        with ScanBeat(workshop.prepare, overtaken) as beat, ScanBeat(workshop.prepare, newest) as other:
+            assert beat.lost.wait(20)
+            assert not other.lost.is_set()
 
 
 def test_a_file_that_loses_every_worker_is_given_up(workshop: Workshop) -> None:
