@@ -133,10 +133,11 @@ def delete_of(session: Session, job_ids: Sequence[str]) -> None:
     session.execute(delete(Event).where(Event.seq.in_(some)))
 
 
-def metrics_after(session: Session, job_id: str, seq: int) -> Sequence[Event]:
-    """Return the job's metrics events after this sequence number, oldest first."""
+def metrics_after(session: Session, job_id: str, seq: int, limit: int | None = None) -> Sequence[Event]:
+    """Return the job's next metrics events after this sequence number, oldest first, at most `limit` (by default
+    BATCH)."""
     query = select(Event).where(of_job(session, job_id, seq), Event.type == "metrics")
-    return session.scalars(query.order_by(Event.job_id, Event.seq)).all()
+    return session.scalars(query.order_by(Event.job_id, Event.seq).limit(limit or BATCH)).all()
 
 
 def newest_metrics(session: Session, job_id: str) -> Sequence[int]:

@@ -46,22 +46,34 @@ class MetricsExporter:
         self._deliverer, self._name, self._tracker = deliverer, name, tracker
         self._database = deliverer.context.database
         self._open: dict[str, OpenRun] = {}
+        self._closed: dict[str, int] = {}
+        """{task: sequence number of the last exported event} of jobs that are not running, whose runs were closed."""
 
     def run(self) -> None:
         settings = self._deliverer.context.settings
-        self._deliverer.repeat(f"metrics_{self._name}", self.export_due, settings.track_s)
+        self._deliverer.repeat(f"metrics_{self._name}", self._export_all, settings.track_s)
         self.close()
 
-    def export_due(self) -> None:
-        """Export the new metrics of each job whose next export is due."""
+    def _export_all(self) -> None:
+        while not self._deliverer.stopping.is_set() and self.export_due():
+            pass
+
+    def export_due(self) -> bool:
+        """Export the next metrics of each job whose export is due, up to `events.BATCH` of each. Return whether a job
+        has more.
+
+        A long backlog is sent in many rounds, so that it never fills the memory, delays no other job, and renews its
+        lease with each round.
+        """
         owner = self._deliverer.owner
         with self._database.read() as session:
             due, held = trackings.due(session, self._name, owner), trackings.held(session, self._name, owner)
         for tracking_id in self._open.keys() - held:
             self._close_run(tracking_id)
+        has_more = False
         for tracking_id in due:
             if self._deliverer.stopping.is_set():
-                return
+                break
             with self._database.write() as session:
                 held = trackings.held(session, self._name, owner)
                 tracking = trackings.lease(session, tracking_id, self._name, owner, LEASE_S)
@@ -70,13 +82,14 @@ class MetricsExporter:
             if tracking_id not in held:  # meanwhile, another deliverer may have added steps to the run
                 self._close_run(tracking_id)
             try:
-                self._export(tracking)
+                has_more |= self._export(tracking)
             except Exception as error:  # of any kind: trackers' libraries do not document what they raise
                 if isinstance(error, SQLAlchemyError) and is_outage(error):
                     raise
                 log.warning("tracker_failed", tracker=self._name, job_id=tracking.job_id, error=type(error).__name__)
                 self._close_run(tracking.id)
                 self._retry_later(tracking)
+        return has_more
 
     def close(self) -> None:
         """Close all runs, so that another deliverer can open them."""
@@ -88,11 +101,17 @@ class MetricsExporter:
         except SQLAlchemyError as error:
             log.warning("not_released", tracker=self._name, error=type(error).__name__)  # the lease expires
 
-    def _export(self, tracking: ExportTask) -> None:
+    def _export(self, tracking: ExportTask) -> bool:
+        """Export the job's next metrics. Return whether there are more."""
         with self._database.read() as session:
             job = session.get_one(Job, tracking.job_id)
+        status = JobStatus(job.status)
         opened = self._open.get(tracking.id)
         if opened is None:
+            if self._is_up_to_date(tracking, status):
+                self._reschedule(tracking, IDLE_S, keep=False)
+                return False
+            self._closed.pop(tracking.id, None)
             opened = self._open[tracking.id] = OpenRun(self._tracker.open(_run_info(job, tracking)))
             self._save_url(tracking, opened.run.url)
         # The metrics are read after the job's status, so that none are missing if the job has ended.
@@ -106,19 +125,38 @@ class MetricsExporter:
         if rows:
             opened.seq = rows[-1].seq
         opened.run.step = new[-1].step if new else opened.run.step
-        self._schedule_next(tracking, JobStatus(job.status), opened.run)
+        if len(rows) == events.BATCH:
+            self._reschedule(tracking, 0, keep=True)
+            return True
+        self._end_export(tracking, status, opened)
+        return False
 
-    def _schedule_next(self, tracking: ExportTask, status: JobStatus, run: Run) -> None:
-        ended, running = status in FINAL, status is JobStatus.RUNNING
-        if not running:
-            run.close(status if ended else None)
-            del self._open[tracking.id]
-        wait_s = self._deliverer.context.settings.track_s if running else IDLE_S
-        with self._database.write() as session:
-            if ended:
+    def _is_up_to_date(self, tracking: ExportTask, status: JobStatus) -> bool:
+        """Return whether a job that neither runs nor has ended has no metrics since its run was closed. To open the run
+        anyway would, for days, resume and end it at the tracker, or write all its files again."""
+        sent = self._closed.get(tracking.id)
+        if sent is None or status is JobStatus.RUNNING or status in FINAL:
+            return False
+        with self._database.read() as session:
+            return not events.metrics_after(session, tracking.job_id, sent, limit=1)
+
+    def _end_export(self, tracking: ExportTask, status: JobStatus, opened: OpenRun) -> None:
+        """Set the time of the next export, and close the run if the job is not running."""
+        if status is JobStatus.RUNNING:
+            self._reschedule(tracking, self._deliverer.context.settings.track_s, keep=True)
+            return
+        opened.run.close(status if status in FINAL else None)
+        del self._open[tracking.id]
+        if status in FINAL:
+            with self._database.write() as session:
                 trackings.finish(session, tracking.id, self._deliverer.owner)
-            else:
-                trackings.reschedule(session, tracking.id, self._deliverer.owner, wait_s, keep=running, lease_s=LEASE_S)
+        else:
+            self._closed[tracking.id] = opened.seq
+            self._reschedule(tracking, IDLE_S, keep=False)
+
+    def _reschedule(self, tracking: ExportTask, wait_s: float, *, keep: bool) -> None:
+        with self._database.write() as session:
+            trackings.reschedule(session, tracking.id, self._deliverer.owner, wait_s, keep=keep, lease_s=LEASE_S)
 
     def _retry_later(self, tracking: ExportTask) -> None:
         """Retry the export later, or give it up after GIVE_UP_S. Add an event after the first failure and on giving
