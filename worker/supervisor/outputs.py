@@ -6,8 +6,10 @@ still owns the job (its fence, docs/internals/queue.md). So objects of an attemp
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import msgspec
 from sqlalchemy.orm import Session
@@ -17,6 +19,7 @@ from api.infra.artifacts import GGUF, MERGED, tar_size, trained_artifacts
 from api.infra.storage import ObjectCorrupt, Storage, StoredObject
 from api.records import eval_runs, evals, events, job_queue, jobs, models, signing_keys, trackings
 from api.records.base import db_now
+from api.records.database import Database
 from api.records.files import RESULTS, File
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
@@ -32,7 +35,7 @@ from worker.shared.kept_checkpoints import KEPT_CHECKPOINTS
 from worker.shared.reports import CheckpointReport, DoneReport, Metrics
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.estimates import Measured
-from worker.supervisor.results_table import results_csv
+from worker.supervisor.results_table import write_results
 from worker.supervisor.retention import remove_unnamed
 
 CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
@@ -219,10 +222,19 @@ def _store_results(attempt: AttemptContext) -> File:
     fields = _result_file(job)
     key = f"files/{job.project_id}/{fields['id']}"
     with context.database.read() as session:
-        batches = events.batches_of(events.newest_metrics(session, job.id))
-        table = results_csv([data for batch in batches for data in events.metrics_at(session, batch)])
-    stored = context.storage.write_bytes(key, table)
+        numbers = events.newest_metrics(session, job.id)
+    with NamedTemporaryFile("w", encoding="utf-8", dir=attempt.folder) as file:
+        write_results(file, partial(_metrics, context.database, numbers))
+        file.flush()
+        stored = context.storage.write_file(key, Path(file.name))
     return File(filename="step_metrics.csv", bytes=stored.bytes, sha256=stored.sha256, storage_key=key, **fields)
+
+
+def _metrics(database: Database, numbers: Sequence[int]) -> Iterator[Metrics]:
+    for batch in events.batches_of(numbers):
+        with database.read() as session:
+            found = events.metrics_at(session, batch)
+        yield from found
 
 
 def _result_file(job: Job) -> dict[str, object]:

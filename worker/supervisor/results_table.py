@@ -2,8 +2,8 @@
 names."""
 
 import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from typing import IO
 
 from worker.shared.reports import Metrics
 
@@ -21,16 +21,21 @@ ACCURACIES = ("mean_token_accuracy", "accuracy", "rewards_accuracy")
 """Names that methods give to an accuracy: of tokens, of labels, or of preferences."""
 
 
-def results_csv(metrics: Sequence[Metrics]) -> bytes:
-    """Return the table, with a row for each step. Cells are numbers, or empty if the step lacks the metric."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    columns = RESULT_COLUMNS | {name: name for name in OWN_COLUMNS if any(name in row for row in metrics)}
+def write_results(file: IO[str], read: Callable[[], Iterable[Metrics]]) -> None:
+    """Write the table, with a row for each step. Cells are numbers, or empty if the step lacks the metric.
+
+    `read` returns the metrics of all steps. It is called twice, first to find the columns: a job may have too many
+    steps to keep all their metrics in memory.
+    """
+    names: set[str] = set()
+    for row in read():
+        names.update(row)
+    columns = RESULT_COLUMNS | {name: name for name in OWN_COLUMNS if name in names}
+    table = csv.writer(file, lineterminator="\n")
     table.writerow(columns)
-    for row in metrics:
+    for row in read():
         values = (_metric(row, metric) for metric in columns.values())
         table.writerow(["" if value is None else value for value in values])
-    return text.getvalue().encode()
 
 
 def _metric(row: Metrics, name: str) -> float | None:
