@@ -6,7 +6,7 @@ sent twice or missed when another deliverer takes the task over.
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, ForeignKey, Integer, String, Text, or_, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Integer, String, Text, case, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
@@ -141,6 +141,19 @@ def release(session: Session, tracker: str, owner: str) -> None:
         .where(ExportTask.tracker == tracker, ExportTask.owner == owner)
         .values(owner=None, lease_until=None)
     )
+
+
+def shorten(session: Session, *, idle_s: float, lease_s: float, push_s: float) -> None:
+    """Shorten the waits and leases that end later than any can, because the database's clock was set back.
+
+    `idle_s`: the longest wait after a success. `lease_s`, `push_s`: the leases of a tracker's run and of a push.
+    """
+    waits = dict(enumerate((float(idle_s), *BACK_OFF_S)))
+    wait_s = case(waits, value=ExportTask.failures, else_=float(BACK_OFF_S[-1]))
+    longest_lease_s = case((ExportTask.tracker == HUB, float(push_s)), else_=float(lease_s))
+    for column, longest_s in ((ExportTask.due_at, wait_s), (ExportTask.lease_until, longest_lease_s)):
+        latest = db_now() + longest_s
+        session.execute(update(ExportTask).where(column > latest).values({column: latest}))
 
 
 def _write(session: Session, tracking_id: str, at_owner: str, **values: object) -> None:

@@ -6,7 +6,7 @@ deliverer first moves `due_at` into the future: if it dies, another deliverer ta
 
 from collections.abc import Sequence
 
-from sqlalchemy import ForeignKey, Integer, String, Text, delete, func, select, update
+from sqlalchemy import ForeignKey, Integer, String, Text, case, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
@@ -129,6 +129,14 @@ def record_attempt(
     elif last:
         values |= {"status": FAILED, "due_at": None, "ended_at": db_now()}
     session.execute(update(Delivery).where(Delivery.id == delivery_id, Delivery.attempts == attempt).values(**values))
+
+
+def shorten(session: Session, waits_s: Sequence[float]) -> None:
+    """Shorten the waits that end later than any can, because the database's clock was set back. `waits_s`: as for
+    `lease_due`."""
+    waits = dict(enumerate((0.0, *waits_s)))
+    latest = db_now() + case(waits, value=Delivery.attempts, else_=float(waits_s[-1]))
+    session.execute(update(Delivery).where(Delivery.due_at > latest).values(due_at=latest))
 
 
 def delete_ended(session: Session, keep_s: float, limit: int = 1000) -> None:

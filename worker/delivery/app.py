@@ -1,4 +1,5 @@
-"""A deliverer's threads: webhooks, metrics for each tracker, and the hub. Run by `attune worker --stage deliver`."""
+"""A deliverer's threads: webhooks, metrics for each tracker, the hub, and corrections after clock steps. Run by
+`attune worker --stage deliver`."""
 
 import sys
 import threading
@@ -10,6 +11,7 @@ from api.infra.beats import ProcessReport, reporting
 from api.infra.tracker_registry import MissingLibrary, require_libraries
 from api.settings import Settings
 from api.spec.lifecycle import DELIVER
+from worker.delivery.clock_steps import ClockStepCorrector
 from worker.delivery.deliverer import Deliverer
 from worker.delivery.hub import HubPusher
 from worker.delivery.metrics import MetricsExporter
@@ -31,7 +33,10 @@ def run(settings: Settings) -> None:
     deliverer = Deliverer.open(Context.open(settings))
     deliverer.stop_on_signals()
     senders = _senders(deliverer)
-    threads = [threading.Thread(target=sender.run, name=name, daemon=True) for name, sender in senders.items()]
+    targets = {name: sender.run for name, sender in senders.items()} | {
+        "clock-steps": ClockStepCorrector(deliverer).run
+    }
+    threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in targets.items()]
     for thread in threads:
         thread.start()
     log.info("deliverer_ready", owner=deliverer.owner, senders=list(senders))

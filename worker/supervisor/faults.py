@@ -17,7 +17,8 @@ BACKOFF_S = (0, 5, 15, 45, 120)
 EXCUSED_BACKOFF_S = (5, 15, 45, 120)
 """Seconds before each retry after a failure of the infrastructure. Such failures are retried without limit."""
 LONGEST_WAIT_S = max(*BACKOFF_S, *EXCUSED_BACKOFF_S)
-"""Longest wait of a job before a retry, in seconds."""
+"""Longest wait of a job before a retry, in seconds. No item of a batch or an eval waits longer
+(api.background.postponed)."""
 
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that an operator or the kernel sends. Other signals are caused by the process itself."""

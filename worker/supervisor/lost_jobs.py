@@ -72,7 +72,12 @@ class Sweeper:
                 held=node.pause.reason,
                 **self._resources,
             )
-            clock_steps.shorten(session, lease_s=node.context.settings.lease_s, wait_s=LONGEST_WAIT_S)
+            clock_steps.shorten(
+                session,
+                lease_s=node.context.settings.lease_s,
+                wait_s=LONGEST_WAIT_S,
+                check_s=node.context.previews.longest_s,
+            )
         requeue_expired(node)
         with node.context.database.write() as session:
             job_queue.end_orphaned_attempts(session)
