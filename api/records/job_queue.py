@@ -266,9 +266,10 @@ def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
 
 
 def with_expired_logs(session: Session, keep_s: float, limit: int = 20) -> Sequence[str]:
-    """Return the ids of jobs that ended more than `keep_s` seconds ago and still have stored logs."""
-    old = select(Job.id).join(Attempt, Attempt.job_id == Job.id).where(Attempt.log_bytes.is_not(None))
-    return session.scalars(old.where(Job.finished_at < db_now() - keep_s).distinct().limit(limit)).all()
+    """Return the ids of jobs that ended more than `keep_s` seconds ago and still have stored logs, chosen at random."""
+    has_logs = select(Attempt.job_id).where(Attempt.job_id == Job.id, Attempt.log_bytes.is_not(None)).exists()
+    old = select(Job.id).where(Job.finished_at < db_now() - keep_s, has_logs)
+    return session.scalars(old.order_by(func.random()).limit(limit)).all()
 
 
 def clear_logs(session: Session, job_id: str) -> None:

@@ -341,8 +341,9 @@ def advance_state(session: Session, job_id: str, at_fence: int, state: SavedStat
 
 
 def ended_with_state(session: Session, limit: int = 20) -> Sequence[str]:
-    """Return the ids of ended jobs whose saved states are still stored."""
-    return session.scalars(select(Job.id).where(Job.status.in_(FINAL), Job.state.is_not(None)).limit(limit)).all()
+    """Return the ids of ended jobs whose saved states are still stored, chosen at random."""
+    with_state = select(Job.id).where(Job.status.in_(FINAL), Job.state.is_not(None))
+    return session.scalars(with_state.order_by(func.random()).limit(limit)).all()
 
 
 def ended_with_events(session: Session, keep_s: float, limit: int = 100) -> Sequence[str]:

@@ -97,7 +97,7 @@ def expire(session: Session, limit: int = 1000) -> None:
 
 
 def ended_with_parts(session: Session, grace_s: float, limit: int = 20) -> Sequence[str]:
-    """Return the ids of ended uploads whose parts are still stored.
+    """Return the ids of ended uploads whose parts are still stored, chosen at random.
 
     Only uploads whose time ran out at least `grace_s` seconds ago are included: until then, a part or another
     completion may be in flight.
@@ -105,7 +105,7 @@ def ended_with_parts(session: Session, grace_s: float, limit: int = 20) -> Seque
     query = select(Upload.id).where(
         Upload.status != PENDING, Upload.swept.is_(False), Upload.expires_at <= db_now() - grace_s
     )
-    return session.scalars(query.limit(limit)).all()
+    return session.scalars(query.order_by(func.random()).limit(limit)).all()
 
 
 def delete_parts(session: Session, upload_id: str) -> None:

@@ -137,11 +137,11 @@ def housekeep(node: Node) -> None:
         tasks = [
             partial(make_room, node.cache / "base"),
             partial(fail_abandoned_scans, node),
-            partial(retention.delete_expired, context),
+            *retention.each_sweep(context),
         ]
         if time.monotonic() - retained_at >= retention.INTERVAL_S:
             retained_at = time.monotonic()
-            tasks += [partial(retention.delete_old, context), partial(record_stored_bytes, context)]
+            tasks += [*retention.each_interval(context), partial(record_stored_bytes, context)]
         for task in tasks:
             _try(task)
         node.stopping.wait(context.settings.sweep_s)

@@ -2,11 +2,12 @@
 
 Everything is deleted in small batches, so that other workers and the API never wait long. Rows are deleted before their
 objects. An object whose deletion then fails is an orphan, which `attune storage collect` deletes. The states and logs
-of a job and the parts of an upload are deleted before their rows are changed, so that the next sweep repeats a deletion
-that failed.
+of a job and the parts of an upload are deleted before their rows are changed, so that a later sweep repeats a deletion
+that failed. Each sweep chooses some of these at random, so that those whose deletion is refused keep no others from
+their turn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import structlog
@@ -39,6 +40,8 @@ log = structlog.get_logger(__name__)
 
 INTERVAL_S = 300
 """Seconds between two searches for data that is older than the settings allow. Other data is deleted in each sweep."""
+MAX_REFUSALS = 3
+"""Deletions that the storage may refuse before a task gives up until it runs again."""
 UPLOAD_GRACE_S = 900
 """How long the completion of an upload may take if it started before the upload expired."""
 DAY_S = 24 * 3600
@@ -49,17 +52,35 @@ KEEP_CURSORS_S = 30 * DAY_S
 """Seconds for which the id of a deleted row still works as a position in a list (`after`)."""
 
 
-def delete_expired(context: Context) -> None:
-    """Delete the states of ended jobs, expired uploads and files, and other rows that have expired."""
+def each_sweep(context: Context) -> "list[partial[None]]":
+    """Return the tasks that delete the states of ended jobs, expired uploads and files, and other rows that have
+    expired. The caller does each of them even if another fails: a bucket may forbid some deletions for years."""
+    tasks = (delete_expired_rows, delete_ended_states, expire_uploads, remove_expired_files)
+    return [partial(task, context) for task in tasks]
+
+
+def each_interval(context: Context) -> "list[partial[None]]":
+    """Return the tasks that delete data older than the settings `keep_…_days` allow. 0 days: keep it."""
+    settings = context.settings
+    kept: tuple[tuple[float, Callable[[Context, float], None]], ...] = (
+        (settings.keep_judgements_days, remove_old_judgements),
+        (settings.keep_events_days, remove_old_events),
+        (settings.keep_files_days, expire_old_files),
+        (settings.keep_arrays_days, remove_old_arrays),
+        (settings.keep_checkpoints_days, remove_old_checkpoints),
+        (settings.keep_logs_days, remove_old_logs),
+    )
+    return [partial(delete_old_rows, context), *(partial(task, context, days * DAY_S) for days, task in kept if days)]
+
+
+def delete_expired_rows(context: Context) -> None:
     with context.database.write() as session:
         idempotency.delete_expired(session)
         workers.delete_unseen(session, KEEP_WORKERS_S)
         pages.forget_deleted(session, KEEP_CURSORS_S)
-    _do_each(*(partial(task, context) for task in (delete_ended_states, expire_uploads, remove_expired_files)))
 
 
-def delete_old(context: Context) -> None:
-    """Delete data that is older than the settings `keep_…_days` allow. 0 days: keep it."""
+def delete_old_rows(context: Context) -> None:
     settings = context.settings
     with context.database.write() as session:
         uploads.delete_old(session, KEEP_UPLOADS_S)
@@ -69,38 +90,37 @@ def delete_old(context: Context) -> None:
             eval_runs.delete_old(session, settings.keep_eval_runs_days * DAY_S)
         if settings.keep_deliveries_days:
             webhook_deliveries.delete_ended(session, settings.keep_deliveries_days * DAY_S)
-    kept: tuple[tuple[float, Callable[[Context, float], None]], ...] = (
-        (settings.keep_judgements_days, remove_old_judgements),
-        (settings.keep_events_days, remove_old_events),
-        (settings.keep_files_days, expire_old_files),
-        (settings.keep_arrays_days, remove_old_arrays),
-        (settings.keep_checkpoints_days, remove_old_checkpoints),
-        (settings.keep_logs_days, remove_old_logs),
-    )
-    _do_each(*(partial(remove, context, days * DAY_S) for days, remove in kept if days))
 
 
-def _do_each(*tasks: Callable[[], None]) -> None:
-    """Do each task, even if the storage refuses the deletions of another: a bucket may forbid some for years. Raise
-    StorageUnavailable if it refused any."""
-    refused: StorageUnavailable | None = None
-    for task in tasks:
+def _delete_each(names: Iterable[str], delete: Callable[[str], None]) -> None:
+    """Call `delete` with each name, even if the storage refuses the deletion of others. Raise StorageUnavailable after
+    MAX_REFUSALS, because each may be a time-out."""
+    refusals = 0
+    for name in names:
         try:
-            task()
+            delete(name)
         except StorageUnavailable as error:
-            refused = error
-    if refused is not None:
-        raise refused
+            refusals += 1
+            log.warning("deletion_refused", error=str(error))
+            if refusals == MAX_REFUSALS:
+                raise
+
+
+def _delete_objects(context: Context, keys: Iterable[str]) -> None:
+    _delete_each(keys, lambda key: context.storage.delete([key]))
 
 
 def delete_ended_states(context: Context) -> None:
     """Delete the saved states of jobs that have ended."""
     with context.database.read() as session:
         ended = jobs.ended_with_state(session)
-    for job_id in ended:
+
+    def delete(job_id: str) -> None:
         context.storage.delete_prefix(f"states/{job_id}")
         with context.database.write() as session:
             jobs.clear_state(session, job_id)
+
+    _delete_each(ended, delete)
 
 
 def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
@@ -109,10 +129,13 @@ def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
         uploads.expire(session)
     with context.database.read() as session:
         ended = uploads.ended_with_parts(session, grace_s)
-    for upload_id in ended:
+
+    def delete(upload_id: str) -> None:
         context.storage.delete_prefix(f"uploads/{upload_id}")
         with context.database.write() as session:
             uploads.delete_parts(session, upload_id)
+
+    _delete_each(ended, delete)
 
 
 def remove_expired_files(context: Context) -> None:
@@ -121,9 +144,9 @@ def remove_expired_files(context: Context) -> None:
         expired = [file for file in files.expired(session) if not _in_use(session, file)]
         for file in expired:
             files.remove(session, file)
-    context.storage.delete([file.storage_key for file in expired if file.storage_key is not None])
     if expired:
         log.info("expired_files_removed", count=len(expired))
+    _delete_objects(context, [file.storage_key for file in expired if file.storage_key is not None])
 
 
 def _in_use(session: Session, file: File) -> bool:
@@ -144,22 +167,24 @@ def remove_old_arrays(context: Context, keep_s: float) -> None:
     with context.database.write() as session:
         old = arrays.old_and_unused(session, keep_s, jobs.arrays_in_use(session))
         arrays.remove(session, old)
-    context.storage.delete([row.storage_key for row in old])
     if old:
         log.info("old_arrays_removed", count=len(old))
+    _delete_objects(context, [row.storage_key for row in old])
 
 
 def remove_old_checkpoints(context: Context, keep_s: float) -> None:
     """Delete the checkpoints of jobs that ended long ago, except those that a job, an adapter or a permission names."""
     with context.database.read() as session:
         ids = models.old_checkpoints(session, keep_s)
-    for checkpoint_id in ids:
+
+    def delete(checkpoint_id: str) -> None:
         with context.database.write() as session:
             checkpoint = remove_unnamed(session, checkpoint_id)
-        if checkpoint is None:
-            continue
-        context.storage.delete([artifact["key"] for artifact in checkpoint.artifacts])
-        log.info("old_checkpoint_removed", model=checkpoint.model_id)
+        if checkpoint is not None:
+            log.info("old_checkpoint_removed", model=checkpoint.model_id)
+            context.storage.delete([artifact["key"] for artifact in checkpoint.artifacts])
+
+    _delete_each(ids, delete)
 
 
 def remove_unnamed(session: Session, checkpoint_id: str) -> Checkpoint | None:
@@ -184,10 +209,13 @@ def remove_old_logs(context: Context, keep_s: float) -> None:
     """Delete the logs of jobs that ended more than `keep_s` ago."""
     with context.database.read() as session:
         old = job_queue.with_expired_logs(session, keep_s)
-    for job_id in old:
+
+    def delete(job_id: str) -> None:
         context.storage.delete_prefix(f"logs/{job_id}")
         with context.database.write() as session:
             job_queue.clear_logs(session, job_id)
+
+    _delete_each(old, delete)
 
 
 def remove_old_events(context: Context, keep_s: float) -> None:

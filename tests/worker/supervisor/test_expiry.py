@@ -5,6 +5,7 @@ from api.context import Context
 from api.errors import NotFound
 from api.infra.storage import StorageUnavailable
 from api.records import files as records
+from api.records import jobs
 from api.records.base import db_now
 from api.records.files import File
 from api.records.jobs import Job
@@ -12,7 +13,14 @@ from api.records.uploads import Upload
 from api.services import files, uploads
 from api.spec.lifecycle import JobStatus
 from tests.factories import a_caller, a_file, a_job
-from worker.supervisor.retention import KEEP_UPLOADS_S, delete_expired, delete_old, expire_uploads, remove_expired_files
+from worker.supervisor.retention import (
+    KEEP_UPLOADS_S,
+    MAX_REFUSALS,
+    delete_ended_states,
+    delete_old_rows,
+    expire_uploads,
+    remove_expired_files,
+)
 
 KEY = "uploads/{}/part_1"
 
@@ -47,7 +55,7 @@ def test_uploads_without_parts_are_deleted_after_a_month(context: Context) -> No
     with context.database.write() as session:
         session.execute(update(Upload).values(expires_at=db_now() - KEEP_UPLOADS_S - 10, status="cancelled"))
         session.execute(update(Upload).where(Upload.id == swept).values(swept=True))
-    delete_old(context)
+    delete_old_rows(context)
     with context.database.read() as session:
         assert session.scalars(select(Upload.id)).all() == [unswept]
 
@@ -68,25 +76,58 @@ def test_an_expired_file_goes_once_no_unfinished_job_needs_it(context: Context) 
     assert not context.storage.exists(f"files/{caller.project_id}/{file_id}")
 
 
-def test_a_storage_that_keeps_states_for_ever_keeps_no_expired_file(
+def a_stored_state(context: Context, project: str) -> str:
+    job_id = a_job(context.database, project, JobStatus.FAILED)
+    prefix = f"states/{job_id}/1/000001"
+    context.storage.write_bytes(f"{prefix}/state", b"x")
+    with context.database.write() as session:
+        session.get_one(Job, job_id).state = {"step": 1, "prefix": prefix}
+    return job_id
+
+
+def refuse_deletions(context: Context, monkeypatch: pytest.MonkeyPatch, job_ids: list[str]) -> list[str]:
+    """Let the storage refuse to delete these jobs' objects, as a bucket's policy may. Return the refused prefixes."""
+    refusals: list[str] = []
+    delete_prefix = context.storage.delete_prefix
+
+    def delete(prefix: str) -> None:
+        if any(job_id in prefix for job_id in job_ids):
+            refusals.append(prefix)
+            raise StorageUnavailable(prefix)
+        delete_prefix(prefix)
+
+    monkeypatch.setattr(context.storage, "delete_prefix", delete)
+    return refusals
+
+
+def test_states_that_the_storage_keeps_for_ever_keep_no_others(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bucket's policy may forbid some deletions."""
-    caller = a_caller(context.database)
-    a_file(context, caller.project_id)
-    state = {"step": 1, "prefix": "states/j/1/1"}
-    a_job(context.database, caller.project_id, JobStatus.FAILED, state=state)
-    with context.database.write() as session:
-        session.execute(update(File).values(expires_at=db_now() - 1))
-
-    def refuse(prefix: str) -> None:
-        raise StorageUnavailable(prefix)
-
-    monkeypatch.setattr(context.storage, "delete_prefix", refuse)
-    with pytest.raises(StorageUnavailable, match="states/"):
-        delete_expired(context)
+    project = a_caller(context.database).project_id
+    kept, *others = (a_stored_state(context, project) for _ in range(3))
+    refuse_deletions(context, monkeypatch, [kept])
+    delete_ended_states(context)
     with context.database.read() as session:
-        assert not session.scalars(select(File.id)).all()
+        assert [bool(session.get_one(Job, job_id).state) for job_id in (kept, *others)] == [True, False, False]
+        assert jobs.ended_with_state(session) == [kept], "it is tried again"
+
+
+def test_states_that_the_storage_keeps_for_ever_do_not_fill_the_limit(context: Context) -> None:
+    project = a_caller(context.database).project_id
+    stored = {a_stored_state(context, project) for _ in range(2)}
+    with context.database.read() as session:
+        assert {jobs.ended_with_state(session, limit=1)[0] for _ in range(60)} == stored
+
+
+def test_a_storage_that_does_not_answer_is_asked_a_few_times(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time may be a time-out."""
+    project = a_caller(context.database).project_id
+    refusals = refuse_deletions(
+        context, monkeypatch, [a_stored_state(context, project) for _ in range(MAX_REFUSALS + 2)]
+    )
+    with pytest.raises(StorageUnavailable):
+        delete_ended_states(context)
+    assert len(refusals) == MAX_REFUSALS
 
 
 def test_expired_files_that_are_needed_keep_no_other_from_its_turn(context: Context) -> None:

@@ -22,7 +22,7 @@ from api.spec.batch import BatchStatus
 from api.spec.evals.status import RunStatus
 from api.spec.lifecycle import JobStatus
 from tests.factories import a_batch, a_caller, a_file, a_job, a_model, a_project, an_eval, the_job
-from worker.supervisor.retention import DAY_S, delete_expired, delete_old
+from worker.supervisor.retention import DAY_S, each_interval, each_sweep
 
 KEEP = {
     f"keep_{kind}_days": 0.0
@@ -45,6 +45,16 @@ def keep(context: Context, **days: float) -> Context:
     given = {f"keep_{kind}_days": value for kind, value in days.items()}
     settings = context.settings.model_copy(update=KEEP | given)
     return Context(**{**vars(context), "settings": settings})
+
+
+def delete_old(context: Context) -> None:
+    for task in each_interval(context):
+        task()
+
+
+def delete_expired(context: Context) -> None:
+    for task in each_sweep(context):
+        task()
 
 
 def age(context: Context, row: Any, column: str, days: float) -> None:
