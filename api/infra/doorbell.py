@@ -3,6 +3,8 @@
 A lost or duplicate notification is harmless, because it carries no state and a sweep of the workers repeats it.
 """
 
+from collections.abc import Iterable
+
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -59,14 +61,20 @@ class Doorbell:
         timeouts = {"socket_timeout": RING_TIMEOUT_S, "socket_connect_timeout": RING_TIMEOUT_S}
         self._app = celery_app(broker_url, **timeouts, max_retries=0) if broker_url.get_secret_value() else None
 
-    def ring(self, stage: Stage, job_id: str) -> None:
-        """Notify the workers of a stage. The job's id is for logs only.
+    def ring(self, stage: Stage, job_id: str) -> bool:
+        """Notify the workers of a stage. The job's id is for logs only. Return whether the notification was sent.
 
         A failure is logged and not raised: a worker's next sweep sends the notification again.
         """
         if self._app is None:
-            return
+            return False
         try:
             self._app.send_task(queue_name(stage), args=[job_id], queue=queue_name(stage), retry=False)
         except (OperationalError, OSError) as error:
             log.warning("ring_failed", stage=stage, job_id=job_id, error=type(error).__name__)
+            return False
+        return True
+
+    def ring_all(self, rings: Iterable[tuple[Stage, str]]) -> None:
+        """Notify the workers of each stage and job, up to the first failure: each may be a time-out."""
+        all(self.ring(stage, job_id) for stage, job_id in rings)

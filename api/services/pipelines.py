@@ -89,8 +89,7 @@ def create(context: Context, caller: Caller, body: Body) -> PipelineView:
         session.flush()
         session.refresh(pipeline)
         view = _view(session, pipeline)
-    for job in view.jobs:
-        context.doorbell.ring(Stage.PREPARE, job.id)
+    context.doorbell.ring_all((Stage.PREPARE, job.id) for job in view.jobs)
     return view
 
 

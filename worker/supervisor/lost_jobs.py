@@ -85,8 +85,7 @@ class Sweeper:
             waiting = job_queue.has_waiting(session, node.stage) or (
                 node.stage is Stage.PREPARE and scans.has_waiting(session)
             )
-        for job_id, stage in due:
-            node.context.doorbell.ring(stage, job_id)
+        node.context.doorbell.ring_all((stage, job_id) for job_id, stage in due)
         if waiting:
             self._wake.set()  # in case the ring is lost: the broker or Celery's connection may have failed
 

@@ -204,8 +204,7 @@ class TrainerMonitor:
         waiting: Sequence[Dependency] = ()
         with contextlib.suppress(SQLAlchemyError), self._node.context.database.read() as session:
             waiting = dependencies.waiting_for(session, self._job.id)
-        for dependency in waiting:
-            self._node.context.doorbell.ring(Stage(dependency.stage), dependency.job_id)
+        self._node.context.doorbell.ring_all((Stage(each.stage), each.job_id) for each in waiting)
 
     def _requeue(self, message: str) -> None:
         """Put the job back into the queue. This costs none of its retries."""
