@@ -38,3 +38,21 @@ def test_the_loss_is_trls(margins: Any, technique: Any, tiny_llama: Path, tmp_pa
     )
     expected = trl.loss_and_gradients(trainer, trainer.data_collator(whole))
     ours.assert_equal(ours.loss_and_gradients(objective, ours.pair_rows(pairs, margins)), expected)
+
+
+@pytest.mark.parametrize("technique", ["prompt", "prefix"])
+def test_with_virtual_tokens_an_answer_is_scored_as_if_it_were_alone(
+    technique: str, tiny_llama: Path, tmp_path: Path, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    recipe = ours.settled("reward", {}, {"type": technique, "tokens": 3})
+    objective = ours.begin(tiny_llama, tmp_path / "run", recipe)
+    ours.change_weights(objective)
+    rows = ours.pair_rows(ours.drawn_pairs(seed))
+    model = ours.in_transformers(objective)
+    objective.model.train(False)
+    with torch.no_grad():
+        for batch in objective.batches(rows):
+            sides = [rows.sequence(int(row) * 2 + side)[0] for row in batch.rows for side in range(2)]
+            expected = [model(input_ids=torch.tensor(tokens_T[None].astype(int))).logits for tokens_T in sides]
+            torch.testing.assert_close(objective.model.sequence_scores(batch), torch.cat(expected))

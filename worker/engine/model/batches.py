@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -79,6 +79,30 @@ class MicroBatch:
     @property
     def sequences(self) -> int:
         return len(self.last)
+
+    def each_alone(self) -> Iterator["MicroBatch"]:
+        """Yield each sequence for a forward pass of its own. `targets` and the other fields that no forward pass reads
+        are still those of the whole batch. The sequences must not share tokens."""
+        for row, (place, start, end) in enumerate(self._places()):
+            own, offset = (slice(place, place + 1), slice(start, end)), place * self.tokens.shape[1] + start
+            yield replace(
+                self,
+                tokens=self.tokens[own],
+                positions=self.positions[own],
+                segments=None if self.segments is None else Segments.of([end - start], self.tokens.device),
+                attention_mask=None if self.attention_mask is None else self.attention_mask[own],
+                lengths=self.lengths[own],
+                last=self.last[row : row + 1] - offset,
+                target_positions=self.target_positions[self.owners == row] - offset,
+            )
+
+    def _places(self) -> list[tuple[int, int, int]]:
+        """Return (row of [B, T], start, end) of each sequence."""
+        if self.segments is None:
+            assert self.attention_mask is not None
+            return [(row, 0, length) for row, length in enumerate(self.attention_mask.sum(1).tolist())]
+        borders = np.cumsum([0, *self.segments.lengths]).tolist()
+        return [(0, start, end) for start, end in pairwise(borders)]
 
     def sums(self, values_S: torch.Tensor) -> torch.Tensor:
         """Return [R * width]: the sums over each sequence of a value for each supervised token."""

@@ -85,10 +85,11 @@ class TrainableModel:
         """Return the scores of each supervised token, [S], and the value of the state before it, [S], if there is a
         value head. All are float32."""
         self.keep_alive()
-        self._lengths = batch.lengths
         scoring = scoring or self.scoring
         if self.layout.packed:
-            hidden_S_D = self._packed_hidden(batch).index_select(0, batch.target_positions)
+            hidden_S_D = _joined(
+                [self._packed_hidden(part).index_select(0, part.target_positions) for part in self._parts(batch)]
+            )
             head = self.network.get_output_embeddings()
             trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
             scores = token_scores(
@@ -100,31 +101,33 @@ class TrainableModel:
                 trained=trained if torch.is_grad_enabled() else [],
             )
             return scores, self._values(hidden_S_D)
-        wants_hidden = self.value_head is not None
-        out = self._padded(batch, output_hidden_states=wants_hidden)
-        logits_B_T_V = out.logits[:, -batch.tokens.shape[1] :]  # without the virtual tokens
-        scores = score(logits_B_T_V.flatten(0, 1)[batch.target_positions], batch.targets, scoring)
-        if not wants_hidden:
-            return scores, None
-        return scores, self._values(
-            out.hidden_states[-1][:, -batch.tokens.shape[1] :].flatten(0, 1)[batch.target_positions]
-        )
+        logits, hidden = [], []
+        for part in self._parts(batch):
+            out = self._padded(part, output_hidden_states=self.value_head is not None)
+            logits.append(_at_targets(out.logits, part))
+            if self.value_head is not None:
+                hidden.append(_at_targets(out.hidden_states[-1], part))
+        return score(_joined(logits), batch.targets, scoring), self._values(_joined(hidden)) if hidden else None
 
     def sequence_scores(self, batch: MicroBatch) -> torch.Tensor:
         """Return the scores that a classifier or a reward model gives to each sequence, float32 [sequences, labels]."""
         self.keep_alive()
-        self._lengths = batch.lengths
         if self._reads_whole or self._virtual_tokens:
-            logits: torch.Tensor = self._padded(batch).logits.float()
-            return logits
+            return _joined([self._padded(part).logits for part in self._parts(batch)]).float()
         if self.layout.packed:
-            hidden_N_D = self._packed_hidden(batch)
+            last_D = _joined([self._packed_hidden(part).index_select(0, part.last) for part in self._parts(batch)])
         else:
-            hidden_N_D = self.network.base_model(
-                input_ids=batch.tokens, attention_mask=batch.attention_mask, use_cache=False
-            ).last_hidden_state.flatten(0, 1)
-        scores: torch.Tensor = self.network.get_submodule("score")(hidden_N_D.index_select(0, batch.last)).float()
+            last_D = _joined([self._last_hidden(part) for part in self._parts(batch)])
+        scores: torch.Tensor = self.network.get_submodule("score")(last_D).float()
         return scores
+
+    def _parts(self, batch: MicroBatch) -> Iterator[MicroBatch]:
+        """Yield the batch, or each of its sequences if they must not share one: the score of a shorter answer would be
+        read at padding behind virtual tokens, and some rotary embeddings depend on the longest answer."""
+        alone = self.layout.single_row and batch.sequences > 1
+        for part in batch.each_alone() if alone else (batch,):
+            self._lengths = part.lengths
+            yield part
 
     def _packed_hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Return the decoder's last hidden states, [B * T, D]."""
@@ -132,6 +135,13 @@ class TrainableModel:
             input_ids=batch.tokens, position_ids=batch.positions, segments=batch.segments, use_cache=False
         ).last_hidden_state
         return hidden_1_N_D[0]
+
+    def _last_hidden(self, batch: MicroBatch) -> torch.Tensor:
+        """Return the decoder's last hidden state of each sequence's last token, [sequences, D]."""
+        hidden_B_T_D: torch.Tensor = self.network.base_model(
+            input_ids=batch.tokens, attention_mask=batch.attention_mask, use_cache=False
+        ).last_hidden_state
+        return hidden_B_T_D.flatten(0, 1).index_select(0, batch.last)
 
     def _padded(self, batch: MicroBatch, *, output_hidden_states: bool = False) -> Any:
         whole = self.model if self._virtual_tokens else self.network
@@ -215,6 +225,15 @@ class TrainableModel:
         self._start = self.value_head = None
         self.restore_layers = lambda: None  # it holds the layers
         del self.model, self.network
+
+
+def _at_targets(values: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+    """Return the values [B, virtual tokens + T, D] from which the batch's supervised tokens are predicted, [S, D]."""
+    return values[:, -batch.tokens.shape[1] :].flatten(0, 1)[batch.target_positions]
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]  # a copy of a single part would take memory
 
 
 def _copy(source: Tensors, target: dict[str, nn.Parameter]) -> None:
