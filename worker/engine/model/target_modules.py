@@ -38,9 +38,12 @@ def _ends(name: str) -> set[str]:
 
 def plain_patterns(names: Sequence[str], given: Mapping[str, T]) -> dict[str, T]:
     """Return `given`, the values by pattern of `rank_pattern` or `alpha_pattern`, in a form with which peft matches the
-    same layers safely. The result is unchanged if all patterns are plain names. Otherwise, the names of the matched
-    layers replace the patterns. Raise api.spec.patterns.BadPattern if a pattern is invalid."""
-    if all(PLAIN.fullmatch(pattern) for pattern in given):
+    same layers safely. The result is unchanged if all patterns are plain names whose order does not matter, because
+    peft sorts them when it saves them. Otherwise, the names of the matched layers replace the patterns. Raise
+    api.spec.patterns.BadPattern if a pattern is invalid."""
+    orders = (tuple(given), tuple(sorted(given)))
+    first, saved = (patterns.first_match(order, tuple(names)) for order in orders)
+    if first == saved and all(PLAIN.fullmatch(pattern) for pattern in given):
         return dict(given)
     return named_values({name: name for name in names}, given)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
+from peft.utils.other import get_pattern_key
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
@@ -105,3 +106,19 @@ def test_an_adapters_own_patterns_never_reach_peft(field: str, tmp_path: Path) -
     assert all(PLAIN.fullmatch(name) for name in config.target_modules)
     model = get_peft_model(network, config).get_base_model()
     assert all(name.endswith("q_proj") for name, module in model.named_modules() if hasattr(module, "lora_A"))
+
+
+@pytest.mark.parametrize("longer_first", [True, False])
+def test_ranks_of_overlapping_patterns_are_those_of_the_first_even_after_peft_has_sorted_them(
+    longer_first: bool, tmp_path: Path
+) -> None:
+    network = network_of("llama")
+    given = {"down_proj": 8, "layers.0.mlp.down_proj": 32}
+    if longer_first:
+        given = dict(reversed(given.items()))
+    peft_config(network, Lora(rank=4, rank_pattern=given), "tokens").save_pretrained(str(tmp_path))
+    saved: Any = PeftConfig.from_pretrained(str(tmp_path))
+    layers = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    for name in layers:
+        expected = next((rank for pattern, rank in given.items() if name.endswith(f".{pattern}")), 4)
+        assert saved.rank_pattern.get(get_pattern_key(saved.rank_pattern.keys(), name), 4) == expected, name
