@@ -37,12 +37,15 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
 
 def _merge(model: nn.Module, saved: dict[nn.Parameter, torch.Tensor], merged: list[Any]) -> None:
     """Merge the model's adapters. Put the former data of each weight into `saved`, and each adapter into `merged`."""
-    shared, adapted = _shared_parameters(model), _adapters_by_base(model)
+    shared = _shared_parameters(model)
+    adapted = {
+        base: adapters
+        for base, adapters in _adapters_by_base(model).items()
+        if all(weight.is_floating_point() and weight not in shared for weight in base.parameters())
+    }
     noise_N = _noise(list(adapted))
     for base, adapters in adapted.items():
         weights = list(base.parameters())
-        if any(not each.is_floating_point() or each in shared for each in weights):
-            continue
         for weight in weights:
             saved[weight] = weight.data
             weight.data = weight.data.to(torch.float32, copy=True)

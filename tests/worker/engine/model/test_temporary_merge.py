@@ -100,14 +100,17 @@ def test_several_tensors_of_one_layer_of_experts_are_merged(family: str) -> None
 
 
 def test_an_adapter_of_a_head_does_not_change_the_embeddings_that_share_its_weights(
-    tiny_llama: Path, tmp_path: Path
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = AutoModelForCausalLM.from_pretrained(tiny_llama)
     assert network.lm_head.weight is network.model.embed_tokens.weight
     model = get_peft_model(network, LoraConfig(target_modules=["lm_head", "q_proj"]))
+    drawn: list[nn.Module] = []
+    monkeypatch.setattr(temporary_merge, "_noise", drawn.extend)
     with merged_adapters(model):
         found = {name.split(".")[-1] for name, each in model.named_modules() if getattr(each, "merged", False)}
     assert found == {"q_proj"}
+    assert network.lm_head.base_layer not in drawn
 
 
 def test_a_small_update_is_kept_on_average() -> None:
