@@ -87,7 +87,7 @@ def initialize_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
     config = model.peft_config["default"]
     assert isinstance(config, PromptLearningConfig), type(config)
     length = config.num_virtual_tokens
-    tokens = torch.from_numpy(np.resize(opening, length).astype(np.int64))[None].to(model.device)
+    tokens = torch.from_numpy(np.resize(opening[:length], length).astype(np.int64))[None].to(model.device)
     cache = DynamicCache()  # keeps all tokens, although a sliding window may be shorter
     seen = model.get_base_model()(input_ids=tokens, past_key_values=cache, use_cache=True)
     initialize_kv_prefix_from_past_key_values(model, past_key_values=seen.past_key_values)
@@ -191,7 +191,7 @@ def _continue(model: PeftModel, start: Path) -> None:
     weights: Mapping[str, torch.Tensor] = load_file(start / ADAPTER_WEIGHTS)
     # A head has other names in a language model than in a classifier, so its weights may be missing. Layers have the
     # same names in both.
-    own = get_peft_model_state_dict(model)
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
     set_peft_model_state_dict(model, {**own, **weights})
     expected = {name for name in own if not any(f".{head}." in name for head in HEADS)}
     if missing := expected - weights.keys():

@@ -88,7 +88,8 @@ def load_trainable(
     if replaces_layers():
         trainable.restore_layers = _replace_layers(model, device)
     if technique.changes_base:
-        trainable.extras = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+        adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
+        trainable.extras = {name: tensor.detach().clone() for name, tensor in adapter.items()}
     return trainable
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -112,6 +112,17 @@ def test_adapted_embeddings_that_the_head_shares_are_published_plainly_and_merge
     weights = load_file(run / "out/model/adapter_model.safetensors")
     assert {min(tensor.shape) for tensor in weights.values()} == {8 if init == "pissa" else 4}
     assert AutoConfig.from_pretrained(run / "out/model/merged").tie_word_embeddings is False
+
+
+def test_an_adapter_of_embeddings_is_continued(tiny_llama: Path, tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", tiny_llama, target_modules=["embed_tokens", "q_proj"])
+    assert train_here(run).of("done")
+    recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
+    continued = load_trainable(run / "base", recipe, torch.device("cpu"), start=run / "out/model")
+    weights = load_file(run / "out/model/adapter_model.safetensors")
+    own = get_peft_model_state_dict(continued.model, save_embedding_layers=False)
+    assert own.keys() == weights.keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in weights.items())
 
 
 def test_lora_plus_lets_the_b_of_linear_layers_learn_faster_and_no_embedding(tiny_llama: Path, tmp_path: Path) -> None:
