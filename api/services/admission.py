@@ -265,23 +265,26 @@ def _check_reward_model(session: Session, caller: Caller, use: ModelUse, base: B
         raise InvalidRewardModel(
             f"{name} was trained by '{trained_by}': only the model of a 'reward' job gives rewards", param=param
         )
-    if not _same_tokenizer(session, base, producer.base_model):
+    own = base if producer.base_model == base.name else base_models.get(session, producer.base_model)
+    if own is None:  # removed, though checkpoints of a job that failed are left
         raise InvalidRewardModel(
-            f"{name} was trained on {producer.base_model}, whose tokenizer differs from that of {base.name}: "
+            f"The base model of {name}, {producer.base_model}, was removed", param=param, code="model_not_found"
+        )
+    if not _same_tokenizer(base, own):
+        raise InvalidRewardModel(
+            f"{name} was trained on {own.name}, whose tokenizer differs from that of {base.name}: "
             "train a reward model on a base with the same tokenizer, or use a score_model grader, which reads text",
             param=param,
         )
 
 
-def _same_tokenizer(session: Session, base: BaseModelRow, other_name: str) -> bool:
+def _same_tokenizer(base: BaseModelRow, other: BaseModelRow) -> bool:
     """Return whether the base models have the same tokenizer.
 
     A published model has the tokenizer of its base model, byte for byte.
     """
-    other = base_models.get(session, other_name)
-    assert other is not None, f"{other_name} cannot be removed while a model needs it"
     own_hashes, other_hashes = (
         [artifact["sha256"] for artifact in row.artifacts if artifact["name"] == "tokenizer.json"]
         for row in (base, other)
     )
-    return base.name == other_name or own_hashes == other_hashes
+    return base.name == other.name or own_hashes == other_hashes

@@ -103,7 +103,11 @@ def require_model(
             )
         output, base_name = catalog.METHODS[producer.recipe["method"]["type"]].output, producer.base_model
         base = base_models.get(session, base_name)
-    if base is not None and not base.facts.get("chat_template", True):
+    if base is None:  # removed, though checkpoints of a job that failed are left
+        raise InvalidJudge(
+            f"The base model of {named.name}, {base_name}, was removed", param=param, code="model_not_found"
+        )
+    if not base.facts.get("chat_template", True):
         raise InvalidJudge(
             f"{base_name} has no chat template for a grader's messages: name a model with one", param=param
         )

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from api.context import Context
 from api.records import base_models
 from api.records.jobs import Job
+from api.records.models import Model
+from api.services import base_models as base_model_service
 from api.spec.lifecycle import JobStatus
 from tests.api.routes.test_jobs import create
 from tests.factories import a_base_model, a_model, a_project, the_job
@@ -166,3 +168,19 @@ def test_a_reward_model_of_other_tokens_judges_text_only(client: TestClient, ser
     assert error_of(refused) == (400, "method.ppo.reward_model")
     assert "score_model" in refused.json()["error"]["message"]
     assert create(client, method=ppo(grader=scored_by(judge))).status_code == 200
+
+
+def test_a_checkpoint_whose_base_was_removed_judges_nothing(client: TestClient, served: Context, project: str) -> None:
+    a_base_model(served.database, "removed")
+    judge, chat = (a_model(served, project, model="removed", method=method) for method in (REWARD, None))
+    with served.database.write() as session:
+        session.execute(delete(Model).where(Model.id.in_([judge, chat])))
+    base_model_service.remove(served, "removed")
+    for options, param in (
+        ({"reward_model": f"{judge}:ckpt-step-5"}, "reward_model"),
+        ({"grader": scored_by(f"{judge}:ckpt-step-5")}, "grader.graders.s.model"),
+        ({"grader": scored_by(f"{chat}:ckpt-step-5")}, "grader.graders.s.model"),
+    ):
+        refused = create(client, method=ppo(**options))
+        assert error_of(refused) == (400, f"method.ppo.{param}")
+        assert (refused.json()["error"]["code"], "was removed" in refused.text) == ("model_not_found", True)
