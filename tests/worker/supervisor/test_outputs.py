@@ -10,6 +10,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from api.context import Context
+from api.infra.storage import StorageUnavailable
 from api.records import evals, events, models, permissions
 from api.records.base import db_now
 from api.records.eval_runs import EvalRun
@@ -24,7 +25,7 @@ from worker.shared.reports import CheckpointReport, DoneReport
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.estimates import Measured
 from worker.supervisor.lease import Heartbeat
-from worker.supervisor.outputs import begin_evals, best_step_message, publish, store_checkpoint
+from worker.supervisor.outputs import begin_evals, best_step_message, publish, store_checkpoint, store_state
 
 SETTINGS = EMBEDDED
 
@@ -132,6 +133,26 @@ def test_a_running_job_keeps_checkpoints_that_something_names(context: Context, 
     with context.database.read() as session:
         steps = [checkpoint.step for checkpoint in models.checkpoints_of(session, job_id)]
     assert steps == ([1, 3, 4, 5] if use == "none" else [1, 2, 3, 4, 5])
+
+
+def test_a_state_is_stored_once_though_the_storage_refuses_to_delete_an_older_one(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket may forbid deletions for years."""
+    job_id = a_job(context.database, a_project(context.database), JobStatus.RUNNING)
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": []}))
+    refused: list[str] = []
+
+    def refuse(prefix: str) -> None:
+        refused.append(prefix)
+        raise StorageUnavailable(prefix)
+
+    monkeypatch.setattr(context.storage, "delete_prefix", refuse)
+    for step in (1, 2, 3):
+        store_state(an_attempt(context, job_id, tmp_path, the_job(context.database, job_id).fence), step, tmp_path)
+    state = the_job(context.database, job_id).state
+    assert state is not None
+    assert (state["step"], refused) == (3, [f"states/{job_id}/0/000001"])
 
 
 def test_an_attempt_that_lost_its_job_learns_so_though_another_has_published(context: Context, tmp_path: Path) -> None:
