@@ -6,10 +6,14 @@ the job has ended, so that its folder holds every step once.
 """
 
 import contextlib
+import json
 import shutil
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from tempfile import TemporaryFile
+from typing import IO
 
 import psutil
 import wandb
@@ -93,17 +97,21 @@ class Offline:
     info: RunInfo
     step: int = 0
     url: str | None = None
-    _points: list[MetricPoint] = field(default_factory=list)
+    _points: IO[str] = field(default_factory=partial(TemporaryFile, "w+", encoding="utf-8"))
+    """The points as JSON lines. They are not kept in memory, because a job may have a million of them."""
 
     def add(self, points: Sequence[MetricPoint]) -> None:
-        self._points += points
+        self._points.writelines(f"{json.dumps(asdict(point))}\n" for point in points)
 
     def close(self, status: JobStatus | None) -> None:
         if status is None:
+            self._points.close()
             return
         self.tracker.delete_local(self.info)
         run = self.tracker.begin(self.info)
-        _log(run, self._points)
+        self._points.seek(0)
+        _log(run, (MetricPoint(**json.loads(line)) for line in self._points))
+        self._points.close()
         run.finish(exit_code=_exit_code(status))
         # `finish` returns before the library's process has written the file.
         _end_process()
@@ -161,7 +169,7 @@ def run_id(info: RunInfo) -> str:
     return info.job_id if info.number == 0 else f"{info.job_id}-{info.number}"
 
 
-def _log(run: wandb.Run, points: Sequence[MetricPoint]) -> None:
+def _log(run: wandb.Run, points: Iterable[MetricPoint]) -> None:
     for point in points:
         run.log(point.values | {"_timestamp": point.at}, step=point.step, commit=True)
 

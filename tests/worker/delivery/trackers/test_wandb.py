@@ -1,6 +1,7 @@
 import json
 import struct
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from api.spec.lifecycle import JobStatus
 from tests.worker.delivery.trackers.conftest import OpenStudio
 from tests.worker.delivery.trackers.wandb_server import WandbServer
 from worker.delivery.trackers import wandb
+from worker.delivery.trackers.base import MetricPoint, RunInfo
 
 WANTED: dict[str, Any] = {"integrations": [{"type": "wandb", "wandb": {"project": "tuning", "tags": ["t"]}}]}
 KEY = "0123456789abcdef" * 3
@@ -66,6 +68,17 @@ def test_an_offline_run_holds_every_step_once_although_the_worker_was_killed(ope
         ["t"],
     )
     assert not [path for path in folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_an_offline_run_keeps_no_points_in_memory(open_studio: OpenStudio) -> None:
+    info = RunInfo(job_id="job", number=0, model="m", base_model="b", config={}, options={})
+    settings = open_studio(wandb_mode="offline").settings
+    run, point = wandb.Tracker(settings).open(info), MetricPoint(1, 0.0, {"train_loss": 1.0})
+    kept = weakref.ref(point)
+    run.add([point])
+    del point
+    assert kept() is None
+    run.close(None)
 
 
 def test_a_run_goes_on_where_the_server_has_it_whichever_worker_sends(open_studio: OpenStudio) -> None:
