@@ -62,14 +62,12 @@ def judge_budget(context: Context, session: Session, project_id: str) -> Budget:
     return Budget("judge_tokens", usage.judge_tokens_since(session, project_id, month), limit, next_month)
 
 
-def require_budgets(session: Session, project_id: str) -> None:
-    """Raise InsufficientQuota if a budget of the project is used up. For a project without budgets, this takes one
+def refusals(session: Session, project_id: str) -> list[InsufficientQuota]:
+    """Return an error for each budget of the project that is used up. For a project without budgets, this takes one
     query."""
     if not session.get_one(Project, project_id).has_budget:
-        return
-    for budget in budgets_of(session, project_id):
-        if budget.used_up:
-            raise InsufficientQuota(_message(budget))
+        return []
+    return [InsufficientQuota(_message(budget)) for budget in budgets_of(session, project_id) if budget.used_up]
 
 
 def require_room(session: Session, project_id: str, bytes_more: int) -> None:

@@ -6,9 +6,9 @@ from api.context import Caller, Context
 from api.estimate.machine_fields import Machine, Prediction, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks, shapes_of, trained_parameters, untrained_experts
 from api.estimate.work import Workload
-from api.records import jobs, workers
+from api.records import workers
 from api.records.workers import Worker
-from api.services import waiting
+from api.services import project_limits, waiting
 from api.services.lineage import Origin
 from api.services.previews import PreviewQuery, RowsRefused, resolve_query, run_preview
 from api.spec.methods.base import Problem
@@ -25,10 +25,14 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, obje
     query = resolve_query(context, caller, recipe)
     recipe = query.recipe
     with context.database.read() as session:
-        active = jobs.active_count(session, caller.project_id)
+        reasons = [
+            _reason(refusal.code or "rate_limit_exceeded", refusal.message)
+            for refusal in project_limits.job_refusals(context, session, caller.project_id)
+        ]
         live = workers.training(session)
     eligible = _eligible(live, recipe)
-    reasons = blocking_reasons(context, query, active, live)
+    if (gpus := recipe.resources.gpus) != "auto" and gpus > max((worker.gpus for worker in live), default=0):
+        reasons.append(_reason("no_gpu", "No worker of this server has a GPU", "resources.gpus"))
     warnings = waiting.warnings(context)
     answer = _empty(recipe, query) | {"warnings": warnings}
     window = query.base.facts["context_window"]
@@ -70,18 +74,6 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, obje
     if unsuited and all(unsuited):
         reasons.append(_reason("invalid_recipe", str(unsuited[0]), "training.precision"))
     return answer | _outcome(reasons, predictions)
-
-
-def blocking_reasons(context: Context, query: PreviewQuery, active: int, live: Sequence[Worker]) -> list[Reason]:
-    reasons: list[Reason] = []
-    limit = context.settings.max_active_jobs
-    if active >= limit:
-        message = f"This project already has {limit} unfinished jobs, the most that this server allows"
-        reasons.append(_reason("too_many_active_jobs", message))
-    gpus = query.recipe.resources.gpus
-    if gpus != "auto" and gpus > max((worker.gpus for worker in live), default=0):
-        reasons.append(_reason("no_gpu", "No worker of this server has a GPU", "resources.gpus"))
-    return reasons
 
 
 def _label_warnings(report: PreviewReport, query: PreviewQuery) -> list[str]:

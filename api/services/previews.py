@@ -7,13 +7,13 @@ that the child reads.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest
-from api.infra.storage import ObjectMissing
+from api.infra.storage import ObjectCorrupt, ObjectMissing
 from api.records import arrays, files
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModelRow
@@ -139,8 +139,13 @@ def run_preview(
 
     try:
         report = context.previews.preview(_key(query, request, requested), request, fill)
-    except ObjectMissing:
-        raise InvalidRequest("A file of this request was deleted during the preview", code="file_not_found") from None
+    except (ObjectMissing, ObjectCorrupt) as lost:
+        if prepared:  # the rows can be read from the files, as a job would then do
+            return run_preview(context, replace(query, prepared={}), output, names=names, rows=rows)
+        if isinstance(lost, ObjectMissing):
+            message = "A file of this request was deleted during the preview"
+            raise InvalidRequest(message, code="file_not_found") from None
+        raise
     if (error := report["error"]) is not None:
         # The preparation's message without its first sentence, which is about a failed job.
         message = error["message"].removeprefix(FAILURES[FailureReason.INVALID_FILE].sentence).strip()

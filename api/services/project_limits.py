@@ -8,6 +8,7 @@ keeps OpenAI's clients from retrying. If waiting is enough, `retry-after` gives 
 import math
 import threading
 import time
+from collections.abc import Iterator
 
 from sqlalchemy.orm import Session
 
@@ -27,17 +28,23 @@ def require_jobs(context: Context, session: Session, project_id: str, more: int 
     """Raise TooManyRequests if `more` additional jobs would exceed the project's limit of unfinished jobs or of jobs in
     a day, or if one of its budgets is used up."""
     projects.lock(session, project_id)
-    budgets.require_budgets(session, project_id)
+    for refusal in job_refusals(context, session, project_id, more):
+        raise refusal
+
+
+def job_refusals(context: Context, session: Session, project_id: str, more: int = 1) -> Iterator[TooManyRequests]:
+    """Yield the errors of limits that `more` additional jobs would exceed, and of budgets that are used up."""
+    yield from budgets.refusals(session, project_id)
     limit = context.settings.max_active_jobs
     if jobs.active_count(session, project_id) + more > limit:
-        raise TooManyRequests(
+        yield TooManyRequests(
             f"This server allows a project {limit} unfinished jobs: wait for some to end, or cancel them",
             code="too_many_active_jobs",
             headers=DO_NOT_RETRY,
         )
     daily = context.settings.max_daily_jobs
     if jobs.count_since(session, project_id, DAY_S) + more > daily:
-        raise TooManyRequests(
+        yield TooManyRequests(
             f"This server allows a project to create {daily:,} jobs in 24 hours: wait, or ask its operator to set a "
             "higher ATTUNE_MAX_DAILY_JOBS",
             code="too_many_daily_jobs",

@@ -1,5 +1,6 @@
 """Previews and estimates, through the API and a real child."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from api.context import Caller, Context
 from api.infra.child_environment import child_environment
 from api.infra.latest import Latest
 from api.infra.preview_process import PreviewProcesses
+from api.main import create_app
 from api.records import arrays, files, workers
 from api.records import base_models as records
 from api.records.arrays import Arrays
 from api.records.base import db_now
-from api.services import base_models, previews
+from api.services import base_models, budgets, previews
 from api.spec.lifecycle import Stage
 from api.spec.recipe import Recipe
 from tests.api.conftest import client_of
@@ -287,6 +289,35 @@ def test_experts_that_are_left_out_are_said_by_an_estimate_and_by_the_jobs_event
     object.__setattr__(server, "queue_board", Latest(0.0))
     named = {"technique": {"type": "lora", "target_modules": ["q_proj"]}}
     assert post(client, "estimates", jsonl(*[CHAT] * 12), **named).json()["warnings"] == []
+
+
+@pytest.mark.parametrize("stored", [None, b"damaged"])
+def test_an_estimate_reads_the_rows_if_the_prepared_arrays_are_lost(
+    client: TestClient, server: Context, worker: None, stored: bytes | None
+) -> None:
+    project, content = a_project(server.database), jsonl(*[CHAT] * 12)
+    body = {"model": "tiny", "training_file": a_file(server, project, content)}
+    with server.database.write() as session:
+        base = records.get(session, "tiny")
+        assert base is not None
+        key = arrays.content_key(project, [hashlib.sha256(content).hexdigest()], Recipe.model_validate(body), base)
+        report = {"rows": 12, "findings": []}
+        arrays.upsert(session, key=key, project_id=project, bytes_total=7, sha256="0" * 64, report=report)
+    if stored is not None:
+        server.storage.write_bytes(arrays.storage_key(project, key), stored)
+    found = client.post("/v1/fine_tuning/estimates", json=body).json()
+    assert (found["allowed"], found["train"]["rows"]) == (True, 12)
+
+
+def test_an_estimate_lists_each_limit_that_would_refuse_the_job(server: Context) -> None:
+    none_allowed = server.settings.model_copy(update={"max_active_jobs": 0, "max_daily_jobs": 0})
+    client = client_of(create_app(none_allowed), "default")
+    budgets.set_budget(server, "default", trained_tokens=0)
+    limits = ["insufficient_quota", "too_many_active_jobs", "too_many_daily_jobs"]
+    found = post(client, "estimates", jsonl(*[CHAT] * 12)).json()
+    assert (found["allowed"], [reason["code"] for reason in found["reasons"]]) == (False, limits)
+    created = post(client, "jobs", jsonl(*[CHAT] * 12))
+    assert (created.status_code, created.json()["error"]["code"]) == (429, limits[0])
 
 
 def test_no_more_of_a_file_is_fetched_than_the_limit_allows(server: Context) -> None:
