@@ -242,25 +242,32 @@ class Storage:
 
     def delete(self, keys: list[str]) -> None:
         """Delete objects. Keys without an object are ignored."""
-        for key in keys:
-            if (unfinished := self._unfinished(key)) is not None:
-                unfinished.unlink(missing_ok=True)
-                continue
+        if self._root is None and len(keys) > 1:
             try:
-                obstore.delete(self._store, key)
-            except (BaseError, FileNotFoundError) as error:
-                if not _is_missing(error):
-                    raise StorageUnavailable(f"deleting {key}") from error
+                obstore.delete(self._store, keys)  # in few requests
+                return
+            except FileNotFoundError:  # on some storages, one missing object leaves others
+                pass
+            except BaseError as error:
+                raise StorageUnavailable(f"deleting {keys[0]} and others") from error
+        for key in keys:
+            self._delete(key)
+
+    def _delete(self, key: str) -> None:
+        if (unfinished := self._unfinished(key)) is not None:
+            unfinished.unlink(missing_ok=True)
+            return
+        try:
+            obstore.delete(self._store, key)
+        except (BaseError, FileNotFoundError) as error:
+            if not _is_missing(error):
+                raise StorageUnavailable(f"deleting {key}") from error
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete every object whose key begins with `prefix/`."""
         try:
             for batch in obstore.list(self._store, prefix):
-                paths = [entry["path"] for entry in batch]
-                try:
-                    obstore.delete(self._store, paths)
-                except FileNotFoundError:  # another process has deleted one of them: the others may be left
-                    self.delete(paths)
+                self.delete([entry["path"] for entry in batch])
         except BaseError as error:
             raise StorageUnavailable(f"deleting {prefix}") from error
 

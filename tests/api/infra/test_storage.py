@@ -7,7 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import obstore
 import pytest
+from obstore.store import ObjectStore
 
 from api.infra.artifacts import stream_tar, tar_size
 from api.infra.storage import STREAMED_BYTES, ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
@@ -62,6 +64,28 @@ def test_deleting_a_prefix_spares_its_neighbours(storage: Storage) -> None:
         storage.write_bytes(key, b"x")
     storage.delete_prefix("states/j1")
     assert [storage.exists(key) for key in ("states/j1/a", "states/j1/b/c", "states/j10/a")] == [False, False, True]
+
+
+def test_many_objects_are_deleted_even_if_one_is_missing(storage: Storage) -> None:
+    for key in ("a/1", "a/2"):
+        storage.write_bytes(key, b"x")
+    storage.delete(["a/1", "a/missing", "a/2"])
+    assert [storage.exists(key) for key in ("a/1", "a/2")] == [False, False]
+
+
+def test_many_objects_of_a_bucket_are_deleted_together(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, deleted, delete = Storage(s3_url), list[list[str]](), obstore.delete
+    keys = [f"uploads/u/{number}" for number in range(3)]
+    for key in keys:
+        storage.write_bytes(key, b"x")
+
+    def counted(store: ObjectStore, paths: list[str]) -> None:
+        deleted.append(paths)
+        delete(store, paths)
+
+    monkeypatch.setattr(obstore, "delete", counted)
+    storage.delete(keys)
+    assert (deleted, any(map(storage.exists, keys))) == ([keys], False)
 
 
 def in_storage(storage: Storage, contents: dict[str, bytes]) -> list[Artifact]:
@@ -170,6 +194,7 @@ async def test_objects_without_their_bucket_are_not_missing_but_away(bucketless:
         bucketless.probe,
         lambda: list(bucketless.list_objects("a")),
         lambda: bucketless.delete(["a/b"]),
+        lambda: bucketless.delete(["a/b", "a/c"]),
         lambda: bucketless.delete_prefix("a"),
     ):
         with pytest.raises(StorageUnavailable):
