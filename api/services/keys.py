@@ -124,24 +124,32 @@ def renew_local(context: Context) -> bool:
 
 
 def ensure_local(context: Context, base_url: str) -> str | None:
-    """Write credentials.json with a valid local key. Return its plain text if it is new, else None."""
+    """Write credentials.json with a valid local key. Return its plain text if it is new, else None.
+
+    The file is read and written in the transaction: of two processes, the second finds the key of the first.
+    """
     path = context.settings.credentials_file
-    try:
-        plain = str(json.loads(path.read_text())["api_key"])
-    except (OSError, ValueError, KeyError):
-        plain = ""
     with context.database.write() as session:
+        project = projects.get_or_create(session, projects.DEFAULT_PROJECT)
+        projects.lock(session, project.id)
+        try:
+            written = path.read_bytes()
+            plain = str(json.loads(written)["api_key"])
+        except (OSError, ValueError, KeyError):
+            written, plain = b"", ""
         found = keys.find_valid(session, plain) if plain else None
         known = None if found is None else keys.get_live(session, found.project_id, found.id)
         # A release without operators' keys made an admin's. It keeps its scope, because it may have been handed out.
         is_older = known is not None and known.name == LOCAL_KEY and known.scope == "admin"
-        if known is None or is_older:
-            project = projects.get_or_create(session, projects.DEFAULT_PROJECT)
+        is_new = known is None or is_older
+        if is_new:
             if not is_older:
                 keys.revoke_named(session, project.id, LOCAL_KEY)
             _, plain = keys.create(session, project.id, name=LOCAL_KEY, scope="operator")
-    write_private_file(path, json.dumps({"base_url": base_url, "api_key": plain}).encode())
-    return plain if known is None or is_older else None
+        content = json.dumps({"base_url": base_url, "api_key": plain}).encode()
+        if content != written:
+            write_private_file(path, content)
+    return plain if is_new else None
 
 
 class LastUses:

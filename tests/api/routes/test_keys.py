@@ -1,5 +1,7 @@
 """A project's own keys: their rights, their secrets, and whose they are."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -8,6 +10,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from api.context import Context
+from api.records import keys as records
+from api.records.base import db_now
 from api.records.idempotency import IdempotentRequest
 from api.records.keys import Key
 from api.services import keys
@@ -121,3 +125,15 @@ def test_a_key_that_others_used_is_due_by_the_database(served: Context) -> None:
     assert not uses.is_due("key_1", idle_s=keys.RECORD_S / 2)
     assert [uses.is_due("key_1", idle_s) for idle_s in (None, None, 2 * keys.RECORD_S)] == [True, False, False]
     assert uses.is_due("key_2", idle_s=2 * keys.RECORD_S)
+
+
+def test_concurrent_renewals_make_one_local_key(served: Context) -> None:
+    keys.ensure_local(served, "http://127.0.0.1:8000/v1")
+    with served.database.write() as session:
+        session.execute(update(Key).values(revoked_at=db_now()))
+    with ThreadPoolExecutor(6) as pool:
+        renewed = list(pool.map(lambda _: keys.renew_local(served), range(6)))
+    assert sorted(renewed) == [False] * 5 + [True]
+    plain = json.loads(served.settings.credentials_file.read_text())["api_key"]
+    with served.database.read() as session:
+        assert records.find_valid(session, plain) is not None
