@@ -22,6 +22,7 @@ from api.background.postponed import MAX_FAULTS, Postponed
 from api.context import Context
 from api.errors import InsufficientStorage
 from api.infra.beats import ProcessReport, process_name, reporting
+from api.infra.exhaustion import is_exhausted
 from api.infra.preview_process import PreviewFailed
 from api.infra.storage import StorageUnavailable
 from api.records.database import is_outage
@@ -141,10 +142,11 @@ class ItemWorker(ABC, Generic[W, I, R]):
             await self._store(claim, end)
 
     def _end_after(self, error: Exception, claim: ItemClaim[W, I]) -> R | Postponed:
-        """Return how an attempt ends after this error. An outage of the database or the storage, or a full disk,
-        postpones the item. Any other error is a fault: it postpones the item, too, until there are MAX_FAULTS, and then
-        gives its result."""
-        if isinstance(error, OUTAGES) or (isinstance(error, SQLAlchemyError) and is_outage(error)):
+        """Return how an attempt ends after this error. An outage of the database or the storage, a full disk or an
+        exhausted machine postpones the item. Any other error is a fault: it postpones the item, too, until there are
+        MAX_FAULTS, and then gives its result."""
+        of_database = isinstance(error, SQLAlchemyError) and is_outage(error)
+        if isinstance(error, OUTAGES) or of_database or is_exhausted(error):
             log.warning(f"{self.name}_item_waits", error=type(error).__name__)
             return Postponed(postponed.OUTAGE_WAIT_S, outage=True)
         log.exception(f"{self.name}_item_raised")

@@ -24,6 +24,7 @@ from api.errors import (
     TooLarge,
     Unavailable,
 )
+from api.infra.exhaustion import is_exhausted
 from api.infra.fair_limiter import FairLimiter
 from api.infra.multipart import STREAMED
 from api.records.database import holds_nul, is_full, is_outage
@@ -138,6 +139,12 @@ def _as_service_error(error: Exception, scope: Scope, request_id: str) -> Servic
     if isinstance(error, SQLAlchemyError) and holds_nul(error):
         return InvalidRequest(
             "The request contains a NUL character, which cannot be stored: remove it", code="invalid_value"
+        )
+    if is_exhausted(error):
+        log.error("machine_exhausted", error=str(error))
+        return Unavailable(
+            "This server has no more open files, processes or memory to give: retry in 5 s",
+            headers={"retry-after": "5"},
         )
     log.error("request_failed", method=scope["method"], path=_without_keys(scope), exc_info=error)
     message = f"The server failed to process the request: report {request_id}, under which its log has the details"

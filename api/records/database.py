@@ -6,10 +6,11 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
@@ -164,6 +165,7 @@ def _engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         engine = create_engine(parsed, **POOL, json_deserializer=_parse_json, connect_args=POSTGRESQL)
+        _wrap_operating_system_errors(engine)
         _replace_closed(engine)
         return engine
     if parsed.database:
@@ -192,6 +194,20 @@ def _parse_json(text: str | bytes) -> object:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
         return json.loads(text)
+
+
+def _wrap_operating_system_errors(engine: Engine) -> None:
+    """Make a new connection raise psycopg's error, which SQLAlchemy wraps, if the process can open no more files.
+
+    psycopg waits for a connection with a selector, whose file it opens outside its own error handling.
+    """
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Dialect, _: object, arguments: list[Any], options: dict[str, Any]) -> DBAPIConnection:
+        try:
+            return dialect.connect(*arguments, **options)
+        except OSError as error:
+            raise psycopg.OperationalError(str(error)) from error
 
 
 def _replace_closed(engine: Engine) -> None:

@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from api.infra.exhaustion import EXHAUSTED
 from api.infra.storage import ObjectCorrupt, ObjectMissing, ReadingStopped, StorageUnavailable
 from api.records import job_queue, jobs, models
 from api.records.database import is_outage
@@ -32,9 +33,6 @@ log = structlog.get_logger(__name__)
 OUTAGE_WAIT_S = 5
 SUSPICIOUS_REASONS = (FailureReason.INTERNAL, FailureReason.WORKER_LOST, FailureReason.HUNG)
 """Reasons of failures that the worker may have caused instead of the job."""
-
-EXHAUSTED = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-"""Numbers of the errors of a machine that can start no further process, or open no further file."""
 
 INTERRUPTED = "The worker shut down: the job was requeued."
 DATABASE_OUTAGE = "The database could not be reached. The job is retried and loses none of its retries."

@@ -1,6 +1,7 @@
 """Batches from upload to files, with a scripted sampler behind a real broker."""
 
 import asyncio
+import errno
 import json
 from typing import Any
 
@@ -325,8 +326,9 @@ def test_batches_are_listed_in_pages(client: TestClient, app: FastAPI) -> None:
     assert reader.post(f"/v1/batches/{made[0]}/cancel").status_code == 403
 
 
-def test_full_disk_is_no_fault_of_an_item(served: Context) -> None:
+@pytest.mark.parametrize("error", [InsufficientStorage("full"), OSError(errno.EMFILE, "Too many open files")])
+def test_a_full_disk_or_an_exhausted_machine_is_no_fault_of_an_item(served: Context, error: Exception) -> None:
     claim: Any = None  # nothing of it matters
-    end = BatchWorker(served)._end_after(InsufficientStorage("full"), claim)
+    end = BatchWorker(served)._end_after(error, claim)
     assert isinstance(end, Postponed)
     assert (end.outage, end.fault) == (True, False)

@@ -1,5 +1,6 @@
 """Every error in OpenAI's shape, whoever raised it."""
 
+import errno
 import json
 import shutil
 import socket
@@ -17,7 +18,7 @@ from sqlalchemy import event
 from api.context import Context
 from api.infra.signatures import KEYS_PATH
 from api.main import create_app
-from api.services import keys
+from api.services import keys, models
 from api.settings import Settings
 from tests.api.conftest import client_of
 from tests.api.routes.test_files import stored_objects, upload
@@ -259,3 +260,18 @@ def test_a_full_disk_is_a_507_that_clients_do_not_try_again(sqlite_url: str, tmp
     assert error_of(answer)["code"] == "insufficient_storage"
     assert (client.get("/v1/files").json()["data"], stored_objects(app.state.context)) == ([], [])
     assert upload(client).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")]
+)
+def test_a_request_to_an_exhausted_machine_may_be_repeated(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(models, "listed", fail)
+    answer = client.get("/v1/models")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert error_of(answer)["code"] == "unavailable"

@@ -1,11 +1,15 @@
 """Connections to both databases."""
 
+import errno
 import json
 
+import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from api.records import Database
+from api.records.database import is_outage
 from tests.factories import a_job, a_project, the_job
 from tests.services.postgres import EMPTIES
 
@@ -44,3 +48,13 @@ def test_stored_json_is_read_as_it_was_written(sqlite_url: str, value: object) -
     job_id = a_job(database, a_project(database), progress={"value": value})
     assert json.dumps(the_job(database, job_id).progress) == json.dumps({"value": value})
     database.dispose()
+
+
+def test_a_process_without_a_free_descriptor_cannot_reach_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    with pytest.raises(DBAPIError, match="Too many open files") as raised:
+        Database("postgresql://nobody@127.0.0.1/nothing").ping()
+    assert is_outage(raised.value)
