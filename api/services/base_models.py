@@ -10,11 +10,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from api.context import Context
 from api.errors import InvalidRequest, NotFound
 from api.infra.storage import ObjectMissing
+from api.infra.unused_objects import delete_unused
 from api.records import base_models, jobs, models
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
@@ -186,4 +188,4 @@ def remove(context: Context, name: str) -> None:
         base_models.remove(session, name)
         shared = any(other.digest == base.digest for other in base_models.listed(session))
     if not shared:
-        context.storage.delete([artifact["key"] for artifact in base.artifacts])
+        delete_unused(partial(context.storage.delete, [artifact["key"] for artifact in base.artifacts]))

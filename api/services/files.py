@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from anyio.to_thread import run_sync
@@ -12,6 +13,7 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError, TooLarge
 from api.infra.artifacts import stream_tar, trained_artifacts
 from api.infra.storage import StoredObject
+from api.infra.unused_objects import delete_unused
 from api.records import batches, eval_runs, files, jobs, models, scans
 from api.records.base import db_now
 from api.records.files import File
@@ -260,4 +262,4 @@ def delete(context: Context, caller: Caller, file_id: str) -> None:
             raise FileInUse(f"{file_id} is in use: cancel {', '.join(users[:5])}, or wait for their end", param="id")
         files.remove(session, file)
     if file.storage_key is not None:
-        context.storage.delete([file.storage_key])
+        delete_unused(partial(context.storage.delete, [file.storage_key]))

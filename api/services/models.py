@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from sqlalchemy.orm import Session
@@ -9,6 +10,7 @@ from sqlalchemy.orm import Session
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, NotFound
 from api.infra.artifacts import GGUF, MERGED, trained_artifacts
+from api.infra.unused_objects import delete_unused
 from api.records import base_models, files, jobs, models, permissions
 from api.spec import catalog
 from api.spec.artifacts import Artifact
@@ -159,7 +161,7 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
         models.remove(session, model)
         permissions.delete_for_models(session, [model_id, *(checkpoint.model_id for checkpoint in checkpoints)])
     deleted = [*model.artifacts, *(artifact for checkpoint in checkpoints for artifact in checkpoint.artifacts)]
-    context.storage.delete([artifact["key"] for artifact in deleted])
+    delete_unused(partial(context.storage.delete, [artifact["key"] for artifact in deleted]))
 
 
 def _require_unused(session: Session, caller: Caller, model_id: str) -> None:

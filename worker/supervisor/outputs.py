@@ -12,12 +12,12 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import msgspec
-import structlog
 from sqlalchemy.orm import Session
 
 from api.infra import signatures
 from api.infra.artifacts import GGUF, MERGED, tar_size, trained_artifacts
-from api.infra.storage import ObjectCorrupt, Storage, StorageUnavailable, StoredObject
+from api.infra.storage import ObjectCorrupt, Storage, StoredObject
+from api.infra.unused_objects import delete_unused
 from api.records import eval_runs, evals, events, job_queue, jobs, models, signing_keys, trackings
 from api.records.base import db_now
 from api.records.database import Database
@@ -38,8 +38,6 @@ from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.estimates import Measured
 from worker.supervisor.results_table import write_results
 from worker.supervisor.retention import remove_unnamed
-
-log = structlog.get_logger(__name__)
 
 CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
 """A checkpoint shows the metrics whose names begin with one of these and whose values are numbers, as OpenAI's clients
@@ -97,7 +95,7 @@ def store_state(attempt: AttemptContext, step: int, folder: Path) -> None:
     with context.database.write() as session:
         unused = jobs.advance_state(session, job_id, fence, SavedState(step=step, prefix=prefix))
     if unused is not None:
-        _delete_unused(partial(context.storage.delete_prefix, unused))
+        delete_unused(partial(context.storage.delete_prefix, unused))
 
 
 def store_checkpoint(attempt: AttemptContext, report: CheckpointReport, folder: Path) -> None:
@@ -128,16 +126,7 @@ def store_checkpoint(attempt: AttemptContext, report: CheckpointReport, folder: 
         surplus = _surplus(models.checkpoints_of(session, job.id))
         removed = [gone for checkpoint in surplus if (gone := remove_unnamed(session, checkpoint.id))]
     keys = [artifact["key"] for checkpoint in removed for artifact in checkpoint.artifacts]
-    _delete_unused(partial(context.storage.delete, keys))
-
-
-def _delete_unused(delete: Callable[[], None]) -> None:
-    """Delete objects that no row names any more. A refusal is only logged: the caller's state or checkpoint is stored,
-    and must not be stored once more because of it."""
-    try:
-        delete()
-    except StorageUnavailable as error:
-        log.warning("unused_not_deleted", error=str(error))
+    delete_unused(partial(context.storage.delete, keys))
 
 
 def _shown(metrics: Metrics) -> Metrics:
