@@ -59,7 +59,13 @@ class File(Base):
     scan_until: Mapped[float | None] = mapped_column(UnixTime)
     """End of the lease of the worker that scans the file."""
     scan: Mapped[JsonObject | None]
-    """The scan's report: format, rows, container, findings, finding_counts, error."""
+    """The scan's report: format, rows, container, findings, finding_counts, error. While the file waits for another
+    scan: the `error` that it gets if no scan finishes."""
+
+    @property
+    def scan_report(self) -> JsonObject:
+        """The report of the finished scan; empty while the file waits."""
+        return {} if self.scan is None or self.scan_status == "pending" else self.scan
 
 
 LISTING = Listing(File.project_id, File.id, (File.created_at, File.id))

@@ -81,19 +81,27 @@ def finish(session: Session, claim: ScanClaim, status: Literal["done", "failed"]
     return _write(session, claim, scan_status=status, scan=found, scan_until=None)
 
 
-def requeue(session: Session, claim: ScanClaim, *, excused: bool) -> bool:
-    """Give up the claim, so that a worker scans the file again. An excused scan does not count towards MAX_SCANS."""
-    return _write(session, claim, scan_until=None, scan_excused=File.scan_excused + int(excused))
+def requeue(session: Session, claim: ScanClaim, *, excused: bool, reason: str | None = None) -> bool:
+    """Give up the claim, so that a worker scans the file again. An excused scan does not count towards MAX_SCANS.
+
+    `reason`: a sentence for the file's report, if no later scan finishes.
+    """
+    found = {} if reason is None else {"scan": {"error": reason}}
+    return _write(session, claim, scan_until=None, scan_excused=File.scan_excused + int(excused), **found)
 
 
 def has_waiting(session: Session) -> bool:
     return session.scalar(select(File.id).where(is_waiting(), _BEGUN < MAX_SCANS).limit(1)) is not None
 
 
-def exhausted(session: Session, limit: int = 20) -> Sequence[ScanClaim]:
-    """Return files that reached MAX_SCANS, as claims with which the caller can finish their scans."""
+def exhausted(session: Session, limit: int = 20) -> Sequence[tuple[ScanClaim, str | None]]:
+    """Return files that reached MAX_SCANS, each as a claim with which the caller can finish its scan, and with the last
+    reason of a `requeue`."""
     query = select(File).where(is_waiting(), _BEGUN >= MAX_SCANS).limit(limit)
-    return [ScanClaim(file.id, str(file.storage_key), file.sha256, file.scan_fence) for file in session.scalars(query)]
+    return [
+        (ScanClaim(file.id, str(file.storage_key), file.sha256, file.scan_fence), (file.scan or {}).get("error"))
+        for file in session.scalars(query)
+    ]
 
 
 def _write(session: Session, claim: ScanClaim, **values: object) -> bool:

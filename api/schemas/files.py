@@ -69,7 +69,7 @@ class FileScan(BaseModel):
     def of(cls, file: File) -> Self | None:
         if file.scan_status is None:
             return None
-        return cls.model_validate({"status": file.scan_status, **(file.scan or {})})
+        return cls.model_validate({"status": file.scan_status, **file.scan_report})
 
 
 class FindingExample(BaseModel):

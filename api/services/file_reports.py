@@ -52,8 +52,7 @@ def report(context: Context, caller: Caller, file_id: str) -> Report:
     file = files.get(context, caller, file_id)
     if file.scan_status is None:
         raise NotScanned(f"{file_id} has purpose '{file.purpose}': only files with purpose 'fine-tune' are checked")
-    scan = file.scan or {}
-    return Report(file, file.scan_status, scan, group_findings(scan))
+    return Report(file, file.scan_status, file.scan_report, group_findings(file.scan_report))
 
 
 def group_findings(scan: JsonObject) -> list[Group]:

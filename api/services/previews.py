@@ -173,7 +173,7 @@ def _entry(context: Context, name: str, file: File, prepared: Arrays | None) -> 
     return {
         "file": named | {"min_rows": MIN_EXAMPLES if name == "train" else 1},
         "arrays_of_rows": None if prepared is None else prepared.report["rows"],
-        "rows": (file.scan or {}).get("rows") if file.scan_status == "done" else None,
+        "rows": file.scan_report.get("rows") if file.scan_status == "done" else None,
         "share": min(1.0, context.settings.preview_file_bytes / max(1, file.bytes)),
     }
 

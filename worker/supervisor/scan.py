@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import threading
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -11,6 +12,7 @@ import structlog
 from api.infra.storage import ObjectCorrupt, ObjectMissing, ReadingStopped, StorageUnavailable
 from api.records import scans
 from api.records.scans import ScanClaim
+from worker.shared.cgroup import out_of_memory_kills
 from worker.supervisor.background import BackgroundThread
 from worker.supervisor.child import Child
 from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE
@@ -25,6 +27,14 @@ ROUNDS = 2
 was woken for a file uploaded just after the scanning thread's last query, that thread finds the file in its second
 round."""
 CRASHED = "The process that reads the file ended unexpectedly. Look in the file for a row that is unlike the others."
+HUNG = (
+    "The process that reads the file made no progress and was stopped. Look in the file for a row that is unlike the "
+    "others."
+)
+KILLED_FOR_MEMORY = (
+    "The worker's memory was full, and its kernel ended the process that reads the file. Split the file into smaller "
+    "ones, or ask the operator for a worker with more memory."
+)
 LOST = "The file could not be scanned: each attempt was interrupted."
 
 ScanReport: TypeAlias = dict[str, Any]
@@ -33,6 +43,11 @@ ScanReport: TypeAlias = dict[str, Any]
 
 class ChildKilled(Exception):
     """The scan's process was killed from outside, or because it hung."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        """`reason`: a sentence for the file's report, if the file may be the cause."""
+        super().__init__(reason)
+        self.reason = reason
 
 
 class ScanInterrupted(Exception):
@@ -95,7 +110,8 @@ def scan_next(node: Node) -> bool:
     except (ObjectMissing, ObjectCorrupt, ChildKilled) as error:
         problem = node.find_problem() if isinstance(error, ObjectMissing) else None
         log.info("scan_dropped", file_id=claim.file_id, error=type(error).__name__)
-        _requeue(node, claim, excused=problem is not None)
+        reason = error.reason if isinstance(error, ChildKilled) else None
+        _requeue(node, claim, excused=problem is not None, reason=reason)
         if problem is not None:
             node.pause.begin(problem)
     except (StorageUnavailable, OSError) as error:
@@ -110,8 +126,8 @@ def scan_next(node: Node) -> bool:
 def fail_abandoned_scans(node: Node) -> None:
     """Fail the scans of files whose workers were lost too often."""
     with node.context.database.write() as session:
-        for claim in scans.exhausted(session):
-            scans.finish(session, claim, "failed", {"error": LOST})
+        for claim, reason in scans.exhausted(session):
+            scans.finish(session, claim, "failed", {"error": reason or LOST})
 
 
 def _scan(node: Node, claim: ScanClaim, folder: Path, beat: ScanBeat) -> ScanReport:
@@ -119,6 +135,7 @@ def _scan(node: Node, claim: ScanClaim, folder: Path, beat: ScanBeat) -> ScanRep
     node.storage.read_file(claim.storage_key, folder / "input", sha256=claim.sha256)
     request = {"memory_bytes": settings.prepare_memory_bytes, "cpu_seconds": settings.scan_cpu_seconds}
     (folder / "scan.json").write_text(json.dumps(request))
+    kills_before = out_of_memory_kills()
     code = _wait(node, beat, node.start_child("worker.scan", folder))
     path = folder / "report.json"
     if code == 0 and path.exists():
@@ -126,12 +143,13 @@ def _scan(node: Node, claim: ScanClaim, folder: Path, beat: ScanBeat) -> ScanRep
         return report
     log.error("scan_died", file_id=claim.file_id, code=code)
     if -code in SIGNALS_FROM_OUTSIDE:
-        raise ChildKilled
+        killed = code == -signal.SIGKILL and out_of_memory_kills() > kills_before
+        raise ChildKilled(KILLED_FOR_MEMORY if killed else None)
     return {"error": CRASHED}
 
 
 def _wait(node: Node, beat: ScanBeat, child: Child) -> int:
-    """Wait until the child has ended, and return its exit code. Raises ScanInterrupted."""
+    """Wait until the child has ended, and return its exit code. Raises ScanInterrupted; ChildKilled if it hung."""
     try:
         while True:
             if node.stopping.is_set() or beat.lost.is_set():
@@ -141,10 +159,10 @@ def _wait(node: Node, beat: ScanBeat, child: Child) -> int:
                     return child.wait(timeout_s=30)
             except TimeoutError:
                 if child.silent_s > node.context.settings.hung_s:
-                    return child.kill()
+                    raise ChildKilled(HUNG) from None
     finally:
         child.kill()
 
 
-def _requeue(node: Node, claim: ScanClaim, *, excused: bool) -> None:
-    write_with_retry(node, lambda session: scans.requeue(session, claim, excused=excused))
+def _requeue(node: Node, claim: ScanClaim, *, excused: bool, reason: str | None = None) -> None:
+    write_with_retry(node, lambda session: scans.requeue(session, claim, excused=excused, reason=reason))

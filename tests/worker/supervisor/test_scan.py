@@ -1,7 +1,9 @@
 """A prepare slot looks through what was uploaded, and survives the loss of another at it."""
 
+import itertools
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,17 @@ from api.infra.storage import Storage
 from api.records import scans
 from api.records.base import db_now
 from api.records.files import File
+from api.schemas.files import FileObject
+from api.services import file_reports
 from api.settings import Settings
 from tests.conftest import opened
 from tests.end_to_end.jobs import rows, wait_until
 from tests.factories import a_file, a_project
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
+from worker.supervisor import scan
+from worker.supervisor.child import Child
 from worker.supervisor.loop import work_until_idle
+from worker.supervisor.node import Node
 from worker.supervisor.scan import ScanBeat, fail_abandoned_scans, scan_next
 
 
@@ -112,6 +119,44 @@ def test_a_file_that_loses_every_worker_is_given_up(workshop: Workshop) -> None:
             assert scans.claim(session, lease_s=-1) is not None
     fail_abandoned_scans(workshop.prepare)
     assert the_file(workshop.context, file_id).scan_status == "failed"
+
+
+def hangs(node: Node, program: str, folder: Path) -> Child:
+    child = Child("tests.worker.supervisor.talking", log_file=folder / "log.txt")
+    assert child.next_report(60) is not None, "its only one"
+    child.silent_s = node.context.settings.hung_s
+    return child
+
+
+def is_killed(node: Node, program: str, folder: Path) -> Child:
+    return Child("tests.worker.supervisor.killed", log_file=folder / "log.txt")
+
+
+@pytest.mark.parametrize("settings", ["embedded"], indirect=True)
+@pytest.mark.parametrize(
+    ("start_child", "kills", "error"),
+    [(hangs, 0, scan.HUNG), (is_killed, 1, scan.KILLED_FOR_MEMORY), (is_killed, 0, scan.LOST)],
+)
+def test_a_file_whose_scans_are_killed_fails_with_the_reason(
+    workshop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    start_child: Callable[[Node, str, Path], Child],
+    kills: int,
+    error: str,
+) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
+    monkeypatch.setattr(Node, "start_child", start_child)
+    monkeypatch.setattr(scan, "out_of_memory_kills", itertools.count(step=kills).__next__)
+    monkeypatch.setattr(scan, "WAIT_S", 0.01)
+    monkeypatch.setattr(scans, "MAX_SCANS", 2)
+    for _ in range(scans.MAX_SCANS):
+        assert FileObject.of(the_file(workshop.context, file_id)).status == "processed"
+        scan_next(workshop.prepare)
+        report = file_reports.report(workshop.context, workshop.caller, file_id)
+        assert (report.status, report.scan) == ("pending", {})
+    fail_abandoned_scans(workshop.prepare)
+    file = FileObject.of(the_file(workshop.context, file_id))
+    assert (file.status, file.status_details) == ("error", error)
 
 
 def test_projects_take_turns_at_scans(workshop: Workshop) -> None:
