@@ -20,7 +20,6 @@ from api.infra.child_process import fork_server
 from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
 from api.infra.storage import ObjectCorrupt, ObjectMissing, ReadingStopped, Storage, StorageUnavailable
 from api.settings import Settings
-from api.spec.artifacts import Artifact
 from api.spec.lifecycle import SAMPLE
 from api.spec.sampling import SamplerJob
 from worker.shared.gpus import visible_gpus
@@ -78,10 +77,7 @@ class Sampler:
         self._away = self._vllm is not None
         """Whether the vLLM server does not answer. Until it does, no request is taken."""
         self._starting = threading.Lock()
-        self._fetching = threading.Lock()
         self._jobs: dict[str, SampleJob] = {}
-        self._folders: dict[str, Path] = {}
-        """Folders of the adapters that unfinished jobs need, by the job's id."""
         self._threads: list[threading.Thread] = []
         self._server = None
         if settings.fork_server:
@@ -145,7 +141,7 @@ class Sampler:
                 log.warning("answer_lost", error=type(error).__name__)
             finally:
                 self._used_at = time.monotonic()
-                self._folders.pop(job.id, None)
+                self._adapters.release(job.id)
                 self._jobs.pop(job.id, None)
 
     def _answer(self, job: SampleJob) -> None:
@@ -179,17 +175,11 @@ class Sampler:
         return SamplerJob(
             id=job.id,
             base=str(self._settings.work / "cache" / "base" / model["base"]["digest"]),
-            adapter=None if adapter is None else str(self._adapter(job.id, adapter["artifacts"])),
+            adapter=None if adapter is None else str(self._adapters.fetch(adapter["artifacts"], user=job.id)),
             background=job.background,
             technique=model["technique"],
             **job.content["ask"],
         )
-
-    def _adapter(self, job_id: str, artifacts: list[Artifact]) -> Path:
-        with self._fetching:
-            folder = self._adapters.fetch(artifacts, needed=list(self._folders.values()))
-            self._folders[job_id] = folder
-            return folder
 
     def _relay(self, job: SampleJob) -> Report:
         """Send the request to the vLLM server, if it can answer it, or to the child, and the reports to the client.
