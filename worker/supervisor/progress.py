@@ -44,13 +44,17 @@ class Progress:
     """Collects a trainer's reports and writes them to the database. Two threads use it: one handles the trainer's
     reports, the other stores its states."""
 
-    def __init__(self, attempt: AttemptContext, predicted: StoredPrediction | None = None) -> None:
+    def __init__(
+        self, attempt: AttemptContext, predicted: StoredPrediction | None = None, *, resumed_at: int = 0
+    ) -> None:
+        """`resumed_at`: the step of the state from which the attempt resumes. Earlier attempts may have reported later
+        steps, which are trained again."""
         self._attempt = attempt
         job = attempt.job
         self._last_step = job.progress.get("step", 0)
         total_steps = (job.resolved or {}).get("total_steps", 0)
         self._progress: JobProgress = {"step": 0, "total_steps": total_steps, **job.progress}
-        self._remaining = Remaining(predicted, share_done(job))
+        self._remaining = Remaining(predicted, share_done(job, resumed_at))
         self._begun: set[str] = set()
         """Phases that were already announced by an event."""
         self._waiting: list[MetricsReport | SamplesReport | WarningReport | PhaseReport] = []
@@ -61,11 +65,13 @@ class Progress:
         self._lock = threading.Lock()
 
     def add(self, report: MetricsReport | SamplesReport | WarningReport | PhaseReport) -> None:
-        """Collect a report. Steps that an earlier attempt already reported are skipped."""
-        if isinstance(report, MetricsReport | SamplesReport) and report.step <= self._last_step:
-            return
+        """Collect a report. Of steps that an earlier attempt already reported, only the time counts."""
         with self._lock:
             self._changed = True
+            if isinstance(report, MetricsReport):
+                self._remaining.end_step(report)
+            if isinstance(report, MetricsReport | SamplesReport) and report.step <= self._last_step:
+                return
             if isinstance(report, PhaseReport):
                 self._progress["phase"] = report.phase
                 self._remaining.begin(report.phase)
@@ -78,7 +84,6 @@ class Progress:
                     self._stepped, self._flushed_at = True, None
                 self._progress |= {"step": report.step, "total_steps": report.total_steps}
                 self._progress["learning_rate"] = report.metrics.get("learning_rate")
-                self._remaining.end_step(report)
             self._waiting.append(report)
 
     def flush(self, *, force: bool = False) -> None:

@@ -21,10 +21,10 @@ def predicted_s(predicted: StoredPrediction, done: float) -> float:
     return predicted["seconds"] - done * predicted["training_s"]
 
 
-def share_done(job: Job) -> float:
-    """Return the share of the job's steps that earlier attempts have made."""
+def share_done(job: Job, step: int) -> float:
+    """Return the share of the job's steps that an attempt which resumes from the state of `step` need not train."""
     total = (job.resolved or {}).get("total_steps", 0)
-    return job.progress.get("step", 0) / total if total else 0.0
+    return step / total if total else 0.0
 
 
 class Remaining:
@@ -33,7 +33,7 @@ class Remaining:
     def __init__(
         self, predicted: StoredPrediction | None, done: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`done`: the share of the steps that earlier attempts have made."""
+        """`done`: the share of the steps that are already trained, when the trainer starts."""
         self._clock = clock
         self._training_s = predicted["training_s"] if predicted else 0.0
         self._rest_s = predicted["seconds"] - predicted["training_s"] if predicted else REST_S

@@ -49,7 +49,7 @@ def train(attempt: AttemptContext, slot: Slot) -> None:
         require_free_memory(slot.gpu, estimate)
     _fill_run_folder(attempt, resolved)
     fetch_arrays(attempt)
-    _fetch_state(attempt)
+    resumed_at = _fetch_state(attempt)
     memory_overrides.write(folder, attempted, resolved)
     with node.context.database.write() as session:
         trackings.make_due(session, job.id)
@@ -57,7 +57,8 @@ def train(attempt: AttemptContext, slot: Slot) -> None:
         raise Interrupted  # the trainer could take longer to load the model than it may take to stop
     kills_before = out_of_memory_kills()
     trainer = node.start_child("worker.train", folder, gpu=slot.gpu)
-    monitor = TrainerMonitor(attempt, trainer, estimate["predicted"] if estimate else None)
+    predicted = estimate["predicted"] if estimate else None
+    monitor = TrainerMonitor(attempt, trainer, predicted, resumed_at=resumed_at)
     try:
         monitor.run()
     except AttemptFailed as fault:
@@ -106,7 +107,8 @@ def _predict(attempt: AttemptContext, attempted: ResolvedRecipe, machine: Machin
     workloads = Workloads.of(job.estimate)
     predicted = predict(attempted, attempt.base.facts, workloads.train, workloads.validation, machine)
     estimate: StoredEstimate = {**job.estimate, "predicted": predicted.stored()}
-    finish = db_now() + predicted_s(estimate["predicted"], share_done(job))
+    newest = job.state["step"] if job.state else 0
+    finish = db_now() + predicted_s(estimate["predicted"], share_done(job, newest))
     with attempt.node.context.database.write() as session:
         jobs.update_fenced(session, job.id, attempt.claim.fence, estimate=estimate, estimated_finish=finish)
     return estimate
@@ -137,11 +139,12 @@ def _link_embedding_model(attempt: AttemptContext) -> None:
     (attempt.folder / "embedding_model").symlink_to(model)
 
 
-def _fetch_state(attempt: AttemptContext) -> None:
-    """Put the saved state to resume from into the run folder, and add an event that names its step."""
+def _fetch_state(attempt: AttemptContext) -> int:
+    """Put the saved state to resume from into the run folder, and add an event that names its step. Return the step; 0
+    if the training starts from the beginning."""
     job, context = attempt.job, attempt.node.context
     if job.state is None:
-        return
+        return 0
     newest, step = job.state["step"], fetch_state(attempt.node.storage, job.state, attempt.folder / "resume")
     message, level = f"Fine-tuning job resumes from step {step}", "info"
     if step < newest:
@@ -153,3 +156,4 @@ def _fetch_state(attempt: AttemptContext) -> None:
         if 0 < step < newest:
             jobs.update_fenced(session, job.id, attempt.claim.fence, state=job.state["before"])
         events.add_event(session, job.id, message, level=level)
+    return step

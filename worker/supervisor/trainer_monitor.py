@@ -54,20 +54,28 @@ PUBLISH_PATIENCE_S = 900
 class TrainerMonitor:
     """Watches a trainer, handles its reports, and stores the states, checkpoints and the model that it writes."""
 
-    def __init__(self, attempt: AttemptContext, trainer: Child, predicted: StoredPrediction | None = None) -> None:
+    def __init__(
+        self,
+        attempt: AttemptContext,
+        trainer: Child,
+        predicted: StoredPrediction | None = None,
+        *,
+        resumed_at: int = 0,
+    ) -> None:
+        """`resumed_at`: the step of the state from which the trainer resumes; 0 if it starts from the beginning."""
         self._attempt, self._trainer = attempt, trainer
         self._node, self._job, self._beat = attempt.node, attempt.job, attempt.beat
         self.exit_code: int | None = None
         """Exit code of the trainer, if it ended without a last report."""
         self.measured: Measured | None = None
         """Time and memory of the training. None unless it has succeeded."""
-        self._progress = Progress(attempt, predicted)
+        self._progress = Progress(attempt, predicted, resumed_at=resumed_at)
         self._uploads = Uploads(attempt, lambda: self._progress.flush(force=True))
         self._judges = JudgeDesk(attempt, trainer)
         self._started_at = time.monotonic()
         self._phases: dict[str, float] = {}
         """When each phase first began."""
-        self._step: int = attempt.job.state["step"] if attempt.job.state else 0
+        self._step = resumed_at
         """The newest step of this attempt. An earlier attempt may have reported later steps."""
         self._stepped_at: float | None = None
         self._step_seconds: list[float] = []

@@ -329,7 +329,7 @@ def test_a_damaged_state_is_forgotten_once_the_one_before_was_fetched(workshop: 
     intact: SavedState = {"step": 1, "prefix": "states/intact"}
     with workshop.context.database.write() as session:
         session.get_one(Job, job_id).state = {"step": 2, "prefix": "states/damaged", "before": intact}
-    _fetch_state(attempt_at(workshop.train, claim, workshop.job(job_id), tmp_path))
+    assert _fetch_state(attempt_at(workshop.train, claim, workshop.job(job_id), tmp_path)) == 1
     assert workshop.job(job_id).state == intact
 
 

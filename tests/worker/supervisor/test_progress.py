@@ -151,6 +151,23 @@ def test_the_time_left_includes_the_phases_after_the_last_step() -> None:
         assert remaining.seconds == seconds
 
 
+def test_steps_that_an_attempt_must_repeat_count_as_left(context: Context) -> None:
+    """The earlier attempt was lost at step 5 of 6, with its last state at step 1."""
+    attempt = attempt_of(context)
+    attempt.job.progress = {"step": 5, "total_steps": 6}
+    progress = Progress(attempt, predicted={"seconds": 1500.0, "training_s": 1200.0}, resumed_at=1)  # type: ignore[arg-type]
+
+    def left_s() -> float:
+        progress.flush(force=True)
+        return (the_job(context.database, attempt.job.id).estimated_finish or 0.0) - time.time()
+
+    progress.add(PhaseReport(phase="loading"))
+    assert 1250 < left_s() <= 1301, "five of six steps"
+    progress.add(MetricsReport.of(METRICS | {"step": 2, "tokens_per_second": 0.3}))
+    assert 40 + 180 < left_s() <= 41 + 300, "four steps of ten seconds each, and what follows them"
+    assert the_job(context.database, attempt.job.id).progress["step"] == 5
+
+
 def test_the_first_step_is_shown_at_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.supervisor.progress.FLUSH_S", 1e9)
     attempt = attempt_of(context)
