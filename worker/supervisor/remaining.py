@@ -7,8 +7,9 @@ from api.estimate.stored import StoredPrediction
 from api.records.jobs import Job
 from worker.shared.reports import MetricsReport
 
-COMPARING_SHARE = 0.1
-"""Share of the predicted training time that the comparison with the base model takes."""
+COMPARING_SHARE = 0.04
+"""Share of the training time that the comparison with the base model takes (measured in a training of a hundred steps,
+docs/engine-log.md). It is more in shorter trainings, where it is a matter of seconds."""
 REST_S = 15.0
 """Assumed seconds before and after training, for jobs without a prediction."""
 LEFT_OF_REST = {"loading": 1.0, "exporting": 0.6, "verifying": 0.35, "storing": 0.1}
@@ -36,6 +37,8 @@ class Remaining:
         """`done`: the share of the steps that are already trained, when the trainer starts."""
         self._clock = clock
         self._training_s = predicted["training_s"] if predicted else 0.0
+        """Seconds of all steps and the comparison: as predicted, then as extrapolated. A prediction without measured
+        speed may be several times the actual time."""
         self._rest_s = predicted["seconds"] - predicted["training_s"] if predicted else REST_S
         self._first: tuple[int, float] | None = None
         """Number of this attempt's first step, and the time when it ended."""
@@ -67,6 +70,7 @@ class Remaining:
             step_s = report.tokens / report.tokens_per_second
         else:
             return
+        self._training_s = report.total_steps * step_s / (1 - COMPARING_SHARE)
         self._left_now((report.total_steps - report.step) * step_s + self._after_steps_s)
 
     @property

@@ -144,11 +144,20 @@ def test_the_time_left_includes_the_phases_after_the_last_step() -> None:
         now[0] += 7.0
         remaining.end_step(MetricsReport.of(METRICS | {"step": step, "tokens_per_second": 1.0}))
         left.append(remaining.seconds)
-    after = 10.0 + 0.6 * 50.0
-    assert left == [2 * 3 + after, 7 + after, after], "first by the step's own speed, then by the mean of all steps"
-    for phase, seconds in {"comparing": after, "exporting": 30.0, "verifying": 17.5, "storing": 5.0}.items():
+    published = 0.6 * 50.0
+    compared = [6 * step_s * 0.04 / 0.96 for step_s in (3, 7, 7)]
+    assert left == pytest.approx([each + published for each in (2 * 3 + compared[0], 7 + compared[1], compared[2])]), (
+        "first by the step's own speed, then by the mean of all steps"
+    )
+    for phase, seconds in {"comparing": left[-1], "exporting": 30.0, "verifying": 17.5, "storing": 5.0}.items():
         remaining.begin(phase)
         assert remaining.seconds == seconds
+
+
+def test_the_speed_of_the_first_step_replaces_a_guess_that_is_far_off() -> None:
+    remaining = Remaining({"seconds": 9_050.0, "training_s": 9_000.0}, done=0.0, clock=lambda: 0.0)  # type: ignore[arg-type]
+    remaining.end_step(MetricsReport.of(METRICS | {"step": 1, "tokens_per_second": 0.3}))
+    assert remaining.seconds == pytest.approx(5 * 10 + 2.5 + 30), "steps of ten seconds, comparison and publication"
 
 
 def test_steps_that_an_attempt_must_repeat_count_as_left(context: Context) -> None:
@@ -164,7 +173,7 @@ def test_steps_that_an_attempt_must_repeat_count_as_left(context: Context) -> No
     progress.add(PhaseReport(phase="loading"))
     assert 1250 < left_s() <= 1301, "five of six steps"
     progress.add(MetricsReport.of(METRICS | {"step": 2, "tokens_per_second": 0.3}))
-    assert 40 + 180 < left_s() <= 41 + 300, "four steps of ten seconds each, and what follows them"
+    assert 40 + 180 < left_s() <= 45 + 180, "four steps of ten seconds each, and what follows them"
     assert the_job(context.database, attempt.job.id).progress["step"] == 5
 
 
