@@ -28,8 +28,8 @@ class Speed:
         return self.start_s + self.start_per_parameter_s * parameters
 
 
-CPU = Speed(3e10, 2e-3, 8.0, 2e-8, measured=False)
-"""Guess for a CPU with a few cores."""
+CPU = Speed(8e10, 7.5e-4, 3.0, 7.5e-9, measured=False)
+"""Guess for a CPU with a few cores, from the jobs in docs/benchmarks.md ("Predicted against actual")."""
 GPU = Speed(1.5e14, 2e-4, 15.0, 1e-8, measured=False)
 """Guess for a data-center GPU in bfloat16, at a third of its peak."""
 
