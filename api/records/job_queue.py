@@ -64,6 +64,8 @@ class Lease:
     expired: bool
     """Whether the worker failed to renew the lease in time: the worker was lost, or cannot reach the database."""
     estimated_finish: float | None
+    guessed: bool
+    """Whether `estimated_finish` is a guess (`is_guess`)."""
     gpus: int
 
 
@@ -296,6 +298,8 @@ def leases(session: Session) -> list[Lease]:
             Attempt.started_at,
             Job.lease_until < db_now(),
             Job.estimated_finish,
+            Job.estimate[("predicted", "measured")].as_boolean(),
+            Job.progress["step"].as_integer(),
             Job.gpus,
         )
         .outerjoin(Attempt, and_(Attempt.job_id == Job.id, Attempt.fence == Job.fence))
@@ -303,10 +307,17 @@ def leases(session: Session) -> list[Lease]:
         .order_by(Job.id)
     )
     return [
-        Lease(job_id, project, stage_of(status), owner, since, bool(expired), finish, gpus)
-        for job_id, project, status, owner, since, expired, finish, gpus in rows
+        Lease(job_id, project, stage_of(status), owner, since, bool(expired), finish, is_guess(measured, step), gpus)
+        for job_id, project, status, owner, since, expired, finish, measured, step, gpus in rows
         if owner is not None
     ]
+
+
+def is_guess(measured: bool | None, step: int | None) -> bool:
+    """Return whether a running job's end is a guess: no step has ended, and its worker's speed was not measured.
+
+    `measured`: the prediction's field, None without a prediction. `step`: the job's progress."""
+    return measured is False and not step
 
 
 def stage_of(status: str) -> Stage:

@@ -12,7 +12,8 @@ from functools import cached_property
 
 from api.context import Context
 from api.estimate.queue_forecast import GUESSED, SAFE, Planned, Span, Task, plan
-from api.records import waiting
+from api.records import job_queue, waiting
+from api.records.job_queue import Lease
 from api.records.jobs import Job
 from api.records.waiting import LiveWorker, QueueReading, WaitingJob
 from api.spec.lifecycle import JobStatus, Stage
@@ -84,7 +85,9 @@ def _running(job: Job, now: float) -> TimedJob:
     if job.status != JobStatus.RUNNING or job.estimated_finish is None:
         return TimedJob(job)
     left = max(job.estimated_finish - now, LEAST_LEFT_S)
-    return TimedJob(job, Span.at(now) + Span.duration(left, SAFE))
+    measured = job.estimate["predicted"]["measured"] if job.estimate and "predicted" in job.estimate else None
+    guessed = job_queue.is_guess(measured, job.progress.get("step"))
+    return TimedJob(job, Span.at(now) + Span.duration(left, GUESSED if guessed else SAFE))
 
 
 def _board(context: Context, needed: Sequence[Job]) -> "Board":
@@ -217,15 +220,16 @@ class Board:
         busy: dict[str, list[Span]] = {}
         for lease in self._reading.leases:
             if lease.stage is stage and not lease.expired:
-                busy.setdefault(lease.owner, []).append(self._end(lease.estimated_finish, stage))
+                busy.setdefault(lease.owner, []).append(self._end(lease))
         return busy
 
-    def _end(self, estimated_finish: float | None, stage: Stage) -> Span:
+    def _end(self, lease: Lease) -> Span:
         now = Span.at(self._reading.at)
-        if stage is Stage.PREPARE:
+        if lease.stage is Stage.PREPARE:
             return now + Span.duration(PREPARE_S, PREPARE_FACTORS)
-        left = None if estimated_finish is None else max(estimated_finish - now.expected, LEAST_LEFT_S)
-        return now + Span.duration(left, SAFE)
+        finish = lease.estimated_finish
+        left = None if finish is None else max(finish - now.expected, LEAST_LEFT_S)
+        return now + Span.duration(left, GUESSED if lease.guessed else SAFE)
 
     def _start_after(self, prepared: Planned) -> Span | None:
         """Return when a job that is not prepared yet will begin to train; None if no worker trains.

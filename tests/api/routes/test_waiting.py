@@ -92,6 +92,23 @@ def test_start_and_finish_come_from_the_jobs_before_it(client: TestClient, serve
     assert shown["expected_finish"]["earliest"] < shown["estimated_finish"] < shown["expected_finish"]["latest"]
 
 
+@pytest.mark.parametrize(
+    ("measured", "step", "factors"), [(False, 0, (0.3, 4.0)), (False, 1, (0.7, 1.6)), (True, 0, (0.7, 1.6))]
+)
+def test_the_end_of_a_running_job_is_a_guess_until_something_was_measured(
+    client: TestClient, served: Context, measured: bool, step: int, factors: tuple[float, float]
+) -> None:
+    register(served)
+    project = a_project(served.database)
+    running, waits = (a_job(served.database, project, expected_s=40.0) for _ in range(2))
+    claim(served, estimate={"predicted": {"measured": measured}}, progress={"step": step})
+    now, expected = time.time(), [pytest.approx(100 * factor, abs=20) for factor in factors]
+    finish = client.get(f"/v1/fine_tuning/jobs/{running}").json()["expected_finish"]
+    start = queue_of(client, waits)["expected_start"]
+    for found in (finish, start):
+        assert [found[end] - now for end in ("earliest", "latest")] == expected
+
+
 def test_a_running_job_that_exceeds_its_estimate_still_ends_in_the_future(client: TestClient, served: Context) -> None:
     register(served)
     job_id = a_job(served.database, a_project(served.database))
