@@ -35,6 +35,7 @@ KILLED_FOR_MEMORY = (
     "The worker's memory was full, and its kernel ended the process that reads the file. Split the file into smaller "
     "ones, or ask the operator for a worker with more memory."
 )
+DAMAGED = "The stored file is missing or damaged. Upload it again."
 LOST = "The file could not be scanned: each attempt was interrupted."
 
 ScanReport: TypeAlias = dict[str, Any]
@@ -110,8 +111,8 @@ def scan_next(node: Node) -> bool:
     except (ObjectMissing, ObjectCorrupt, ChildKilled) as error:
         problem = node.find_problem() if isinstance(error, ObjectMissing) else None
         log.info("scan_dropped", file_id=claim.file_id, error=type(error).__name__)
-        reason = error.reason if isinstance(error, ChildKilled) else None
-        _requeue(node, claim, excused=problem is not None, reason=reason)
+        reason = error.reason if isinstance(error, ChildKilled) else DAMAGED
+        _requeue(node, claim, excused=problem is not None, reason=None if problem else reason)
         if problem is not None:
             node.pause.begin(problem)
     except (StorageUnavailable, OSError) as error:

@@ -159,6 +159,22 @@ def test_a_file_whose_scans_are_killed_fails_with_the_reason(
     assert (file.status, file.status_details) == ("error", error)
 
 
+@pytest.mark.parametrize("damaged", [b"other rows", None], ids=["damaged", "missing"])
+def test_a_file_that_the_storage_has_damaged_or_lost_fails_with_the_remedy(
+    workshop: Workshop, damaged: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id, storage = a_file(workshop.context, workshop.caller.project_id, rows(12)), workshop.context.storage
+    key = str(the_file(workshop.context, file_id).storage_key)
+    if damaged is None:
+        storage.delete([key])
+    else:
+        storage.write_bytes(key, damaged)
+    monkeypatch.setattr(scans, "MAX_SCANS", 1)
+    scan_next(workshop.prepare)
+    fail_abandoned_scans(workshop.prepare)
+    assert FileObject.of(the_file(workshop.context, file_id)).status_details == scan.DAMAGED
+
+
 def test_projects_take_turns_at_scans(workshop: Workshop) -> None:
     context = workshop.context
     ours, theirs = workshop.caller.project_id, a_project(context.database, "other")
