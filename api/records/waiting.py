@@ -27,7 +27,7 @@ class WaitingJob:
     gpus: int
     work: float
     expected_s: float | None
-    """Predicted seconds of the training; None before the preparation."""
+    """Predicted seconds of the steps that the job's saved state lacks; None before the preparation."""
     run_after: float | None
     needs: str | None
     """Name of the earlier stage of the pipeline that the job waits for; None if there is none."""
@@ -82,6 +82,8 @@ def _waiting(session: Session) -> list[WaitingJob]:
             Job.gpus,
             Job.work,
             Job.expected_s,
+            Job.state["step"].as_integer().label("step"),
+            Job.resolved["total_steps"].as_integer().label("total_steps"),
             Job.run_after,
             File.bytes,
         )
@@ -97,13 +99,19 @@ def _waiting(session: Session) -> list[WaitingJob]:
             priority=row.priority,
             gpus=row.gpus,
             work=row.work or 0.0,
-            expected_s=row.expected_s,
+            expected_s=_left_s(row.expected_s, row.step, row.total_steps),
             run_after=row.run_after,
             needs=unmet.get((row.id, stage)),
             file_bytes=row.bytes or 0,
         )
         for row in rows
     ]
+
+
+def _left_s(expected_s: float | None, step: int | None, total_steps: int | None) -> float | None:
+    if expected_s is None or not step or not total_steps:
+        return expected_s
+    return expected_s * (1 - step / total_steps)
 
 
 def _unmet(session: Session) -> dict[tuple[str, str], str]:

@@ -92,6 +92,14 @@ def test_start_and_finish_come_from_the_jobs_before_it(client: TestClient, serve
     assert shown["expected_finish"]["earliest"] < shown["estimated_finish"] < shown["expected_finish"]["latest"]
 
 
+def test_steps_of_a_saved_state_take_no_time_again(client: TestClient, served: Context) -> None:
+    register(served, observed={"jobs": []})
+    project, state = a_project(served.database), {"step": 90, "prefix": "states/1"}
+    a_job(served.database, project, expected_s=1000.0, state=state, resolved={"total_steps": 100})
+    start = queue_of(client, a_job(served.database, project, expected_s=40.0))["expected_start"]
+    assert start["latest"] - time.time() == pytest.approx(160, abs=20), "1.6 of a tenth of 1,000 s"
+
+
 @pytest.mark.parametrize(
     ("measured", "step", "factors"), [(False, 0, (0.3, 4.0)), (False, 1, (0.7, 1.6)), (True, 0, (0.7, 1.6))]
 )
