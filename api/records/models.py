@@ -8,6 +8,7 @@ from sqlalchemy import (
     ColumnElement,
     ForeignKey,
     Integer,
+    Row,
     String,
     UniqueConstraint,
     and_,
@@ -107,9 +108,13 @@ def find_in_any_project(session: Session, model_id: str) -> Model | Checkpoint |
     )
 
 
-def listed(session: Session, project_id: str) -> Sequence[Model]:
-    return session.scalars(
-        select(Model).where(Model.project_id == project_id).order_by(Model.created_at.desc(), Model.id)
+def listed(session: Session, project_id: str) -> Sequence[Row[str, float, str, str, str, str]]:
+    """Return the id, the time of creation, the base model, the job, the technique and the method of each of the
+    project's models, newest first. A project may have thousands, so their artifacts and recipes are not read."""
+    technique, method = (Job.recipe[(field, "type")].as_string() for field in ("technique", "method"))
+    query = select(Model.id, Model.created_at, Job.base_model, Job.id, technique, method).join(Job)
+    return session.execute(
+        query.where(Model.project_id == project_id).order_by(Model.created_at.desc(), Model.id)
     ).all()
 
 

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel
 
 from api.schemas.stored import StoredJson
-from api.services.models import ModelView
+from api.services.models import ModelSummary
 
 
 class ModelObject(BaseModel):
@@ -18,7 +18,7 @@ class ModelObject(BaseModel):
     output (tokens, labels or a reward)."""
 
     @classmethod
-    def of(cls, model: ModelView) -> Self:
+    def of(cls, model: ModelSummary) -> Self:
         return cls(id=model.id, created=int(model.created_at), owned_by=model.owned_by, facts=model.facts)
 
 

@@ -54,22 +54,28 @@ file."""
 
 
 @dataclass(frozen=True)
-class ModelView:
+class ModelSummary:
     """A base model, a fine-tuned model or a checkpoint, with the fields that all of them have."""
 
     id: str
     created_at: float
     owned_by: str
-    artifacts: Sequence[Artifact]
     facts: Mapping[str, object]
 
 
-def listed(context: Context, caller: Caller) -> list[ModelView]:
+@dataclass(frozen=True)
+class ModelView(ModelSummary):
+    artifacts: Sequence[Artifact]
+
+
+def listed(context: Context, caller: Caller) -> list[ModelSummary]:
+    owner = context.settings.organization
     with context.database.read() as session:
-        bases = [_base_view(base) for base in base_models.listed(session)]
-        own = models.listed(session, caller.project_id)
-        jobs_by_id = {job.id: job for job in jobs.with_ids(session, caller.project_id, [model.job_id for model in own])}
-        return [_view(context, model.id, model, jobs_by_id[model.job_id]) for model in own] + bases
+        own = [
+            ModelSummary(model_id, created_at, owner, _facts(*facts))
+            for model_id, created_at, *facts in models.listed(session, caller.project_id)
+        ]
+        return [*own, *(_base_view(base) for base in base_models.listed(session))]
 
 
 def get(context: Context, caller: Caller, model_id: str) -> ModelView:
@@ -173,16 +179,19 @@ def _require_unused(session: Session, caller: Caller, model_id: str) -> None:
 
 
 def _view(context: Context, model_id: str, row: models.Model | models.Checkpoint, job: jobs.Job) -> ModelView:
-    method = job.recipe["method"]["type"]
-    facts = {
-        "base_model": job.base_model,
-        "fine_tuning_job_id": job.id,
-        "technique": job.recipe["technique"]["type"],
+    facts = _facts(job.base_model, job.id, job.recipe["technique"]["type"], job.recipe["method"]["type"])
+    return ModelView(model_id, row.created_at, context.settings.organization, facts, row.artifacts)
+
+
+def _facts(base_model: str, job_id: str, technique: str, method: str) -> dict[str, object]:
+    return {
+        "base_model": base_model,
+        "fine_tuning_job_id": job_id,
+        "technique": technique,
         "method": method,
         "output": catalog.METHODS[method].output,
     }
-    return ModelView(model_id, row.created_at, context.settings.organization, row.artifacts, facts)
 
 
 def _base_view(base: base_models.BaseModelRow) -> ModelView:
-    return ModelView(base.name, base.created_at, "operator", base.artifacts, base.facts)
+    return ModelView(base.name, base.created_at, "operator", base.facts, base.artifacts)

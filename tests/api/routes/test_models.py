@@ -1,9 +1,11 @@
 import io
+import re
 import tarfile
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
 from api.context import Context
 from api.infra.artifacts import tar_size
@@ -145,3 +147,20 @@ def test_a_download_resumes_from_a_byte_and_else_begins_again(
     assert (response.status_code, len(response.content)) == (status, sent)
     assert response.headers["content-length"] == str(sent)
     assert response.headers.get("content-range") == ("bytes 1500-1999/2000" if status == 206 else None)
+
+
+def test_a_list_of_models_reads_no_artifacts_and_no_recipes(
+    client: TestClient, served: Context, published: str
+) -> None:
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    event.listen(served.database.engine, "before_cursor_execute", note)
+    found = client.get("/v1/models").json()["data"][0]
+    event.remove(served.database.engine, "before_cursor_execute", note)
+    assert found == client.get(f"/v1/models/{NAME}").json()
+    (of_models,) = (statement for statement in statements if re.search(r"FROM models\b", statement))
+    assert re.search(r"\bmodels\.artifacts\b", of_models) is None
+    assert not any(re.search(r"FROM jobs\b", statement) for statement in statements)
