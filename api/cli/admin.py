@@ -239,13 +239,16 @@ def collect_objects(
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
-    """Find stored objects that no record refers to, left behind by failed attempts and interrupted deletions."""
+    """Find stored objects that no record refers to, left behind by failed attempts and interrupted deletions. The exit
+    code is 4 if the storage refused to delete some."""
     with open_context(data_dir, config) as context:
         kinds = orphans.collect_garbage(context, older_than_s=3600 * older_than_hours, most=most, remove=remove)
     print_rows([vars(kind) for kind in kinds], as_json)
     count, size = sum(kind.orphans for kind in kinds), sum(kind.orphan_bytes for kind in kinds)
     outcome = "removed" if remove else "found (dry run: --remove removes them)"
     print_note(f"{count:,} orphans of {format_size(size)} {outcome}")
+    if refused := sum(kind.refused for kind in kinds):
+        raise CommandError(ExitCode.UNAVAILABLE, f"The storage refused to delete {refused:,} of them")
 
 
 @storage_app.command("check", epilog="Example: attune storage check")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from api.context import Context
 from api.errors import InvalidRequest
-from api.infra.storage import ListedObject
+from api.infra.storage import ListedObject, StorageUnavailable
 from api.records import objects
 
 MIN_AGE_S = 3600.0
@@ -28,6 +28,8 @@ class Collected:
     """Objects without a row that are too young to be orphans."""
     orphans: int = 0
     orphan_bytes: int = 0
+    refused: int = 0
+    """Orphans that the storage refused to delete, as a bucket's policy may."""
 
 
 def collect_garbage(context: Context, *, older_than_s: float, most: int, remove: bool) -> list[Collected]:
@@ -37,12 +39,12 @@ def collect_garbage(context: Context, *, older_than_s: float, most: int, remove:
     """
     if older_than_s < MIN_AGE_S:
         raise InvalidRequest(f"objects younger than {MIN_AGE_S / 3600:g} hours may still be in use: give a longer time")
-    reports, orphan_keys, count = list[Collected](), list[tuple[str, list[str]]](), 0
+    reports, orphan_keys, count = list[Collected](), list[tuple[Collected, list[str]]](), 0
     for kind in objects.FINDERS:
         report = Collected(kind)
         for batch in context.storage.list_objects(kind):
             orphans = _orphans(context, batch, report, older_than_s, most - count)
-            orphan_keys.append((kind, [entry.key for entry in orphans]))
+            orphan_keys.append((report, [entry.key for entry in orphans]))
             count += len(orphans)
             if count >= most:
                 break
@@ -53,8 +55,8 @@ def collect_garbage(context: Context, *, older_than_s: float, most: int, remove:
                 "No row of this database refers to an object in this storage. Nothing was removed: check that the "
                 "database and the storage belong together"
             )
-        for kind, keys in orphan_keys:
-            _remove(context, kind, keys, older_than_s)
+        for report, keys in orphan_keys:
+            _remove(context, report, keys, older_than_s)
     return reports
 
 
@@ -73,12 +75,18 @@ def _orphans(
     return orphans
 
 
-def _remove(context: Context, kind: str, keys: list[str], older_than_s: float) -> None:
+def _remove(context: Context, report: Collected, keys: list[str], older_than_s: float) -> None:
     """Delete the objects that are still orphans. Listing takes minutes, and the keys of arrays and base models depend
-    on their content only: the same object may have been stored again since."""
+    on their content only: the same object may have been stored again since.
+
+    A refused deletion keeps no others from theirs. During an outage, `changed_at` raises StorageUnavailable.
+    """
     with context.database.read() as session:
-        named = objects.referenced(session, kind, keys)
+        named = objects.referenced(session, report.kind, keys)
     for key in keys:
         changed_at = context.storage.changed_at(key)
         if key not in named and changed_at is not None and time.time() - changed_at > older_than_s:
-            context.storage.delete([key])
+            try:
+                context.storage.delete([key])
+            except StorageUnavailable:
+                report.refused += 1

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from api.context import Context
 from api.errors import InvalidRequest
-from api.infra.storage import ListedObject
+from api.infra.storage import ListedObject, StorageUnavailable
 from api.records import arrays, base_models
 from api.records.base import db_now
 from api.records.jobs import Job
@@ -100,6 +100,25 @@ def test_what_no_row_names_goes_once_it_is_old(context: Context) -> None:
     collect(context)
     assert not any(context.storage.exists(key) for key in gone)
     assert all(context.storage.exists(key) for key in kept)
+
+
+def test_an_orphan_that_the_storage_keeps_for_ever_keeps_no_others(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_each_kind(context)
+    kept, *gone = (stored(context, f"files/p/file-{name}") for name in "abc")
+    everything_grows_old(context)
+    delete = context.storage.delete
+
+    def refuse(keys: list[str]) -> None:
+        if kept in keys:
+            raise StorageUnavailable(kept)
+        delete(keys)
+
+    monkeypatch.setattr(context.storage, "delete", refuse)
+    counted = orphans.collect_garbage(context, older_than_s=DAY_S, most=1000, remove=True)
+    assert {each.kind: each.refused for each in counted if each.refused} == {"files": 1}
+    assert [context.storage.exists(key) for key in (kept, *gone)] == [True, False, False]
 
 
 def test_an_older_attempts_model_of_a_job_is_an_orphan(context: Context) -> None:
