@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 
 from api.context import Context
+from api.infra.unused_objects import delete_unused
 from api.records import batch_items, batches
 from api.records.batch_items import QUEUE, BatchItem, item_id
 from api.records.batches import Batch
@@ -46,7 +48,8 @@ async def finalize(context: Context, claim: WorkClaim[Batch]) -> None:
     except StaleWork:
         # Only now is it certain that no row names these objects. After any other error, a row may name them; if none
         # does, `attune storage collect` removes them.
-        await run_sync(context.storage.delete, [file.storage_key for file in (output, errors) if file is not None])
+        written = [file.storage_key for file in (output, errors) if file is not None]
+        await run_sync(delete_unused, partial(context.storage.delete, written))
         raise
 
 

@@ -10,10 +10,12 @@ log = structlog.get_logger(__name__)
 
 
 def delete_unused(delete: Callable[[], None]) -> None:
-    """Delete objects after the rows that named them were deleted. `delete` is the call of the storage.
+    """Delete objects that no row names: the rows were deleted, or could not be written. `delete` is the call of the
+    storage.
 
-    A refusal is only logged. The change is committed, and a caller that reported a failure would be asked to repeat it:
-    to delete a file that is gone, or to store a state that is stored. `attune storage collect` deletes what is left.
+    A refusal is only logged. A caller that reported it would be asked to repeat what is done, such as to delete a file
+    that is gone, or would hide the error because of which nothing was written. `attune storage collect` deletes what is
+    left.
     """
     try:
         delete()

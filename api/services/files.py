@@ -86,14 +86,14 @@ async def create(context: Context, caller: Caller, receive: Callable[[Consume], 
             raise InvalidRequest("The file is empty", param="file")
     except BaseException:  # no row can name the object yet
         if received is not None:
-            await run_sync(context.storage.delete, [received.storage_key])
+            await run_sync(delete_unused, partial(context.storage.delete, [received.storage_key]))
         raise
     try:
         return await run_sync(_insert, context, caller, received, request)
     except ServiceError:
         # Only here is it certain that no row names the object. After any other error, and when the client disconnects,
         # the commit may have succeeded; an object without a row is left to `attune storage collect`.
-        await run_sync(context.storage.delete, [received.storage_key])
+        await run_sync(delete_unused, partial(context.storage.delete, [received.storage_key]))
         raise
 
 

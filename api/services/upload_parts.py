@@ -3,12 +3,14 @@ committed."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from anyio.to_thread import run_sync
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError
 from api.infra.storage import StoredObject
+from api.infra.unused_objects import delete_unused
 from api.records import uploads as records
 from api.records.base import db_now
 from api.records.uploads import PENDING, UploadPart
@@ -49,12 +51,12 @@ async def add(
             raise InvalidRequest("'data' is a required property, and must not be empty", param="data")
     except BaseException:  # no row can name the object yet
         if received is not None:
-            await run_sync(context.storage.delete, [received.storage_key])
+            await run_sync(delete_unused, partial(context.storage.delete, [received.storage_key]))
         raise
     try:
         return await run_sync(_insert_part, context, caller, upload_id, received)
     except ServiceError:  # after any other error the row may exist; if not, the object is deleted with the upload
-        await run_sync(context.storage.delete, [received.storage_key])
+        await run_sync(delete_unused, partial(context.storage.delete, [received.storage_key]))
         raise
 
 

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
 from api.infra.storage import JOINED_BYTES, ObjectMissing
+from api.infra.unused_objects import delete_unused
 from api.records import files as file_records
 from api.records import uploads
 from api.records.base import db_now
@@ -131,7 +133,7 @@ async def _join(
         else:
             upload = await run_sync(_finish, context, upload, part_ids, joined)
             unused = [part.storage_key for part in parts] if upload.file_id == joined.id else [joined.storage_key]
-            await run_sync(context.storage.delete, unused)
+            await run_sync(delete_unused, partial(context.storage.delete, unused))
     return upload
 
 
@@ -220,7 +222,7 @@ def cancel(context: Context, caller: Caller, upload_id: str) -> UploadView:
             session.flush()
     if was not in (PENDING, CANCELLED):
         raise UploadEnded(upload)
-    context.storage.delete([part.storage_key for part in parts])
+    delete_unused(partial(context.storage.delete, [part.storage_key for part in parts]))
     return UploadView(upload, None)
 
 

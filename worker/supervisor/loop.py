@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api.infra.exhaustion import EXHAUSTED
+from api.infra.exhaustion import is_exhausted
 from api.infra.storage import ObjectCorrupt, ObjectMissing, ReadingStopped, StorageUnavailable
 from api.records import job_queue, jobs, models
 from api.records.database import is_outage
@@ -127,15 +127,14 @@ def _as_failure(error: Exception) -> AttemptFailed:
         return AttemptFailed(FailureReason.INVALID_RECIPE, message, param="model")
     if isinstance(error, ParentDeleted):
         return AttemptFailed(FailureReason.INVALID_RECIPE, str(error), param=error.param)
-    return _failure_of_machine(error.errno if isinstance(error, OSError) else None)
+    return _failure_of_machine(error)
 
 
-def _failure_of_machine(number: int | None) -> AttemptFailed:
-    """Return the failure for the number of an OSError; None for other errors."""
-    if number in EXHAUSTED:
+def _failure_of_machine(error: Exception) -> AttemptFailed:
+    if is_exhausted(error):
         message = "The worker's machine has no more processes, memory or open files to give"
         return AttemptFailed(FailureReason.WORKER_FAULT, message)
-    full = number in (errno.ENOSPC, errno.EDQUOT)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return AttemptFailed(FailureReason.DISK_FULL if full else FailureReason.INTERNAL)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from api.context import Context
-from api.infra.storage import StoredObject
+from api.infra.storage import Storage, StorageUnavailable, StoredObject
 from api.main import create_app
 from api.records import uploads as upload_records
 from api.records.base import db_now
@@ -47,6 +47,24 @@ def part_ids(client: TestClient, pending: str) -> list[str]:
     """All parts of the file in its order; they arrived in another."""
     sent = {index: send(client, pending, PIECES[index]).json()["id"] for index in (2, 0, 1)}
     return [sent[index] for index in range(3)]
+
+
+def test_a_storage_that_refuses_deletions_changes_no_answer(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done is answered as done, and an upload's own error is not hidden."""
+
+    def refuse(storage: Storage, keys: list[str]) -> None:
+        raise StorageUnavailable(keys[0])
+
+    monkeypatch.setattr(Storage, "delete", refuse)
+    kept, given_up = (str(begin(client).json()["id"]) for _ in range(2))
+    sent = [send(client, kept, piece).json()["id"] for piece in PIECES]
+    send(client, given_up, PIECES[0])
+    empty = send(client, kept, b"")
+    assert (empty.status_code, empty.json()["error"]["param"]) == (400, "data")
+    assert complete(client, kept, sent).json()["status"] == "completed"
+    assert client.post(f"/v1/uploads/{given_up}/cancel").json()["status"] == "cancelled"
 
 
 def test_the_parts_become_a_file_in_the_order_that_is_named(
