@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Integer, String, Text, and_, delete, exists, false, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, aliased, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
 from api.estimate.machine_fields import Machine
@@ -119,6 +119,22 @@ def another_available(stage: Stage, owner: str, gpus: InstrumentedAttribute[int]
 
 def set_observations(session: Session, owner: str, observed: Observations) -> None:
     session.execute(update(Worker).where(Worker.owner == owner).values(observed=observed))
+
+
+def inherit_observations(session: Session, owner: str) -> None:
+    """Give a worker with a GPU that has measured nothing the observations of the worker with the same GPU that was seen
+    last.
+
+    A worker with a new work folder, such as a new container, would otherwise predict from guesses. Processors of one
+    model are too different for this: a container may have two of its cores or all of them.
+    """
+    other = aliased(Worker)
+    same = select(other.observed).where(
+        other.device == Worker.device, other.gpus > 0, other.stage == Worker.stage, other.observed.is_not(None)
+    )
+    newest = same.order_by(other.seen_at.desc()).limit(1).correlate(Worker).scalar_subquery()
+    new = update(Worker).where(Worker.owner == owner, Worker.gpus > 0, Worker.observed.is_(None))
+    session.execute(new.values(observed=newest))
 
 
 def observations(session: Session, owner: str) -> Observations | None:

@@ -72,6 +72,7 @@ class Sweeper:
                 held=node.pause.reason,
                 **self._resources,
             )
+            workers.inherit_observations(session, node.owner)
             clock_steps.shorten(
                 session,
                 lease_s=node.context.settings.lease_s,

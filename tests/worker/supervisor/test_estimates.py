@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from api.context import Context
+from api.estimate.stored import Observation, Observations
 from api.estimate.work import Workload
 from api.records import workers
 from api.records.base import db_now
@@ -54,6 +56,28 @@ def test_predicted_stands_beside_actual_and_teaches_the_next_prediction(
     assert observed is not None
     (seen,) = observed["jobs"]
     assert seen["flops"] == predicted["flops"]
+
+
+def test_a_new_worker_inherits_the_measurements_of_a_worker_with_the_same_gpu(context: Context) -> None:
+    def observed(training_s: float) -> Observations:
+        job = {"precision": "float32", "flops": 1e12, "passes": 1.0, "rest_s": 1.0, "parameters": 1}
+        return {"jobs": [Observation(training_s=training_s, **job)]}  # type: ignore[typeddict-item]
+
+    seen = [
+        ("old", {"gpus": 1, "device": "H200", "observed": observed(1.0), "seen_at": db_now() - 100}),
+        ("newest", {"gpus": 1, "device": "H200", "observed": observed(2.0), "seen_at": db_now() - 50}),
+        ("another", {"gpus": 1, "device": "L4", "observed": observed(3.0)}),
+        ("processor", {"device": "EPYC", "observed": observed(4.0)}),
+        ("new", {"gpus": 1, "device": "H200"}),
+        ("other", {"gpus": 1, "device": "T4"}),
+        ("slow", {"device": "EPYC"}),
+    ]
+    with context.database.write() as session:
+        for owner, facts in seen:
+            workers.register(session, owner=owner, stage=Stage.TRAIN, **facts)  # type: ignore[arg-type]
+            workers.inherit_observations(session, owner)
+        found = {owner: workers.observations(session, owner) for owner in ("new", "old", "other", "slow")}
+    assert found == {"new": observed(2.0), "old": observed(1.0), "other": None, "slow": None}
 
 
 @pytest.mark.parametrize("settings", ["embedded"], indirect=True)
