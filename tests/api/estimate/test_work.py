@@ -18,7 +18,7 @@ def test_what_is_not_steps_is_the_comparison_of_base_and_tuned() -> None:
     recipe = a_recipe("lora").model_copy(update={"precision": "float32", "gradient_checkpointing": False})
     once, twice = (
         training_work(recipe.model_copy(update={"total_steps": steps}), BASE, 0, ROWS, None, 2048)
-        for steps in (1000, 2000)
+        for steps in (2000, 4000)
     )
     layers = BASE.layers
     read = COMPARED_TRAINING_ROWS * (2 * BASE.linear * 200 + 2 * BASE.head * 100 + 2 * layers * BASE.hidden * 200**2)

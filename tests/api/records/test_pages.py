@@ -101,7 +101,9 @@ def test_rows_of_lists_are_deleted_through_their_listing() -> None:
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef)
         for node in ast.walk(function)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "delete" and ast.unparse(node.args[0]) in listed
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "delete"
+        and {ast.unparse(each) for each in node.args} & listed
     }
     assert deleting == {
         ("api.records.events", "delete_of"),
