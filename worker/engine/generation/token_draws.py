@@ -54,7 +54,9 @@ def draw(logits_B_V: torch.Tensor, uniforms_B: torch.Tensor, temperature: float)
     vocabulary = logits_B_V.shape[-1]
     if temperature != 1.0:
         logits_B_V = logits_B_V.float() / temperature
-    probabilities_B_V = functional.pad(logits_B_V.softmax(-1, dtype=torch.float32), (0, -vocabulary % BLOCK))
+    probabilities_B_V = logits_B_V.softmax(-1, dtype=torch.float32)
+    if vocabulary % BLOCK:
+        probabilities_B_V = functional.pad(probabilities_B_V, (0, -vocabulary % BLOCK))
     # First the block is drawn, then a token of it: cumulative sums of all entries take longer than the softmax.
     # In float64: sums of 100,000 numbers in float32 would shift the probabilities of rare tokens.
     blocks_B_N_M = probabilities_B_V.view(len(logits_B_V), -1, BLOCK)
