@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worker.engine.data import Data
 from worker.engine.interruptible import interruptible
-from worker.engine.model.lora import without_zero_updates
+from worker.engine.model.lora import base_alone
 from worker.engine.objective import Objective
 from worker.engine.saving.identity import recipe_digest
 from worker.engine.saving.training_state import Progress, begin_state, save_references, saved_progress
@@ -40,7 +40,7 @@ def compute_references(run: Path, data: Data, objective: Objective, pipe: Pipe) 
             save_at_s = end_s + max(SAVE_S, PASS_SHARE * (end_s - begin_s))
 
     model = objective.model
-    with suppress(Interrupted), interruptible(model, pipe), without_zero_updates(model.model):
+    with suppress(Interrupted), interruptible(model, pipe), base_alone(model.without_update):
         data.compute_references(objective, pipe.warn, save_if_due)
 
 

@@ -85,6 +85,7 @@ def load_trainable(
         virtual_tokens=virtual_tokens,
         reads_whole=reads_whole,
     )
+    trainable.without_update = lora.without_update(model)
     if replaces_layers():
         trainable.restore_layers = _replace_layers(model, device)
     if technique.changes_base:

@@ -8,7 +8,7 @@ their copies are rounded. Each copy and product is rounded to bfloat16 once, as 
 `apply` replaces the forward of single layers. Layers of other kinds keep peft's forward.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -37,20 +37,25 @@ def apply(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
-@contextmanager
 @torch.no_grad()
-def without_zero_updates(model: nn.Module) -> Iterator[None]:
-    """Within the context, layers whose B is zero compute their base layer alone, which gives the same outputs in less
-    time. Before the first step, most adapters consist of such layers."""
+def without_update(model: nn.Module) -> list[Any]:
+    """Return the LoRA layers whose B is zero, as all are before the first step of most adapters. On a GPU, the host
+    waits for the weights once."""
     layers = _plain_layers(model)
     changes = torch.stack([layer.lora_B[ADAPTER].weight.any() for layer in layers]).tolist() if layers else []
-    skipped = [layer for layer, changed in zip(layers, changes, strict=True) if not changed]
-    for layer in skipped:
+    return [layer for layer, changed in zip(layers, changes, strict=True) if not changed]
+
+
+@contextmanager
+def base_alone(layers: Sequence[Any]) -> Iterator[None]:
+    """Within the context, these LoRA layers compute their base layer alone. Without an update, that gives the same
+    outputs in less time."""
+    for layer in layers:
         layer._disable_adapters = True  # `enable_adapters` would also turn the gradients of A and B off
     try:
         yield
     finally:
-        for layer in skipped:
+        for layer in layers:
             layer._disable_adapters = False
 
 

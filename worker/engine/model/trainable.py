@@ -51,6 +51,8 @@ class TrainableModel:
         self.scoring = Scoring()
         self._lengths: torch.Tensor | None = None
         self._start: Tensors | None = None
+        self.without_update: list[Any] = []
+        """LoRA layers that have no update before the first step."""
         self.extras: dict[str, torch.Tensor] = {}
         """Initial weights of an adapter whose initialization changed the base model. The export of the adapter needs
         them."""
@@ -187,7 +189,8 @@ class TrainableModel:
         return self._start is not None
 
     def snapshot_reference(self) -> None:
-        """Keep a copy of the current trained weights for `reference_weights`, unless an earlier call made one."""
+        """Keep a copy of the trained weights for `reference_weights`, unless an earlier call made one. Call it before
+        the first step."""
         if self._start is None:
             self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
 
@@ -196,12 +199,13 @@ class TrainableModel:
     def reference_weights(self, start: Tensors | None = None) -> Iterator[None]:
         """Within the context, the model has the weights in `start`, or those that `snapshot_reference` copied. It then
         serves as the reference model, so that no second model has to be in memory."""
+        without_update = self.without_update if start is None else []
         start = self._start if start is None else start
         assert start is not None, "snapshot_reference comes first"
         now = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         _copy(start, self.trained)
         try:
-            with lora.without_zero_updates(self.model):
+            with lora.base_alone(without_update):
                 yield
         finally:
             _copy(now, self.trained)
@@ -223,6 +227,7 @@ class TrainableModel:
         """Free the weights. The model cannot be used afterwards."""
         self.trained, self.masters, self.extras = {}, {}, {}
         self._start = self.value_head = None
+        self.without_update = []
         self.restore_layers = lambda: None  # it holds the layers
         del self.model, self.network
 
