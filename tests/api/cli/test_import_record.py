@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,8 @@ def test_ctrl_c_ends_the_command_though_threads_wait(
     monkeypatch.setattr(source, "answer", in_turn)
     words = ("--from", source.base_url, "--input", folder, "--yes", "--job", "ftjob-0")
     command = [sys.executable, "-m", "api.cli", "import", "record", *map(str, words)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeded) as child:  # noqa: PLW1509
         assert in_turn.all_asked.wait(60)
         child.send_signal(signal.SIGINT)
         _, shown = child.communicate(timeout=20)
