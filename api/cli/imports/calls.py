@@ -10,9 +10,6 @@ from contextlib import suppress
 from threading import Thread
 from typing import Generic, TypeVar
 
-LOOK_S = 1.0
-"""Seconds after which Python handles a signal that arrived just before it began to wait."""
-
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
@@ -33,9 +30,7 @@ class Calls(Generic[Key, Result]):
 
     def next(self) -> tuple[Key, Future[Result]]:
         """Wait for a call to end, and return its key and its outcome."""
-        done: set[Future[Result]] = set()
-        while not done:
-            done, _ = wait(self._running, LOOK_S, return_when=FIRST_COMPLETED)
+        done, _ = wait(self._running, return_when=FIRST_COMPLETED)
         outcome = next(iter(done))
         return self._running.pop(outcome), outcome
 
