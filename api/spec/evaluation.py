@@ -12,7 +12,7 @@ COMPARED_TRAINING_ROWS = 32
 because a gain on training rows proves less at the same cost."""
 COMPARED_PROMPTS = (4, 16)
 """Smallest and largest number of compared prompts, for methods that sample answers."""
-COMPARED_TOKENS = (512, 32_768)
+COMPARED_TOKENS = (384, 32_768)
 """Smallest and largest limit on the total tokens of the compared rows. Between them, the limit grows with the trained
 tokens (TOKENS_SHARE)."""
 SHOWN_ROWS = 3

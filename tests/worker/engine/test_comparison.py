@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from api.spec.evaluation import COMPARED_TRAINING_ROWS
+from api.spec.lifecycle import FailureReason
 from tests.worker import pairs
 from tests.worker.losses import as_rows, plain_loss
 from tests.worker.recorder import Recorder, train_here
 from tests.worker.run_folders import make_run, random_rows
 from worker import train as train_program
 from worker.engine import comparison
+from worker.engine.errors import TrainingError
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
 from worker.methods import METHODS
@@ -42,14 +44,34 @@ def test_base_and_tuned_are_measured_on_the_same_validation_rows(tiny_llama: Pat
 
 
 def test_without_validation_training_rows_are_named_as_such(tiny_llama: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", tiny_llama, train=random_rows(40, seed=1), training=TRAINING)
+    run = make_run(tmp_path / "run", tiny_llama, train=random_rows(40, seed=1, longest=16), training=TRAINING)
     found = _evaluation(train_here(run))
     assert (found["rows"], found["drawn_from"]) == (COMPARED_TRAINING_ROWS, "training")
     assert found["tuned"]["loss"] < found["base"]["loss"]
-    other = make_run(tmp_path / "other", tiny_llama, train=random_rows(40, seed=1), training=TRAINING)
+    other = make_run(tmp_path / "other", tiny_llama, train=random_rows(40, seed=1, longest=16), training=TRAINING)
     recipe = json.loads((other / "recipe.json").read_text())
     (other / "recipe.json").write_text(json.dumps(recipe | {"seed": 8}))
     assert _evaluation(train_here(other))["base"] == found["base"], "the same rows, whatever the job's seed"
+
+
+def test_a_loss_that_was_compared_on_training_rows_also_tells_whether_the_model_has_learned(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scalars = comparison._scalars
+    monkeypatch.setattr(comparison, "_scalars", lambda metrics: scalars(metrics) | {"loss": None})  # NaN
+    run = make_run(tmp_path / "run", tiny_llama, train=random_rows(8, seed=1), training=TRAINING)
+    with pytest.raises(TrainingError) as caught:
+        train_here(run)
+    assert caught.value.reason is FailureReason.DIVERGED
+    assert not (run / "out" / "model").exists()
+    other = make_run(
+        tmp_path / "other",
+        tiny_llama,
+        train=random_rows(8, seed=1),
+        validation=random_rows(4, seed=2),
+        training=TRAINING,
+    )
+    assert train_here(other).of("done"), "the loss on validation rows proves nothing"
 
 
 @pytest.mark.parametrize(

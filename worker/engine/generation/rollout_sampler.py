@@ -1,7 +1,6 @@
 """Sampling of answers from the model in training, and values of their tokens under the current or reference policy."""
 
 from collections.abc import Callable, Iterable, Sequence, Set
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from worker.engine.generation.decoding import decode
 from worker.engine.generation.padded_generation import generate_padded
 from worker.engine.generation.token_draws import TokenArray, TokenDraws
 from worker.engine.model.batches import MicroBatch
+from worker.engine.model.lora import rounded_once
 from worker.engine.model.temporary_merge import merged_adapters
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.reasoning_reader import content_of, first_part
@@ -59,7 +59,7 @@ class RolloutSampler:
         draws = TokenDraws(seed, rows.numbers.tolist(), temperature=temperature, max_tokens=max_tokens)
         answers: list[TokenArray] = [np.zeros(0, np.int32)] * len(prompts)
         self._model.train(False)
-        with merged_adapters(self._model.model) if plan.merges else nullcontext():
+        with merged_adapters(self._model.model) if plan.merges else rounded_once(self._model.model):
             for batch in self._batches(prompts, max_tokens, plan):
                 self._model.keep_alive()
                 found = self._generate([prompts[row] for row in batch], np.array(batch), draws, max_tokens, plan)

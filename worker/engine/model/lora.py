@@ -59,6 +59,25 @@ def base_alone(layers: Sequence[Any]) -> Iterator[None]:
             layer._disable_adapters = False
 
 
+@contextmanager
+@torch.no_grad()
+def rounded_once(model: nn.Module) -> Iterator[None]:
+    """Within the context, the layers whose forward `apply` replaced use copies of A and B that were rounded at its
+    beginning, and keep nothing for a backward pass. A pass over single tokens would otherwise take as long to round A
+    and B as to multiply by them."""
+    layers = [layer for layer in _plain_layers(model) if "forward" in vars(layer) and not layer.disable_adapters]
+    layers = [layer for layer in layers if not layer.merged and type(layer.base_layer) is nn.Linear]
+    for layer in layers:
+        dtype = layer.base_layer.weight.dtype
+        A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        layer.forward = partial(_sampling_forward, layer, A.to(dtype), (B * layer.scaling[ADAPTER]).to(dtype))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.forward = partial(_forward, layer)
+
+
 def _plain_layers(model: nn.Module) -> list[Any]:
     """Return the LoRA layers whose update is the product B A alone, unlike DoRA's update."""
     layers: list[Any] = [module for module in model.modules() if type(module) in (LoraLinear, LoraLinear4bit)]
@@ -81,6 +100,14 @@ def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
         result_N = _Updated.apply(_rows(result), _rows(dropout(x)), A, B, scale)  # type: ignore[no-untyped-call]
         result = result_N.view(result.shape)
     return result
+
+
+def _sampling_forward(layer: Any, A: torch.Tensor, scaled_B: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    base, x_N = layer.base_layer, _rows(x)
+    if product_type(x_N) != A.dtype:  # the rows of prompts, where bfloat16 is slow
+        return _forward(layer, x)
+    result_N = linear(x_N, base.weight, base.bias).addmm_(x_N @ A.T, scaled_B.T)
+    return result_N.view(*x.shape[:-1], -1)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:

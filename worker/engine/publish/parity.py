@@ -13,18 +13,18 @@ from typing import Literal
 import numpy as np
 import torch
 
+from api.spec.evaluation import Evaluation
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from api.spec.scoring import Tolerance
 from worker.engine.errors import TrainingError
-from worker.engine.model.batches import total_weight
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish.outputs import Outputs
 from worker.methods import Objective
 from worker.shared.arrays import Rows
 
 LEARNED_ROWS, LEARNED_OF = 4, 64
-"""Number of rows for `check_learned`, which are the shortest of this number of first training rows."""
+"""Number of rows for `loss_on_training_rows`, which are the shortest of this number of first training rows."""
 FILES_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 """Largest allowed difference, in nats or units of a score, between the outputs of the weights in memory and those of
 the files. Transformers' own forward computes both, so the arithmetic is the same."""
@@ -51,27 +51,25 @@ def check_weights(model: TrainableModel) -> None:
             raise TrainingError(FailureReason.DIVERGED)
 
 
-def learned_rows(rows: Rows) -> Rows:
-    """Return the rows for `check_learned`: the shortest of the first rows, not truncated, because their supervised
-    tokens may be anywhere in them."""
+def loss_on_training_rows(objective: Objective, rows: Rows, evaluation: Evaluation | None) -> float:
+    """Return the trained model's loss on training rows: the comparison's if it was made on training rows. Otherwise,
+    compute it on the shortest of the first rows, not truncated, because their supervised tokens may be anywhere."""
+    if evaluation is not None and evaluation.drawn_from == "training":
+        loss = evaluation.tuned["loss"]
+        return math.nan if loss is None else loss
     first = np.arange(min(len(rows), LEARNED_OF))
-    return rows.take(np.sort(first[np.argsort(rows.lengths[first], kind="stable")[:LEARNED_ROWS]]))
+    shortest = np.sort(first[np.argsort(rows.lengths[first], kind="stable")[:LEARNED_ROWS]])
+    return objective.evaluate(rows.take(shortest)).loss
 
 
-@torch.no_grad()
-def check_learned(objective: Objective, rows: Rows, threshold: float) -> None:
+def check_learned(loss: float, threshold: float) -> None:
     """Raise TrainingError (diverged) if the loss on training rows is above `threshold`
     (`Objective.divergence_threshold`): the model has then learned nothing.
 
     Validation rows would be the wrong measure: a sound model may predict those wrongly with confidence.
     """
-    objective.model.train(False)
-    weight = total_weight(rows)
-    loss = 0.0
-    for batch in objective.batches(rows):
-        loss -= float((batch.weights * objective.model.token_scores(batch).logprobs).sum()) / weight
     if not loss <= threshold:  # true for NaN, too
-        print(f"parity: the loss on {len(rows)} rows is {loss:.4g}, and {threshold:.4g} is allowed", flush=True)
+        print(f"parity: the loss on training rows is {loss:.4g}, and {threshold:.4g} is allowed", flush=True)
         raise TrainingError(FailureReason.DIVERGED)
 
 

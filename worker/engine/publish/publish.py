@@ -31,7 +31,7 @@ from worker.engine.publish.parity import (
     check_learned,
     check_merged,
     check_weights,
-    learned_rows,
+    loss_on_training_rows,
     tolerance_elsewhere,
 )
 from worker.engine.publish.provenance import provenance
@@ -68,7 +68,7 @@ def publish(
     in_training = outputs_in_training(model, recipe, rows) if exact else None
     threshold = objective.divergence_threshold(first_loss)
     if math.isfinite(threshold):
-        check_learned(objective, learned_rows(data.train), threshold)
+        check_learned(loss_on_training_rows(objective, data.train, summary.evaluation), threshold)
     folder_provenance = provenance(run, recipe, step)
     with atomic_folder(run / "out" / "model", folder_provenance) as folder:
         export(model, folder, base, recipe, summary)

@@ -124,3 +124,26 @@ def test_updates_that_are_zero_are_skipped_and_no_others(seed: int) -> None:
             assert torch.equal(zero(x), expected)
             assert torch.equal(model(x), of_both)
         assert zero(x).isnan().all()
+
+
+@pytest.mark.parametrize(("dtype", "fast"), [(torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)])
+def test_factors_that_are_rounded_once_give_the_same_outputs(
+    dtype: torch.dtype, fast: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(seed)
+    monkeypatch.setattr(products, "cpu_trains_in_bfloat16", lambda: fast)
+    monkeypatch.setattr(products, "FEWEST_ROWS", 9)
+    layers = [_adapted(nn.Linear(64, 64, bias=bias), dtype) for bias in (True, False)]
+    untouched = _adapted(nn.Linear(64, 64), dtype, use_dora=True)
+    model = nn.Sequential(*layers, untouched)
+    lora.apply(model)
+    many, few = torch.randn(3, 9, 64, dtype=dtype), torch.randn(3, 1, 64, dtype=dtype)
+    with torch.no_grad():
+        expected = [model(many), model(few)]
+        with lora.rounded_once(model):
+            assert torch.equal(model(many), expected[0])
+            assert torch.equal(model(few), expected[1])
+            for layer in layers:
+                nn.init.constant_(layer.lora_B["default"].weight, math.nan)
+            assert model(few).isfinite().all()
+        assert model(few).isnan().all()
