@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -35,6 +44,11 @@ def _check_served_models(models: str) -> str:
     return models
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 ServerUrl = Annotated[str, AfterValidator(_check_server_url)]
 ServedModels = Annotated[str, AfterValidator(_check_served_models)]
 
@@ -104,8 +118,8 @@ class Settings(BaseSettings):
     metrics_token: SecretStr = SecretStr("")
     """Token with which Prometheus reads `/metrics`, sent as `Authorization: Bearer TOKEN`. Empty: `/metrics` does not
     exist."""
-    log_level: str = "info"
-    """Lowest level of the log lines that are written: debug, info, warning or error."""
+    log_level: LogLevel = "info"
+    """Lowest level of the log lines that are written."""
 
     max_file_bytes: Bytes = 512 * 1024 * 1024
     """Size limit of a file sent to `POST /v1/files`, in bytes."""
@@ -347,11 +361,11 @@ class Settings(BaseSettings):
     lease_s: Seconds = 60
     """Seconds without a heartbeat after which a worker loses its job and the job is requeued."""
     heartbeat_s: Seconds = 10
-    """Seconds between two heartbeats of a worker for a job."""
+    """Seconds between two heartbeats of a worker for a job. At most half of `lease_s`."""
     poll_s: Seconds = 2
     """Seconds between two checks of a worker for a pause or a cancellation of its job, and between two checks of a
     deliverer for webhooks that are due."""
-    sweep_s: Seconds = 15
+    sweep_s: Annotated[float, Field(gt=0, le=60)] = 15
     """Seconds between two sweeps of a worker: it requeues jobs of lost workers, deletes expired data and looks for
     waiting jobs."""
     ring_again_s: Seconds = 30
@@ -375,6 +389,12 @@ class Settings(BaseSettings):
         for name, count in counts.items():
             if count > 1:
                 raise ValueError(f"judge_servers: several judges have the name '{name}': write OTHER=MODEL for one")
+        return self
+
+    @model_validator(mode="after")
+    def _check_heartbeat(self) -> Self:
+        if self.heartbeat_s > self.lease_s / 2:
+            raise ValueError("heartbeat_s must be at most half of lease_s, or healthy workers lose their jobs")
         return self
 
     @model_validator(mode="after")

@@ -44,3 +44,17 @@ def test_a_vllm_server_needs_models_and_models_a_server() -> None:
     for one, value in given.items():
         with pytest.raises(ValidationError, match="give both or none"):
             Settings.model_validate({one: value})
+
+
+def test_a_log_level_is_one_of_four_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTUNE_LOG_LEVEL", "WARNING")
+    assert Settings().log_level == "warning"
+    monkeypatch.setenv("ATTUNE_LOG_LEVEL", "verbose")
+    with pytest.raises(ValidationError, match="log_level"):
+        Settings()
+
+
+@pytest.mark.parametrize("given", [{"lease_s": 10}, {"heartbeat_s": 31}, {"sweep_s": 120}])
+def test_intervals_with_which_healthy_workers_would_count_as_lost_are_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=r"heartbeat_s|sweep_s"):
+        Settings.model_validate(given)
