@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,19 @@ class ParquetTooLarge(InvalidRequest):
         super().__init__(
             f"A Parquet file can only be read whole, and this one has {size} bytes. Previews and estimates read at "
             f"most {limit} bytes of a file: create the job, or send the rows as JSON lines",
+            param=param,
+        )
+
+
+class NoParquetReader(InvalidRequest):
+    """Parquet needs pyarrow, one of the libraries of workers, which the API runs without."""
+
+    code = "no_parquet_reader"
+
+    def __init__(self, param: str) -> None:
+        super().__init__(
+            "Previews and estimates of Parquet files need pyarrow, which is not installed with this API. Create the "
+            "job, whose worker reads the file, or send the rows as JSON lines",
             param=param,
         )
 
@@ -121,8 +135,8 @@ def run_preview(
     """Return the child's report on the files with these names. `output`: "rows" for a preview, "counts" for an
     estimate.
 
-    Raise RowsRefused if a job's preparation would refuse the rows, ParquetTooLarge, InvalidRequest if a file was
-    deleted meanwhile, and PreviewFailed.
+    Raise RowsRefused if a job's preparation would refuse the rows, NoParquetReader, ParquetTooLarge, InvalidRequest if
+    a file was deleted meanwhile, and PreviewFailed.
     """
     requested = [(name, file) for name, file in query.files if name in names]
     prepared = query.prepared if output == "counts" else {}
@@ -183,8 +197,8 @@ def _param(name: str) -> str:
 
 
 def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path, param: str) -> None:
-    """Fetch the prepared arrays if there are any, else the first `preview_file_bytes` of the file. Raise
-    ParquetTooLarge for a larger Parquet file."""
+    """Fetch the prepared arrays if there are any, else the first `preview_file_bytes` of the file. Raise what
+    `_require_readable` raises."""
     if prepared is not None:
         context.storage.read_file(prepared.storage_key, path, sha256=prepared.sha256)
         return
@@ -192,12 +206,20 @@ def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path, pa
     left = limit = context.settings.preview_file_bytes
     with path.open("wb") as target:
         for number, chunk in enumerate(context.storage.read(file.storage_key)):
-            if number == 0 and chunk.startswith(PARQUET) and file.bytes > limit:
-                raise ParquetTooLarge(file.bytes, limit, param)
+            if number == 0 and chunk.startswith(PARQUET):
+                _require_readable(file, limit, param)
             target.write(chunk[:left])
             left -= len(chunk)
             if left <= 0:
                 break
+
+
+def _require_readable(parquet: File, limit: int, param: str) -> None:
+    """Raise NoParquetReader if no library reads the Parquet file here, ParquetTooLarge if it exceeds the limit."""
+    if find_spec("pyarrow") is None:
+        raise NoParquetReader(param)
+    if parquet.bytes > limit:
+        raise ParquetTooLarge(parquet.bytes, limit, param)
 
 
 def _key(query: PreviewQuery, request: dict[str, object], requested: Sequence[tuple[str, File]]) -> str:

@@ -335,3 +335,14 @@ def test_no_more_of_a_file_is_fetched_than_the_limit_allows(server: Context) -> 
         session.add(Arrays(key=key, project_id=project, bytes=101, sha256="", report={}, created_at=db_now()))
     prepared = [previews.resolve_query(context, caller, recipe).prepared.keys() for context in (server, small)]
     assert prepared == [{"train"}, set()]
+
+
+def test_without_pyarrow_a_preview_of_parquet_is_refused_and_the_file_is_not_blamed(
+    server: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "find_spec", lambda name: None)
+    client = client_of(create_app(server.settings), "default")
+    for what in ("previews", "estimates"):
+        refused = post(client, what, b"PAR1" + bytes(100))
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (400, "no_parquet_reader", "training_file")

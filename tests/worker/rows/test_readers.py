@@ -131,3 +131,10 @@ def test_a_crash_over_parquet_takes_only_its_reader(tmp_path: Path) -> None:
     child.send_signal(signal.SIGSEGV)
     with pytest.raises(FileError, match="the reading process crashed \\(SIGSEGV\\)"):
         list(rows)
+
+
+def test_parquet_without_pyarrow_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.rows.readers.parquet.find_spec", lambda name: None)
+    with pytest.raises(FileError, match="pyarrow") as refused:
+        read(tmp_path, CONTAINERS["Parquet"][0])
+    assert refused.value.code == "no_parquet_reader"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,12 @@ ROW_ERROR, FILE_ERROR = b"!", 2
 
 
 def read_parquet(path: Path, limits: ReadLimits) -> Rows:
+    if find_spec("pyarrow") is None:
+        raise FileError(
+            "is a Parquet file, and pyarrow, which reads it, is not installed on this machine. Install Attune with "
+            "'.[worker]' there, or write the rows as JSON lines",
+            code="no_parquet_reader",
+        )
     arguments = [str(argument) for argument in (path, limits.rows, limits.decompressed_bytes, MEMORY_BYTES)]
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
