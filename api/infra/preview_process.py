@@ -16,6 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,7 +67,9 @@ class PreviewProcesses:
         """`programs`: the programs that the fork server imports, so that they start quickly. It also loads the
         embedding model, so that children which need it do not."""
         folder = settings.embedding_folder
-        embeddings = () if folder is None else (f"worker.shared.embedding_model:{folder}",)
+        # A fork server without torch would end when it imports the model's module.
+        loads = folder is not None and find_spec("torch") is not None
+        embeddings = (f"worker.shared.embedding_model:{folder}",) if loads else ()
         self._settings, self._programs = settings, (*programs, *embeddings)
         processes = settings.preview_processes
         self._turns = FairLimiter(

@@ -16,7 +16,12 @@ def similarity_verdicts(folder: str | None, questions: Iterable[Question]) -> Ve
         return {}
     if folder is None:
         return dict.fromkeys(asked, Verdict(message="the operator has named no embedding model"))
-    from worker.shared.embedding_model import UnusableModel, loaded  # noqa: PLC0415 (see the module's docstring)
+    try:
+        from worker.shared.embedding_model import UnusableModel, loaded  # noqa: PLC0415 (see the module's docstring)
+    except ImportError:
+        traceback.print_exc()
+        message = "this machine lacks the libraries of the embedding model: install Attune with '.[worker]' there"
+        return dict.fromkeys(asked, Verdict(message=message))
 
     try:
         return loaded(Path(folder)).verdicts(asked.values())

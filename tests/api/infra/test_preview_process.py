@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.errors import InsufficientStorage
+from api.infra import preview_process
 from api.infra.preview_process import PreviewProcesses
 from api.settings import Settings
 
@@ -45,3 +46,21 @@ def test_full_disk_is_reported_to_the_operator(tmp_path: Path) -> None:
     with pytest.raises(InsufficientStorage, match="work folder is full"):
         processes.run("worker.grade", "grade.json", {}, fill)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_fork_server_loads_the_embedding_model_where_torch_is_installed(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(preview_process, "find_spec", lambda name: name if installed else None)
+
+    def fork_server(*modules: str) -> None:
+        asked.extend(modules)
+        raise OSError(errno.ENOSPC, "the end of this test")
+
+    monkeypatch.setattr(preview_process, "fork_server", fork_server)
+    processes = PreviewProcesses(Settings(work_dir=tmp_path, embedding_model=tmp_path / "model"))
+    with pytest.raises(InsufficientStorage):
+        processes.run("worker.grade", "grade.json", {})
+    assert ("worker.grade" in asked, any("embedding_model" in module for module in asked)) == (True, installed)

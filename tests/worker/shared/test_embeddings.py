@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,9 @@ def test_the_prepared_weights_count_in_no_limit_of_a_fork(monkeypatch: pytest.Mo
     monkeypatch.setattr(limits, "shared_bytes", 5)
     limits.limit_process(memory_bytes=100, cpu_seconds=None, file_bytes=None)
     assert lowered == [0, 105]
+
+
+def test_a_machine_without_torch_says_what_is_missing(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "worker.shared.embedding_model", None)  # as an import without torch
+    asked = question(*TEXTS)
+    assert "lacks the libraries" in similarity_verdicts(str(encoder), [asked])[asked.key].message
