@@ -115,7 +115,13 @@ def test_only_the_api_is_asked_whether_it_answers() -> None:
 
 
 def test_the_api_has_room_for_its_previews() -> None:
-    settings, api = Settings(), SERVICES["api"]
+    api = SERVICES["api"]
     assert [volume.partition(":")[2] for volume in api["volumes"]] == ["/data"]
     assert not [mount for mount in api["tmpfs"] if mount.startswith("/data")], "files of previews would take memory"
-    assert int(api["mem_limit"].removesuffix("g")) > settings.preview_processes * settings.preview_memory_bytes / 2**30
+
+
+@pytest.mark.parametrize("name", ["api", "evaluate"])
+def test_child_processes_fit_into_the_memory_of_their_service(name: str) -> None:
+    settings = Settings()
+    limit = int(SERVICES[name]["mem_limit"].removesuffix("g"))
+    assert limit > settings.preview_processes * settings.preview_memory_bytes / 2**30
