@@ -70,7 +70,7 @@ class Training(StrictModel):
     """Maximum global L2 norm of the gradients. Larger gradients are scaled down to it; null: no clipping."""
     precision: Auto[Precision] = AUTO
     """Data type of the frozen weights and the computation. Trained weights are always float32. "auto": bfloat16 if the
-    machine supports it, else float32. GPUs support bfloat16 from compute capability 8.0."""
+    machine computes in it at least as fast as in float32, else float32. GPUs do from compute capability 8.0."""
     gradient_checkpointing: Auto[bool] = AUTO
     """Recompute activations in the backward pass, which takes much less memory and more time. "auto": only if memory is
     too small for an eighth of the usual micro-batch without it."""
