@@ -21,7 +21,8 @@
 #   make constraints  update every pinned dependency: constraints.txt, and requirements/ with hashes
 #   make clean    remove .venv and every cache
 #
-# Variables: PYTHON   the interpreter that creates .venv (default: the newest of 3.11 to 3.13 on the PATH, or python3)
+#   Variables
+#            PYTHON   the interpreter that creates .venv (default: the newest of 3.11 to 3.13 on the PATH, or python3)
 #            PIP_ARGS passed to pip. PyPI's torch for Linux includes CUDA, about 3 GB. A machine without a GPU does not
 #                     need it: PIP_ARGS="--extra-index-url URL" with the URL of PyTorch's own CPU index.
 #            JOBS     number of test processes
