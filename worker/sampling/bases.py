@@ -1,5 +1,6 @@
 """A base model in memory, with its tokenizer, its chat template and the adapters of fine-tuned models."""
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from api.spec.sampling import SamplingRequest
 from api.spec.techniques import Technique
-from worker.engine.model.families import may_be_packed, needs_single_rows
+from worker.engine.model.families import context_window, may_be_packed, needs_single_rows
 from worker.engine.model.load import checked_config, plain_attention, quantization_config
 from worker.engine.model.modes import keep_four_bits, pack_where_possible
 from worker.rows.chat_template import ChatTemplate
@@ -82,15 +83,17 @@ class LoadedBase:
         self._plain_attention = self._network.config._attn_implementation
         self._peft_model: PeftModel | None = None
         self._adapter_names: dict[Path, str] = {}
+        self._adapters_on = True
+        self._adapted_tensors: frozenset[str] = frozenset()
+        """The tensors of experts that adapters in memory adapt: peft holds only adapters of the same tensors."""
+        self._has_experts = any(weight.ndim == 3 for weight in self._network.parameters())
         self.tokenizer = TokenizerWrapper.load(folder)
         self.token_bytes = TokenBytes(self.tokenizer.tokenizer)
         self.template = ChatTemplate.load(folder)
         self.vocabulary = int(self._network.get_input_embeddings().weight.shape[0])
         self.end_tokens = EndTokens.load(folder, self.tokenizer).stops
         self.grammars = Grammars(self.tokenizer.tokenizer, self.token_bytes, self.vocabulary, self.end_tokens)
-        self.context_length: int | None = getattr(
-            self._network.config.get_text_config(), "max_position_embeddings", None
-        )
+        self.context_length = context_window(self._network.config.get_text_config())
 
     def batch_key(self, source: ModelSource) -> BatchKey | None:
         """Return the key of the batches that may hold the model's answers: models with the same key share batches.
@@ -102,7 +105,8 @@ class LoadedBase:
         if not may_be_packed(config) or needs_single_rows(config):
             return None
         if technique is None or technique.mixes:
-            return ()
+            # Beside an adapter of experts' tensors, peft computes no rows of several adapters.
+            return (source.adapter,) if self._has_experts else ()
         return (source.adapter,) if technique.packable else None
 
     @cached_property
@@ -122,17 +126,14 @@ class LoadedBase:
         off."""
         assert source.base_key == self.key, "another base"
         self._attend(self._plain_attention)
-        peft_model = self._peft_model
         if _has_peft_adapter(source):
             self.hold(source)
             assert self._peft_model is not None
             self._activate(_name(source))
             yield self._peft_model
-        elif peft_model is None or peft_model.active_peft_config.is_prompt_learning:
-            yield self._network  # peft adds virtual tokens outside the network, which is the plain model
         else:
-            with peft_model.disable_adapter():
-                yield peft_model
+            self._switch_adapters(on=False)
+            yield self._network  # peft adds virtual tokens outside the network
 
     @contextmanager
     def rows(self, sources: Sequence[ModelSource]) -> Iterator[PreTrainedModel]:
@@ -146,12 +147,13 @@ class LoadedBase:
         with ExitStack() as stack:
             if len(set(names)) > 1:
                 assert peft_model is not None, "an adapter is held"
+                self._switch_adapters(on=True)
                 tuner: Any = peft_model.base_model
                 stack.enter_context(tuner._enable_peft_forward_hooks(adapter_names=names))
             elif names[0] != BASE:
                 self._activate(names[0])
-            elif peft_model is not None and not peft_model.active_peft_config.is_prompt_learning:
-                stack.enter_context(peft_model.disable_adapter())
+            else:
+                self._switch_adapters(on=False)
             yield self._network
 
     def hold(self, source: ModelSource, *, beside: Collection[ModelSource] = ()) -> None:
@@ -160,17 +162,26 @@ class LoadedBase:
         folder, technique = source.adapter, source.technique
         if folder is None or technique is None or technique.peft_type is None:
             return
-        peft_model = self._peft_model
-        if peft_model is not None and peft_model.peft_type != technique.peft_type:
-            self._remove_adapters()
-            peft_model = None
-        if peft_model is None:
-            self._peft_model = PeftModel.from_pretrained(self._network, str(folder), adapter_name=_name(source)).eval()
-        elif folder not in self._adapter_names:
-            self._make_room({each.adapter for each in beside})
-            peft_model.load_adapter(str(folder), adapter_name=_name(source))
-            peft_model.eval()
+        if folder not in self._adapter_names:
+            self._load_adapter(folder, _name(source), technique.peft_type, {each.adapter for each in beside})
         self._adapter_names[folder] = self._adapter_names.pop(folder, _name(source))  # most recently used last
+
+    def _load_adapter(self, folder: Path, name: str, peft_type: str, used: Collection[Path | None]) -> None:
+        tensors = _adapted_tensors(folder)
+        if self._peft_model is not None and (
+            self._peft_model.peft_type != peft_type or (tensors and self._adapted_tensors not in (frozenset(), tensors))
+        ):
+            self._remove_adapters()
+        self._adapted_tensors = tensors or self._adapted_tensors
+        if self._peft_model is None:
+            self._peft_model = PeftModel.from_pretrained(self._network, str(folder), adapter_name=name).eval()
+            return
+        self._switch_adapters(on=True)  # peft switches on the layers that the new adapter adds
+        self._make_room(used)
+        self._peft_model.load_adapter(str(folder), adapter_name=name)
+        self._peft_model.eval()
+        # If the active adapter made room, peft has activated another one, in each layer the first that this layer has.
+        self._peft_model.set_adapter(name)
 
     def _make_room(self, used: Collection[Path | None]) -> None:
         unused = [folder for folder in self._adapter_names if folder not in used]
@@ -179,8 +190,19 @@ class LoadedBase:
 
     def _activate(self, name: str) -> None:
         assert self._peft_model is not None
+        self._switch_adapters(on=True)
         if self._peft_model.active_adapter != name:
             self._peft_model.set_adapter(name)
+
+    def _switch_adapters(self, *, on: bool) -> None:
+        """Switch the adapters in all layers on or off. peft's own `disable_adapter` describes every layer each time,
+        which can take longer than a token."""
+        peft_model = self._peft_model
+        if self._adapters_on == on or peft_model is None or peft_model.active_peft_config.is_prompt_learning:
+            return
+        tuner: Any = peft_model.base_model
+        (tuner.enable_adapter_layers if on else tuner.disable_adapter_layers)()
+        self._adapters_on = on
 
     def _attend(self, attention: str) -> None:
         if self._network.config._attn_implementation != attention:
@@ -192,7 +214,7 @@ class LoadedBase:
         assert self._peft_model is not None
         tuner: Any = self._peft_model.base_model
         self._network = tuner.unload() if hasattr(tuner, "unload") else self._peft_model.get_base_model()
-        self._peft_model = None
+        self._peft_model, self._adapters_on, self._adapted_tensors = None, True, frozenset()
         self._adapter_names.clear()
 
 
@@ -218,6 +240,11 @@ def _load(folder: Path, technique: Technique | None, device: torch.device, dtype
 
 def _has_peft_adapter(source: ModelSource) -> bool:
     return source.adapter is not None and source.technique is not None and source.technique.peft_type is not None
+
+
+def _adapted_tensors(adapter: Path) -> frozenset[str]:
+    """Return the names of the tensors of experts that a peft adapter adapts."""
+    return frozenset(json.loads((adapter / "adapter_config.json").read_bytes()).get("target_parameters") or ())
 
 
 def _name(source: ModelSource) -> str:

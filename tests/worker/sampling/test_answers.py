@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from api.spec.techniques.lora import Lora
+from tests.tiny_models import make_model, make_tokenizer
 from tests.worker.sampling.asking import CPU, PROMPT, TOKENS, Asked, make_adapter, plain, technique
+from worker.sampling import bases
 from worker.sampling.bases import KEPT_ADAPTERS, LoadedBase, ModelSource
 from worker.sampling.generate import generate
 from worker.sampling.refused import RequestRefused
@@ -101,6 +105,45 @@ def test_adapters_that_were_long_unused_make_room_and_come_back(llama: Path, tmp
     assert Asked(base, models[0]).bytes() == first == by_itself(models[0], base)
 
 
+def test_an_adapter_that_made_room_leaves_no_other_in_its_place(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each on other layers: peft would then activate in each layer what is left there."""
+    monkeypatch.setattr(bases, "KEPT_ADAPTERS", 2)
+    base = LoadedBase(ModelSource(llama), CPU, torch.float32)
+    kinds = [Lora(target_modules=[name]) for name in ("q_proj", "v_proj", "down_proj")]
+    models = [
+        ModelSource(llama, make_adapter(llama, tmp_path / f"a{n}", kind, n), kind) for n, kind in enumerate(kinds)
+    ]
+    assert Asked(base, models[0]).bytes() == by_itself(models[0], base)
+    base.hold(models[1])
+    base.hold(models[2])
+    assert Asked(base, ModelSource(llama)).bytes() == greedy(plain(llama), base)
+    for model in models:
+        assert Asked(base, model).bytes() == by_itself(model, base)
+
+
+def test_adapters_on_different_tensors_of_experts_take_turns(tmp_path: Path) -> None:
+    mixture = make_model(tmp_path / "mixture", "qwen3_moe", seed=3)
+    base = LoadedBase(ModelSource(mixture), CPU, torch.float32)
+    kinds = [Lora(), Lora(target_modules=["experts.down_proj"]), Lora(target_modules=["q_proj"]), Lora(rank=4)]
+    models = [
+        ModelSource(mixture, make_adapter(mixture, tmp_path / f"a{n}", kind, n), kind) for n, kind in enumerate(kinds)
+    ]
+    for model in [*models, *models[::-1]]:
+        assert Asked(base, model).bytes() == by_itself(model, base)
+        assert Asked(base, ModelSource(mixture)).bytes() == greedy(plain(mixture), base)
+
+
+def test_peft_does_not_describe_its_layers_at_each_token_of_the_base(
+    llama: Path, tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = LoadedBase(ModelSource(llama), CPU, torch.float32)
+    base.hold(tuned["lora-1"])
+    monkeypatch.setattr(PeftModel, "get_model_status", None)
+    assert Asked(base, ModelSource(llama)).bytes() == greedy(plain(llama), base)
+
+
 @torch.no_grad()
 def test_logprobs_are_transformers_own_log_softmax(llama: Path) -> None:
     model, said = plain(llama), list[SampledToken]()
@@ -178,3 +221,13 @@ def test_an_answer_has_no_more_tokens_than_the_window_leaves(base: LoadedBase, l
 def test_what_cannot_be_continued_is_refused(base: LoadedBase, llama: Path, prompts: list[Any]) -> None:
     with pytest.raises(RequestRefused):
         Asked(base, ModelSource(llama), prompts=prompts)
+
+
+def test_a_prompt_beyond_the_context_is_refused_whatever_the_family_calls_its_context(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("mpt", d_model=32, n_heads=4, n_layers=2, vocab_size=300, max_seq_len=16)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer(tmp_path)
+    base = LoadedBase(ModelSource(tmp_path), CPU, torch.float32)
+    assert Asked(base, ModelSource(tmp_path), prompts=[[5] * 15]).end() == ("length", 1)
+    with pytest.raises(RequestRefused, match="context length is 16 tokens"):
+        Asked(base, ModelSource(tmp_path), prompts=[[5] * 17])

@@ -134,6 +134,23 @@ def test_models_of_several_adapters_share_a_batch(
     require_same(served.run(), jobs, alone)
 
 
+def test_models_of_a_mixture_of_experts_are_answered_in_batches_of_their_own(tmp_path: Path) -> None:
+    """peft computes no rows of several adapters beside an adapter on tensors of experts."""
+    mixture = make_model(tmp_path / "mixture", "qwen3_moe", seed=3)
+    lora = technique("lora")
+    models = [ModelSource(mixture, make_adapter(mixture, tmp_path / str(n), lora, n), lora) for n in range(2)]
+    base, alone = (kind(ModelSource(mixture), CPU, torch.float32) for kind in (LoadedBase, Unbatched))
+    jobs = [
+        job(f"{name}-{number}", source, prompt)
+        for number, prompt in enumerate(PROMPTS[:2])
+        for name, source in {"base": ModelSource(mixture), "one": models[0], "other": models[1]}.items()
+    ]
+    served = Served(base).submit(*jobs)
+    served.steps(3)
+    assert len(served.server._rows) == 2
+    require_same(served.run(), jobs, alone)
+
+
 def test_models_that_cannot_share_a_batch_take_turns(
     base: LoadedBase, alone: LoadedBase, tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
