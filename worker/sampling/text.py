@@ -12,6 +12,9 @@ from worker.rows.reasoning_reader import Part, ReasoningReader
 from worker.sampling.token_sampler import SampledToken
 from worker.shared.partial_markers import partial_marker_chars
 
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""What incomplete characters are decoded to."""
+
 
 @dataclass(frozen=True)
 class TextDelta:
@@ -42,6 +45,10 @@ class AnswerText:
         self._tokenizer, self._stop = tokenizer, stop
         self._reasoning = ReasoningReader(part)
         self._decoder = DecodeStream(ids=list(given), skip_special_tokens=not with_special_tokens)
+        self._undecided = ""
+        """The end of the prompt that may be the beginning of a character: it does not belong to the answer."""
+        if tokenizer.decode(list(given)).endswith(REPLACEMENT):
+            self._read_prompt(given)
         self._held, self._released_chars = "", 0
         self._held_tokens: deque[tuple[int, SampledToken]] = deque()
         self.stopped = False
@@ -49,11 +56,19 @@ class AnswerText:
         self.reasoning_tokens = 0
         """Number of tokens of the reasoning, with its tags."""
 
+    def _read_prompt(self, prompt: Sequence[int]) -> None:
+        """Pass the prompt's tokens to the decoder one by one. Given all at once, a prompt that ends within a character
+        would be decoded again with the answer's first token."""
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        whole = sum(len(self._decoder.step(self._tokenizer, token) or "") for token in prompt)
+        self._undecided = self._tokenizer.decode(list(prompt))[whole:]
+
     def add(self, token: SampledToken) -> TextDelta:
         """Add a token. Return the text that is now safe to send."""
         self._held_tokens.append((self._released_chars + len(self._held) + self._reasoning.undecided, token))
         if not (text := self._decoder.step(self._tokenizer, token.id)):
             return TextDelta()
+        text, self._undecided = text.removeprefix(self._undecided), ""
         reasoning, content = self._reasoning.add(text)
         self._drop_tokens_of_reasoning()
         return replace(self._add_content(content), reasoning=reasoning)
@@ -65,7 +80,7 @@ class AnswerText:
         for token in prompt:
             tokens.append((len(text), token))
             text += decoder.step(self._tokenizer, token.id) or ""
-        self._released_chars = len(text)
+        self._released_chars, self._undecided = len(text), ""
         return TextDelta(text, tokens)
 
     def end(self, token: SampledToken) -> None:

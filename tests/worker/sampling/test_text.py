@@ -89,3 +89,22 @@ def test_the_bytes_of_tokens_make_the_text(tokenizer: Tokenizer) -> None:
     names = TokenBytes(tokenizer)
     assert b"".join(map(names.of, tokenizer.encode("aé€ \n</turn>").ids)).decode() == "aé€ \n</turn>"
     assert names.of(299) == b"", "a number without a token"
+
+
+@pytest.mark.parametrize("prompt", ["a \N{REPLACEMENT CHARACTER}", "\N{REPLACEMENT CHARACTER}", "€ €"])
+def test_an_answer_does_not_repeat_a_prompt_that_seems_to_end_within_a_character(
+    tokenizer: Tokenizer, prompt: str
+) -> None:
+    assert continued(tokenizer, prompt, "b", held=0) == "b"
+
+
+def test_an_answer_begins_with_the_character_within_which_its_prompt_ends(tokenizer: Tokenizer) -> None:
+    assert continued(tokenizer, "€ €", "b", held=1) == "€b"
+
+
+def continued(tokenizer: Tokenizer, prompt: str, answer: str, *, held: int) -> str:
+    """The answer to all of the prompt's tokens but the last `held`, with which it begins."""
+    tokens = tokenizer.encode(prompt + answer, add_special_tokens=False).ids
+    cut = len(tokenizer.encode(prompt, add_special_tokens=False).ids) - held
+    text = AnswerText(tokenizer, [], given=tokens[:cut])
+    return joined([*(text.add(SampledToken(number)) for number in tokens[cut:]), text.finish()])
