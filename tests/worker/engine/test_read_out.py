@@ -159,3 +159,5 @@ def test_an_answer_that_fills_the_window_is_still_read_at_its_ending(tmp_path: P
     prompt, said = np.arange(10, dtype=np.int32), np.full(template_bases.WINDOW - 10, 7, np.int32)
     tail = EndTokens.load(base).chat_tail
     assert model._with_end(prompt, said, False, True) == [*prompt, *said[: len(said) - len(tail)], *tail]
+    ended = np.append(said[:-1], tail[0])
+    assert model._with_end(prompt, ended, True, True) == [*prompt, *said[: len(said) - len(tail)], *tail]

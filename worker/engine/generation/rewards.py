@@ -112,8 +112,8 @@ class RewardModel:
     def _with_end(self, prompt: TokenArray, answer: TokenArray, ended: bool, chat: bool) -> list[int]:
         """Return the tokens of the prompt, the answer and the end of a finished answer. If only the end exceeds the
         context length, the answer is shortened to make room for it."""
-        answer_ids = answer.tolist()
-        tokens = [*prompt.tolist(), *self._end_tokens.closed(answer_ids, ended=ended, chat=chat)]
+        answer_ids = (answer[:-1] if ended else answer).tolist()
+        tokens = [*prompt.tolist(), *self._end_tokens.closed(answer_ids, ended=False, chat=chat)]
         without_end = len(prompt) + len(answer_ids)
         if self._context_length is None or not without_end <= self._context_length < len(tokens):
             return tokens
