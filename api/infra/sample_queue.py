@@ -31,7 +31,7 @@ from typing import Any, Self
 import redis
 import redis.asyncio
 from pydantic import SecretStr
-from redis.typing import EncodableT, FieldT
+from redis.typing import EncodableT
 
 from api.spec.sampler_reports import Report
 from api.spec.sampling import QueuedRequest
@@ -43,6 +43,8 @@ BEAT_S = 1.0
 LISTEN_S = 1.0
 """Seconds that the API waits for a report before it checks whether the request is still open and its sampler alive."""
 SOCKET_TIMEOUT_S = 5.0
+ANSWER_S = 600
+"""Seconds for which Redis keeps the reports of a response after the last one."""
 
 _PREFIX = "attune:sample"
 _TURNS, _BACKGROUND_TURNS = f"{_PREFIX}:turns", f"{_PREFIX}:background-turns"
@@ -72,8 +74,9 @@ return 'ok'
 _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local prefix = KEYS[1]
-for index, turns in ipairs(ARGV) do
+local prefix, sampler, expiry = KEYS[1], ARGV[1], ARGV[2]
+for index = 3, #ARGV do
+  local turns = ARGV[index]
   while true do
     local line = redis.call('LPOP', turns)
     if not line then break end
@@ -83,7 +86,13 @@ for index, turns in ipairs(ARGV) do
     if request then
       local deadline = redis.call('ZSCORE', prefix .. ':open:' .. line, request)
       local body = redis.call('GETDEL', prefix .. ':request:' .. request)
-      if body and deadline and tonumber(deadline) > now then return {line, request, body} end
+      if body and deadline and tonumber(deadline) > now then
+        -- Announced here: a request that is taken but not announced would wait until its deadline.
+        local answer = prefix .. ':answer:' .. request
+        redis.call('XADD', answer, '*', 'sampler', sampler)
+        redis.call('EXPIRE', answer, expiry)
+        return {line, request, body}
+      end
     end
   end
 end
@@ -232,25 +241,20 @@ class Consumer:
 
     def _take(self, background: bool) -> SampleJob | None:
         turns = [_TURNS, _BACKGROUND_TURNS] if background else [_TURNS]
-        taken: Any = self._redis.eval(_TAKE, 1, _PREFIX, *turns)
+        taken: Any = self._redis.eval(_TAKE, 1, _PREFIX, self.name, ANSWER_S, *turns)
         if taken is None:
             return None
         line, request, body = taken
         project_id = line.removeprefix(_BACKGROUND)
-        job = SampleJob(request, project_id, json.loads(body), background=project_id != line)
-        self._add(job, {"sampler": self.name})
-        return job
+        return SampleJob(request, project_id, json.loads(body), background=project_id != line)
 
     def is_wanted(self, job: SampleJob) -> bool:
         """Return whether the request is neither withdrawn nor past its deadline."""
         return bool(self._redis.eval(_WANTED, 1, f"{_PREFIX}:open:{job.line}", job.id))
 
     def report(self, job: SampleJob, report: Mapping[str, object]) -> None:
-        self._add(job, {"report": json.dumps(report)})
-
-    def _add(self, job: SampleJob, fields: dict[FieldT, EncodableT]) -> None:
         key = f"{_PREFIX}:answer:{job.id}"
         with self._redis.pipeline() as pipe:
-            pipe.xadd(key, fields)
-            pipe.expire(key, 600)
+            pipe.xadd(key, {"report": json.dumps(report)})
+            pipe.expire(key, ANSWER_S)
             pipe.execute()

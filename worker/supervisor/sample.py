@@ -5,6 +5,7 @@ A thread for each job relays its reports. The child is started with the first jo
 `sample_idle_s`.
 """
 
+import queue
 import secrets
 import signal
 import threading
@@ -78,6 +79,8 @@ class Sampler:
         """Whether the vLLM server does not answer. Until it does, no request is taken."""
         self._starting = threading.Lock()
         self._jobs: dict[str, SampleJob] = {}
+        self._lost: queue.SimpleQueue[SampleJob] = queue.SimpleQueue()
+        """Requests whose reports the broker did not take."""
         self._threads: list[threading.Thread] = []
         self._server = None
         if settings.fork_server:
@@ -139,6 +142,7 @@ class Sampler:
                 self._answer(job)
             except redis.RedisError as error:
                 log.warning("answer_lost", error=type(error).__name__)
+                self._lost.put(job)
             finally:
                 self._used_at = time.monotonic()
                 self._adapters.release(job.id)
@@ -244,6 +248,17 @@ class Sampler:
                 )
             return self._child
 
+    def _report_lost(self) -> None:
+        """Report the lost answers, now that the broker is back. Otherwise their clients would wait until the deadline,
+        since this sampler is alive."""
+        while not self._lost.empty():
+            job = self._lost.get()
+            try:
+                self._queue.report(job, as_dict(LostReport(id=job.id)))
+            except redis.RedisError:
+                self._lost.put(job)
+                raise
+
     def _beat(self) -> None:
         """Keep this sampler registered until it stops, except while its vLLM server is away."""
         while not self.stopping.is_set():
@@ -251,6 +266,7 @@ class Sampler:
                 self._away = self._vllm is not None and not self._vllm.is_alive()
                 if self._jobs or not self._away:
                     self._queue.beat()
+                    self._report_lost()
                 else:
                     self._queue.deregister()
             except Exception as error:  # of any kind: if this thread ended, a healthy sampler would count as gone

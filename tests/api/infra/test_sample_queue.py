@@ -153,3 +153,15 @@ def test_a_full_broker_refuses_requests_and_heartbeats_at_once(
         receiver.deregister()  # as it counts after a few seconds without heartbeats
         with pytest.raises(OutOfMemoryError):
             submit(url, letter(1))
+
+
+def test_a_request_is_taken_and_announced_in_one_step_though_the_broker_is_full(
+    valkey: Valkey, url: SecretStr, receiver: Consumer
+) -> None:
+    """Else it would be taken from the queue, answered by nobody, and waited for until its deadline."""
+    submit(url, letter(1))
+    with valkey.full():
+        assert receiver.take(0.1) == letter(1)
+    receiver.deregister()
+    with pytest.raises(SamplerDead):
+        sent(url, lambda sender: anext(sender.reports(letter(1))))

@@ -2,16 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from redis.exceptions import OutOfMemoryError
 
 from api.context import Caller, Context
 from api.errors import ServiceError
-from api.infra.sample_queue import Consumer
+from api.infra.sample_queue import Consumer, SampleJob
 from api.records.base import db_now
 from api.records.models import Model
 from api.services import base_models, sampling
@@ -138,3 +139,18 @@ def test_a_model_that_cannot_be_loaded_is_an_error_and_the_next_is_answered(
     with pytest.raises(ServiceError, match=words):
         ask(opened, caller, a_model(opened, caller, broken(opened)))
     assert ask(opened, caller, "tiny")
+
+
+def test_the_client_of_an_answer_that_the_broker_did_not_take_hears_of_it_at_once(
+    opened: Context, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, faults = Consumer.report, [OutOfMemoryError()]
+
+    def refused_once(self: Consumer, job: SampleJob, fields: Mapping[str, object]) -> None:
+        if faults:
+            raise faults.pop()
+        report(self, job, fields)
+
+    monkeypatch.setattr(Consumer, "report", refused_once)
+    with pytest.raises(sampling.SamplerLost):
+        ask(opened, caller, "tiny")
