@@ -85,7 +85,9 @@ class CompletionLogprobs(BaseModel):
 
 
 def _by_token(top: Sequence[TopToken] | None) -> dict[str, float] | None:
-    return None if top is None else {each["token"]: each["logprob"] for each in top}
+    """Return the log-probabilities by token. Of tokens with the same text, such as halves of characters, the likeliest
+    counts: it comes first."""
+    return None if top is None else {each["token"]: each["logprob"] for each in reversed(top)}
 
 
 class CalledFunction(BaseModel):

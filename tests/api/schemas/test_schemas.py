@@ -3,9 +3,11 @@
 import pytest
 
 from api.records.jobs import Job
+from api.schemas.completions import CompletionLogprobs
 from api.schemas.jobs import shown_method
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
+from api.spec.sampler_reports import SampledToken, TopToken
 
 GRADER = {"type": "string_check", "name": "right", "input": "a", "reference": "a", "operation": "eq"}
 
@@ -40,3 +42,12 @@ def test_a_learning_rate_of_its_own_shows_as_multiplier_of_the_usual_one(
     own = {"training": {"learning_rate": 1e9}, "technique": {"type": technique}}
     assert shown({"type": method}, **own)["learning_rate_multiplier"] == pytest.approx(multiplier)
     assert shown({"type": method})["learning_rate_multiplier"] == 1.0
+
+
+def test_of_halves_of_characters_with_the_same_text_the_likeliest_counts() -> None:
+    half = "\N{REPLACEMENT CHARACTER}"
+    top = [TopToken(token=half, bytes=[number], logprob=-float(number)) for number in (0xC3, 0xE2)]
+    token = SampledToken(token=half, bytes=[0xE2], logprob=-226.0, top=top, offset=0)
+    found = CompletionLogprobs.of([token])
+    assert found is not None
+    assert found.top_logprobs == [{half: -195.0}]
