@@ -73,7 +73,8 @@ class InputReader:
             raise Invalid(*self._errors)
         if not self.count:
             raise Invalid(LineError("empty_file", "The input file has no requests"))
-        yield found
+        if found:
+            yield found
 
     def _lines(self, chunks: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
         try:

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from api.background import postponed
 from api.background.postponed import Postponed
-from api.batch_worker import item, results
+from api.batch_worker import item, results, validation
 from api.batch_worker.validation import MAX_ERRORS
 from api.batch_worker.worker import BatchWorker
 from api.context import Context
@@ -92,6 +92,17 @@ def test_answers_and_errors_go_to_two_files(client: TestClient, served: Context)
     with served.database.read() as session:
         assert not batch_items.has_unanswered(session, batch["id"])
         assert session.get(BatchItem, (batch["id"], 1)) is None, "the items end with their batch"
+
+
+@pytest.mark.parametrize("requests", [1, 2, 3, 4])
+def test_a_file_may_have_any_number_of_requests(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch, requests: int
+) -> None:
+    monkeypatch.setattr(validation, "CHUNK", 2)
+    batch = create(client, *(line(str(number)) for number in range(requests)))
+    work(served, says("x"))
+    ended = retrieve(client, batch)
+    assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", requests)
 
 
 def test_reasoning_is_counted_apart(client: TestClient, served: Context) -> None:
