@@ -6,16 +6,16 @@ fast. Nor could anybody begin a batch or a run of an eval that was created befor
 its deliveries (worker/delivery/clock_steps.py).
 """
 
-from sqlalchemy import true, update
+from sqlalchemy import case, select, true, update
 from sqlalchemy.orm import Session
 
-from api.records.base import db_now
-from api.records.batch_items import BatchItem
+from api.records import batch_items, eval_items
+from api.records.base import current_time, db_now
 from api.records.batches import Batch
-from api.records.eval_items import EvalItem
 from api.records.eval_runs import EvalRun
 from api.records.files import File
 from api.records.idempotency import IdempotentRequest
+from api.records.item_queue import I, W, WorkQueue
 from api.records.jobs import Job
 from api.records.workers import Worker
 from api.spec.batch import BatchStatus
@@ -35,13 +35,24 @@ def shorten(session: Session, *, lease_s: float, wait_s: float, check_s: float) 
         (stages, Job.rung_at, 0.0),
         (File.scan_status == "pending", File.scan_until, lease_s),
         (Batch.status != BatchStatus.IN_PROGRESS, Batch.due_at, lease_s),  # in progress: the end of its window
-        (BatchItem.owner.is_not(None), BatchItem.due_at, lease_s),
-        (BatchItem.owner.is_(None), BatchItem.due_at, wait_s),
         (true(), EvalRun.due_at, lease_s + check_s),
-        (EvalItem.owner.is_not(None), EvalItem.due_at, lease_s),
-        (EvalItem.owner.is_(None), EvalItem.due_at, wait_s),
         (IdempotentRequest.status.is_(None), IdempotentRequest.claimed_until, lease_s),
         (Worker.stopped_at.is_(None), Worker.seen_at, 0.0),
     ):
         latest = db_now() + longest_s
         session.execute(update(column.class_).where(condition, column > latest).values({column: latest}))
+    _shorten_items(session, batch_items.QUEUE, lease_s, wait_s)
+    _shorten_items(session, eval_items.QUEUE, lease_s, wait_s)
+
+
+def _shorten_items(session: Session, queue: WorkQueue[W, I], lease_s: float, wait_s: float) -> None:
+    """Shorten the leases and waits of the items of work that is in progress.
+
+    All other items are left unread, since ended runs keep millions of them. The query names the time and no `owner`, so
+    that the databases read the index on the work and `due_at`.
+    """
+    item, now = queue.item, current_time(session)
+    in_progress = select(queue.work.id).where(queue.work.status == queue.in_progress)
+    latest = now + case((item.owner.is_(None), wait_s), else_=lease_s)
+    late = (item.work_id.in_(in_progress), item.due_at > now + min(lease_s, wait_s), item.due_at > latest)
+    session.execute(update(item).where(*late).values(due_at=latest))
