@@ -181,8 +181,8 @@ class WorkQueue(Generic[W, I]):
         if not oldest:
             return None
         held = select(work.project_id, func.count()).join(item, item.work_id == work.id)
-        held = held.where(item.owner.is_not(None), item.due_at > now).group_by(work.project_id)
-        busy = {project: int(count) for project, count in session.execute(held)}
+        held = held.where(work.status == self.in_progress, item.owner.is_not(None), item.due_at > now)
+        busy = {project: int(count) for project, count in session.execute(held.group_by(work.project_id))}
         return turns.next_project(session, self.turn, oldest, busy)
 
     def renew_items(

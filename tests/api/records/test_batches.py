@@ -147,3 +147,14 @@ def test_a_batch_that_another_worker_took_over_is_lost_to_the_first(database: Da
         QUEUE.lock_claimed(session, first)
     with database.write() as session:
         assert QUEUE.lock_claimed(session, second).id == batch_id
+
+
+def test_what_a_worker_holds_of_a_cancelled_batch_takes_no_turn(database: Database) -> None:
+    cancelled = a_batch(database, "a", 2)
+    assert all(claim(database) is not None for _ in range(2))
+    with database.write() as session:
+        batches.transition(session, QUEUE.lock(session, cancelled), BatchStatus.CANCELLING)
+    a_batch(database, "a", 2)
+    a_batch(database, "b", 2)
+    order = [item.item.custom_id[0] for _ in range(2) if (item := claim(database)) is not None]
+    assert order == ["b", "a"]
