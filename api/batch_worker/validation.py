@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from api.background.lines import LineTooLong, numbered_lines
 from api.context import Caller, Context
 from api.infra.storage import ObjectMissing
-from api.records import batch_items, batches, files
+from api.records import batch_items, batches, files, projects
 from api.records.base import current_time
 from api.records.batch_items import QUEUE, NewItem
 from api.records.batches import Batch
@@ -170,6 +170,7 @@ def _require_a_model(context: Context, claim: WorkClaim[Batch], reader: InputRea
 def _begin(context: Context, claim: WorkClaim[Batch], reader: InputReader) -> None:
     limit = context.settings.max_project_batch_requests
     with context.database.write() as session:
+        projects.lock(session, claim.work.project_id)  # two batches at once could exceed the limit together
         batch = QUEUE.lock_claimed(session, claim)
         _, requests = batches.active(session, batch.project_id)
         if requests + reader.count > limit:

@@ -13,7 +13,7 @@ from api.background.postponed import MAX_FAULTS
 from api.context import Context
 from api.infra.preview_process import PreviewFailed
 from api.infra.storage import ObjectMissing
-from api.records import eval_items, eval_runs, files
+from api.records import eval_items, eval_runs, files, projects
 from api.records.eval_items import QUEUE
 from api.records.eval_runs import EvalRun
 from api.records.evals import Eval
@@ -44,13 +44,16 @@ def read(context: Context, claim: WorkClaim[EvalRun]) -> None:
             of_run = session.get_one(Eval, claim.work.eval_id)
         source = RowSource(context, claim.work)
         count = _check(context, claim, of_run, source)
-        _require_room(context, claim, count)
+        with context.database.read() as session:
+            _require_room(context, session, claim, count)
         numbered = enumerate((line.decode() for line in source.lines()), start=1)
         for chunk in _chunks(numbered):
             with context.database.write() as session:
                 QUEUE.renew(session, claim, context.settings.lease_s)
                 eval_items.add(session, claim.work.id, chunk)
         with context.database.write() as session:
+            projects.lock(session, claim.work.project_id)  # two runs at once could exceed the limit together
+            _require_room(context, session, claim, count)
             run = QUEUE.lock_claimed(session, claim)
             run.total = count
             eval_runs.transition(session, run, RunStatus.IN_PROGRESS)
@@ -124,13 +127,12 @@ def _check(context: Context, claim: WorkClaim[EvalRun], of_run: Eval, source: Ro
     return int(report["rows"])
 
 
-def _require_room(context: Context, claim: WorkClaim[EvalRun], count: int) -> None:
+def _require_room(context: Context, session: Session, claim: WorkClaim[EvalRun], count: int) -> None:
     """Raise RowsInvalid if the run, or the runs of its project, have too many items."""
     limit, all_limit = context.settings.max_eval_items, context.settings.max_project_eval_items
     if count > limit:
         raise RowsInvalid("too_many_rows", f"The run has {count} rows, and a run may have {limit}: use several runs")
-    with context.database.read() as session:
-        others = eval_runs.items(session, claim.work.project_id)
+    others = eval_runs.items(session, claim.work.project_id)
     if others + count > all_limit:
         raise RowsInvalid(
             "item_limit_exceeded",

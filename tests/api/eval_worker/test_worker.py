@@ -16,7 +16,7 @@ from api.context import Context
 from api.eval_worker.worker import EvalWorker
 from api.infra.preview_process import PreviewFailed
 from api.infra.sample_queue import SampleJob
-from api.records import evals
+from api.records import eval_items, evals
 from api.records.eval_items import QUEUE, EvalItem, Graded, finish
 from api.records.eval_runs import EvalRun
 from api.spec.evals.status import ItemStatus
@@ -253,6 +253,23 @@ def test_rows_that_do_not_fit_fail_the_run(
     assert (ended["status"], ended["error"]["code"]) == ("failed", code)
     assert ended["result_counts"]["total"] == 0
     assert re.match(message, ended["error"]["message"])
+
+
+def test_items_of_a_run_that_begins_meanwhile_count(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eval_id, add = an_eval(client), eval_items.add
+    other, run = (a_run(client, eval_id, row("a", "a")) for _ in range(2))
+    client.post(f"{other}/cancel")
+
+    def add_beside_another(session: Any, run_id: str, rows: Any) -> None:
+        add(session, run_id, rows)
+        session.execute(update(EvalRun).where(EvalRun.id == other.rpartition("/")[2]).values(total=1))
+
+    monkeypatch.setattr(eval_items, "add", add_beside_another)
+    object.__setattr__(served, "settings", served.settings.model_copy(update={"max_project_eval_items": 1}))
+    work(served)
+    assert client.get(run).json()["error"]["code"] == "item_limit_exceeded"
 
 
 def prepare(served: Context) -> None:
