@@ -1,8 +1,8 @@
 """A base model in memory, with its tokenizer, its chat template and the adapters of fine-tuned models."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTuner
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from api.spec.sampling import SamplingRequest
@@ -83,7 +84,10 @@ class LoadedBase:
         self._plain_attention = self._network.config._attn_implementation
         self._peft_model: PeftModel | None = None
         self._adapter_names: dict[Path, str] = {}
-        self._adapters_on = True
+        self._used: tuple[str, ...] = ()
+        """The names that `_use` was called with last; empty if adapters were loaded since."""
+        self._hooks = ExitStack()
+        """peft's hooks for passes over rows of several adapters."""
         self._adapted_tensors: frozenset[str] = frozenset()
         """The tensors of experts that adapters in memory adapt: peft holds only adapters of the same tensors."""
         self._has_experts = any(weight.ndim == 3 for weight in self._network.parameters())
@@ -120,41 +124,30 @@ class LoadedBase:
         grammar cannot be used."""
         return self.grammars.of_request(request, self.call_form if request.offered_tools else None)
 
-    @contextmanager
-    def model(self, source: ModelSource) -> Iterator[LanguageModel]:
-        """Yield the model, ready to generate single answers: its adapter is active, or all adapters are switched
+    def model(self, source: ModelSource) -> LanguageModel:
+        """Return the model, ready to generate single answers: its adapter is active, or all adapters are switched
         off."""
         assert source.base_key == self.key, "another base"
         self._attend(self._plain_attention)
-        if _has_peft_adapter(source):
-            self.hold(source)
-            assert self._peft_model is not None
-            self._activate(_name(source))
-            yield self._peft_model
-        else:
-            self._switch_adapters(on=False)
-            yield self._network  # peft adds virtual tokens outside the network
+        if not _has_peft_adapter(source):
+            self._use(BASE)
+            network: LanguageModel = self._network  # peft adds virtual tokens outside of it
+            return network
+        self.hold(source)
+        self._use(_name(source))
+        assert self._peft_model is not None
+        return self._peft_model
 
-    @contextmanager
-    def rows(self, sources: Sequence[ModelSource]) -> Iterator[PreTrainedModel]:
-        """Yield the network, ready for passes over a batch whose row b belongs to the model sources[b].
+    def rows(self, sources: Sequence[ModelSource]) -> PreTrainedModel:
+        """Return the network, ready for passes over a batch whose row b belongs to the model sources[b].
 
         The models must share a batch key, and `hold` must have been called for each.
         """
         self._attend(BATCHED)
         names = [_name(source) if _has_peft_adapter(source) else BASE for source in sources]
-        peft_model = self._peft_model
-        with ExitStack() as stack:
-            if len(set(names)) > 1:
-                assert peft_model is not None, "an adapter is held"
-                self._switch_adapters(on=True)
-                tuner: Any = peft_model.base_model
-                stack.enter_context(tuner._enable_peft_forward_hooks(adapter_names=names))
-            elif names[0] != BASE:
-                self._activate(names[0])
-            else:
-                self._switch_adapters(on=False)
-            yield self._network
+        self._use(*(names if len(set(names)) > 1 else names[:1]))
+        network: PreTrainedModel = self._network
+        return network
 
     def hold(self, source: ModelSource, *, beside: Collection[ModelSource] = ()) -> None:
         """Load the model's adapter into memory, if it is a peft adapter and is not loaded yet. If KEPT_ADAPTERS are
@@ -173,36 +166,39 @@ class LoadedBase:
         ):
             self._remove_adapters()
         self._adapted_tensors = tensors or self._adapted_tensors
+        # peft switches on the layers that a new adapter adds. If the active adapter makes room, peft activates another,
+        # in each layer the first that this layer has.
+        self._hooks.close()
+        self._used = ()
         if self._peft_model is None:
             self._peft_model = PeftModel.from_pretrained(self._network, str(folder), adapter_name=name).eval()
             return
-        self._switch_adapters(on=True)  # peft switches on the layers that the new adapter adds
         self._make_room(used)
         self._peft_model.load_adapter(str(folder), adapter_name=name)
         self._peft_model.eval()
-        # If the active adapter made room, peft has activated another one, in each layer the first that this layer has.
-        self._peft_model.set_adapter(name)
 
     def _make_room(self, used: Collection[Path | None]) -> None:
         unused = [folder for folder in self._adapter_names if folder not in used]
         if self._peft_model is not None and unused and len(self._adapter_names) >= KEPT_ADAPTERS:
             self._peft_model.delete_adapter(self._adapter_names.pop(unused[0]))
 
-    def _activate(self, name: str) -> None:
-        assert self._peft_model is not None
-        self._switch_adapters(on=True)
-        if self._peft_model.active_adapter != name:
-            self._peft_model.set_adapter(name)
-
-    def _switch_adapters(self, *, on: bool) -> None:
-        """Switch the adapters in all layers on or off. peft's own `disable_adapter` describes every layer each time,
-        which can take longer than a token."""
-        peft_model = self._peft_model
-        if self._adapters_on == on or peft_model is None or peft_model.active_peft_config.is_prompt_learning:
+    def _use(self, *names: str) -> None:
+        """Let row b of the next passes use the adapter names[b], or none if that is BASE. A single name is for all
+        rows. Does nothing if the last passes used the same, because peft changes every layer, which can take as long as
+        a token."""
+        if names == self._used:
             return
-        tuner: Any = peft_model.base_model
-        (tuner.enable_adapter_layers if on else tuner.disable_adapter_layers)()
-        self._adapters_on = on
+        self._hooks.close()
+        self._used = names
+        if self._peft_model is None:
+            return
+        tuner: Any = self._peft_model.base_model
+        if isinstance(tuner, BaseTuner):  # else the adapters are virtual tokens outside the network
+            (tuner.disable_adapter_layers if names == (BASE,) else tuner.enable_adapter_layers)()
+        if len(names) > 1:
+            self._hooks.enter_context(tuner._enable_peft_forward_hooks(adapter_names=list(names)))
+        elif names != (BASE,):
+            self._peft_model.set_adapter(names[0])
 
     def _attend(self, attention: str) -> None:
         if self._network.config._attn_implementation != attention:
@@ -214,7 +210,7 @@ class LoadedBase:
         assert self._peft_model is not None
         tuner: Any = self._peft_model.base_model
         self._network = tuner.unload() if hasattr(tuner, "unload") else self._peft_model.get_base_model()
-        self._peft_model, self._adapters_on, self._adapted_tensors = None, True, frozenset()
+        self._peft_model, self._adapted_tensors = None, frozenset()
         self._adapter_names.clear()
 
 

@@ -44,16 +44,15 @@ class Batch:
         """Add rows of one model, and draw the next token of each."""
         (source,) = {row.source for row in rows}
         self.rows += rows
-        with self._base.rows([source]) as network:
-            logits_R_V = self._read(network, rows)
+        logits_R_V = self._read(self._base.rows([source]), rows)
         self._draw_tokens(rows, logits_R_V)
 
     @torch.no_grad()
     def step(self) -> None:
         """Draw the next token of each row."""
         token_B = torch.tensor([row.answer.tokens[-1] for row in self.rows], device=self._base.device)
-        with self._base.rows([row.source for row in self.rows]) as network:
-            logits_B_V = head_of(network)(token_pass(network, token_B, self._cache))
+        network = self._base.rows([row.source for row in self.rows])
+        logits_B_V = head_of(network)(token_pass(network, token_B, self._cache))
         self._draw_tokens(self.rows, logits_B_V)
 
     def keep(self, stays: Callable[[Row], bool]) -> None:

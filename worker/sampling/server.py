@@ -287,8 +287,7 @@ class SamplingServer:
         row = request.waiting.popleft()
         try:
             if row.answer.echoes:
-                with self._base.model(row.source) as model:
-                    row.answer.echo(model)
+                row.answer.echo(self._base.model(row.source))
             if row.answer.max_tokens:
                 return [row]
             self._finish(request, row)
@@ -311,9 +310,8 @@ class SamplingServer:
             return row.answer.add(token)
 
         try:
-            with self._base.model(row.source) as model:
-                answer = row.answer
-                generate(model, answer.tokens, answer.sampler, max_tokens=answer.max_tokens, on_token=on_token)
+            model, answer = self._base.model(row.source), row.answer
+            generate(model, answer.tokens, answer.sampler, max_tokens=answer.max_tokens, on_token=on_token)
             self._finish(request, row)
         except (RequestCancelled, RequestRefused) as reason:
             self._fail(request, reason)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraModel
 
 from api.estimate.work import PACKED_FAMILIES
 from api.spec.sampling import SamplerJob
@@ -132,6 +133,18 @@ def test_models_of_several_adapters_share_a_batch(
     served.steps(5)
     assert len(served.server._rows) == len(jobs)
     require_same(served.run(), jobs, alone)
+
+
+def test_peft_inspects_its_layers_only_when_the_rows_change(
+    base: LoadedBase, tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job(name, tuned[name], [3, 250, 17], max_tokens=30) for name in ("lora-1", "base", "lora-2")]
+    served = Served(base).submit(*jobs)
+    served.steps(len(jobs) + 1)
+    for changes in ("_enable_peft_forward_hooks", "_enable_adapter_layers", "set_adapter"):
+        monkeypatch.setattr(LoraModel, changes, None)
+    served.steps(2)
+    assert len(served.server._rows) == len(jobs)
 
 
 def test_models_of_a_mixture_of_experts_are_answered_in_batches_of_their_own(tmp_path: Path) -> None:
