@@ -264,7 +264,7 @@ def test_prompts_of_one_token_fail_no_proof(technique: dict[str, Any], tiny_llam
     rows = outputs.parity_rows(ours.rows_of([([token], [0.0]) for token in (5, 6)]))
     path, memory = outputs.outputs_in_training(model, recipe, rows), outputs.outputs_in_memory(model, recipe, rows)
     assert [len(each) for each in path] == [1, 1]
-    parity.check_forward_parity(path, memory)
+    parity.check_forward_parity(path, memory, recipe)
 
 
 @pytest.mark.parametrize("rows", ["training", "validation"])

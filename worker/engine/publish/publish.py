@@ -74,7 +74,7 @@ def publish(
         export(model, folder, base, recipe, summary)
         memory, device = outputs_in_memory(model, recipe, rows), str(model.device)
         if in_training is not None:
-            check_forward_parity(in_training, memory)
+            check_forward_parity(in_training, memory, recipe)
         model.release()  # the next steps load the base model again, and memory may not hold it twice
         trim_heap()
         needs_merged = recipe.merged or recipe.gguf is not None
@@ -91,11 +91,11 @@ def publish(
         if recipe.gguf is not None:
             _publish_gguf(merged or folder, folder, recipe, rows, memory, folder_provenance)
         if merged is not None and recipe.merged:
-            write_outputs(merged, rows, memory, recipe, tolerance_elsewhere(recipe, merged=True))
+            write_outputs(merged, rows, memory, recipe, tolerance_elsewhere(memory, recipe, merged=True))
             write_manifest(merged, folder_provenance.model_copy(update={"kind": "model"}))
         elif merged is not None:
             shutil.rmtree(merged)
-        write_outputs(folder, rows, memory, recipe, tolerance_elsewhere(recipe))
+        write_outputs(folder, rows, memory, recipe, tolerance_elsewhere(memory, recipe))
     return peak_bytes
 
 
