@@ -142,6 +142,9 @@ ENCODERS: dict[str, dict[str, Any]] = {
 WIDE: dict[str, dict[str, Any]] = {
     f"{family}_wide": {"model_type": family, "hidden_size": 64, "intermediate_size": 128}
     for family in ("llama", "bert")
+} | {
+    "roberta_wide": ENCODERS["roberta"] | {"hidden_size": 64, "intermediate_size": 128},
+    "gpt2_wide": FAMILIES["gpt2"] | {"n_embd": 64, "hidden_size": 64},
 }
 """No families of their own: layers that hold whole blocks of 64 weights."""
 

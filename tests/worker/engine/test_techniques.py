@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 
 from tests import tiny_models
 from tests.tiny_models import make_model, make_tokenizer
-from tests.worker import every_family
+from tests.worker import every_family, pairs
 from tests.worker.parity import ours
 from worker.engine.errors import TrainingError
 from worker.engine.model import load
@@ -287,3 +287,23 @@ def test_merged_weights_are_those_that_the_trainers_device_quantized(
     load.copy_quantized_weights(objective.model.model, wide_llama, recipe, torch.device("cuda"))
     assert devices == [torch.device("cuda")]
     assert 0 < (layer.weight - before).abs().max() < 0.2 * before.abs().max()
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_initialization_begins_at_a_base_of_transposed_layers(
+    init: str, bases: dict[str, Path], tmp_path: Path, seed: int
+) -> None:
+    """GPT-2 stores its matrices as [inputs, outputs]."""
+    objective = _begin(bases["gpt2"], tmp_path / "run", seed, LORA | {"init": init}, moved=False)
+    plain = AutoModelForCausalLM.from_pretrained(bases["gpt2"])
+    torch.testing.assert_close(_says(objective.model.network), _says(plain.eval()), rtol=1e-4, atol=1e-4)
+    layer: Any = objective.model.network.get_submodule("transformer.h.0.attn.c_attn")
+    assert layer.base_layer.weight.shape == (32, 96)
+
+
+def test_a_classifier_on_four_bit_transposed_layers_is_merged(tmp_path: Path) -> None:
+    """bitsandbytes stores GPT-2's matrices as [outputs, inputs]."""
+    base = make_model(tmp_path / "base", "gpt2_wide")
+    pairs.make(tmp_path / "run", base, "qlora", "classification", seed=3, steps=2)
+    pairs.train(tmp_path / "run")  # it proves that the merged weights give the trained model's scores
+    assert (tmp_path / "run" / "out" / "model" / "merged" / "model.safetensors").exists()

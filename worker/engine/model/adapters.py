@@ -1,6 +1,7 @@
 """Application of a technique to a network: an adapter of peft, an adapter of worker.techniques, or none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from peft import (
     get_peft_model_state_dict,
 )
 from peft.tuners.cartridge.utils import initialize_kv_prefix_from_past_key_values
+from peft.tuners.lora.layer import LoraLayer
 from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import DynamicCache, PreTrainedModel
@@ -35,13 +37,16 @@ from worker.engine.model.target_modules import named_values, not_chosen, plain_p
 from worker.techniques import implementation_of
 
 HEADS = ("lm_head", *sorted(HEAD_MODULES))
-"""Names of heads and of the layers before them, which are not quantized."""
+"""Names of heads and of the layers before them."""
+UNQUANTIZED = (*HEADS, "decoder", "embed_out", "output_projection")
+"""Names of the layers that are not quantized: the heads, and the output layers that have other names than `lm_head` in
+some families (ModernBERT's decoders, GPT-NeoX-Japanese, BioGPT)."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def heads_of(network: PreTrainedModel) -> list[str]:
-    """Return the names of the modules on top of the base model in a classifier or a reward model. Every technique
-    trains and publishes them."""
+    """Return the names of the modules on top of the base model in a classifier or a reward model, in the order in which
+    the model applies them. Every technique trains and publishes them."""
     above = (entry for entry in network.named_children() if entry[0] != network.base_model_prefix)
     return [name for name, module in above if any(True for _ in module.parameters())]
 
@@ -69,7 +74,8 @@ def with_technique(network: PreTrainedModel, recipe: ResolvedRecipe, start: Path
     if start is not None:
         _keep_tensors(config, published_config(start, network))
     try:
-        model: PeftModel = get_peft_model(network, config)
+        with _olora_of_transposed_layers():
+            model: PeftModel = get_peft_model(network, config)
     except ValueError as error:  # api.spec.target_modules accepts some layers that peft cannot adapt
         print(error, flush=True)
         message = "technique.target_modules: peft cannot adapt some of these layers. Name linear layers of the model."
@@ -77,6 +83,27 @@ def with_technique(network: PreTrainedModel, recipe: ResolvedRecipe, start: Path
     if start is not None:
         _continue(model, start)
     return model
+
+
+@contextmanager
+def _olora_of_transposed_layers() -> Iterator[None]:
+    """Within the context, OLoRA also initializes layers whose matrix is [inputs, outputs], such as GPT-2's. peft
+    transposes such a matrix in its other initializations, but not in this one."""
+    peft_init: Any = LoraLayer.olora_init
+
+    def init(layer: Any, adapter: str) -> None:
+        weight = layer.get_base_layer().weight
+        if layer.fan_in_fan_out:
+            weight.data = weight.data.T
+        peft_init(layer, adapter)
+        if layer.fan_in_fan_out:
+            weight.data = weight.data.T.contiguous()
+
+    LoraLayer.olora_init = init  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        LoraLayer.olora_init = peft_init  # type: ignore[method-assign]
 
 
 @torch.no_grad()

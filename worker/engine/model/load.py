@@ -22,13 +22,14 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.pytorch_utils import Conv1D
 
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from api.spec.techniques.base import FourBits
 from worker.engine.errors import TrainingError
 from worker.engine.model import lora, norms, products
-from worker.engine.model.adapters import HEADS, initialize_prefix, with_technique
+from worker.engine.model.adapters import UNQUANTIZED, initialize_prefix, with_technique
 from worker.engine.model.attention import PACKED
 from worker.engine.model.batches import Layout
 from worker.engine.model.families import (
@@ -171,7 +172,8 @@ def copy_quantized_weights(model: PeftModel, base: Path, recipe: ResolvedRecipe,
         if isinstance(module, Linear4bit):
             layer = layers[name].get_base_layer() if hasattr(layers[name], "get_base_layer") else layers[name]
             weight: Any = module.weight
-            layer.weight.copy_(dequantize_4bit(weight.data, weight.quant_state))
+            values = dequantize_4bit(weight.data, weight.quant_state)
+            layer.weight.copy_(values.T if isinstance(layer, Conv1D) else values)  # GPT-2's are [inputs, outputs]
 
 
 def _require_blocks_within_rows(model: nn.Module, technique: str) -> None:
@@ -304,5 +306,5 @@ def quantization_config(four_bits: FourBits, compute_dtype: torch.dtype) -> Bits
         bnb_4bit_quant_type=four_bits.type,
         bnb_4bit_use_double_quant=four_bits.double,
         bnb_4bit_compute_dtype=compute_dtype,
-        llm_int8_skip_modules=list(HEADS),
+        llm_int8_skip_modules=list(UNQUANTIZED),
     )

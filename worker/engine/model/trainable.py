@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from worker.engine.model import lora
-from worker.engine.model.adapters import network_of
+from worker.engine.model.adapters import heads_of, network_of
 from worker.engine.model.batches import Layout, MicroBatch
 from worker.engine.model.families import head_of
 from worker.engine.model.head import Scoring, TokenScores, score, token_scores
@@ -120,8 +120,9 @@ class TrainableModel:
             last_D = _joined([self._packed_hidden(part).index_select(0, part.last) for part in self._parts(batch)])
         else:
             last_D = _joined([self._last_hidden(part) for part in self._parts(batch)])
-        scores: torch.Tensor = self.network.get_submodule("score")(last_D).float()
-        return scores
+        for head in heads_of(self.network):  # most families have one; ModernBERT's decoders have a layer before it
+            last_D = self.network.get_submodule(head)(last_D)
+        return last_D.float()
 
     def _parts(self, batch: MicroBatch) -> Iterator[MicroBatch]:
         """Yield the batch, or each of its sequences if they must not share one: the score of a shorter answer would be
@@ -163,7 +164,8 @@ class TrainableModel:
 
     def add_value_head(self) -> None:
         """Add a linear value function on the last hidden states. Its weights begin at zero and are never published."""
-        width = self.network.config.get_text_config().hidden_size
+        config = self.network.config.get_text_config()
+        width = getattr(config, "word_embed_proj_dim", config.hidden_size)  # OPT projects its last states
         head = nn.Linear(width, 1, device=self.device, dtype=torch.float32)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
