@@ -28,8 +28,9 @@ class Implementation(Protocol):
     def load(self, model: Model, folder: Path) -> Model:
         """Put the adapter of a folder into a transformers model, and return the model."""
 
-    def loading_code(self, model_type: str, auto_class: str) -> str:
-        """Return the Python code that loads the adapter, for the model card."""
+    def loading_code(self, model_type: str, auto_class: str, arguments: str) -> str:
+        """Return the Python code that loads the adapter, for the model card. `arguments`: further arguments of the base
+        model's `from_pretrained`, each after a comma."""
 
 
 TECHNIQUES: dict[str, Implementation] = {"bottleneck": bottleneck}

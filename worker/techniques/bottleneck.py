@@ -250,29 +250,30 @@ def _fill(parameters: Parameters, tensors: dict[str, torch.Tensor], file: str) -
 load = load_bottleneck
 
 
-def loading_code(model_type: str, auto_class: str = "AutoModelForCausalLM") -> str:
+def loading_code(model_type: str, auto_class: str = "AutoModelForCausalLM", arguments: str = "") -> str:
     """Return the code that loads the adapter, for the model card. The code uses the library `adapters` if that supports
-    the family, else `load_bottleneck`."""
+    the family, else `load_bottleneck`. `arguments`: as in `worker.techniques.Implementation`."""
     code = LOAD_WITH_ADAPTERS if FAMILIES[model_type].in_adapterhub else LOAD_WITH_ATTUNE
-    return code.format(auto_class=auto_class, name=NAME)
+    return code.format(auto_class=auto_class, arguments=arguments)
 
 
 LOAD_WITH_ADAPTERS = """import adapters  # version 1.3, or load_bottleneck of Attune, as below
 from transformers import {auto_class}, AutoTokenizer
 
-model = {auto_class}.from_pretrained("path/to/the/base/model")
+model = {auto_class}.from_pretrained("path/to/the/base/model"{arguments})
 adapters.init(model)
 model.load_adapter("path/to/this/folder", set_active=True, use_safetensors=True)
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 
 # The same without `adapters`, which is bound to transformers 4:
 # from worker.techniques.bottleneck import load_bottleneck
-# model = load_bottleneck({auto_class}.from_pretrained("path/to/the/base/model"), "path/to/this/folder")"""
+# base = {auto_class}.from_pretrained("path/to/the/base/model"{arguments})
+# model = load_bottleneck(base, "path/to/this/folder").eval()"""
 
 LOAD_WITH_ATTUNE = """# AdapterHub's `adapters` 1.3 cannot run this family with adapters. Attune's own loader can.
 from transformers import {auto_class}, AutoTokenizer
 from worker.techniques.bottleneck import load_bottleneck
 
-base = {auto_class}.from_pretrained("path/to/the/base/model")
+base = {auto_class}.from_pretrained("path/to/the/base/model"{arguments})
 model = load_bottleneck(base, "path/to/this/folder").eval()
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from api.spec.evaluation import Evaluation, SampleAnswer
 from api.spec.manifest import DataEntry, Origin
 from api.spec.resolve import ResolvedRecipe
+from worker.engine.model.adapters import UNQUANTIZED
 from worker.engine.publish.markdown import Point, bars, code, fenced, number, settings, table
 from worker.engine.publish.usage import Usage, usage_section
 from worker.engine.publish.vllm import vllm_section
@@ -97,11 +98,11 @@ def _loading(recipe: ResolvedRecipe, model_type: str, usage: Usage) -> str:
         labels = f"id2label={dict(enumerate(names))!r}" if names else "num_labels=1"
         arguments = f", {labels}" + (f", pad_token_id={usage.pad_token}" if usage.pad_token is not None else "")
     if (own := implementation_of(technique)) is not None:
-        return own.loading_code(model_type, auto_class)
+        return own.loading_code(model_type, auto_class, arguments)
     lines = LOAD_ADAPTER
-    if technique.four_bits is not None:
+    if (bits := technique.four_bits) is not None:
         arguments += ", quantization_config=quantization"
-        lines = QUANTIZATION.format(type=technique.four_bits.type) + lines
+        lines = QUANTIZATION.format(type=bits.type, double=bits.double, skipped=list(UNQUANTIZED)) + lines
     if technique.loads_in_transformers and recipe.method.output == "tokens":
         lines += LOAD_IN_TRANSFORMERS
     # Not format(): labels may contain braces.
@@ -219,7 +220,12 @@ The command accepts a folder without the two files; it reports an edited README 
 QUANTIZATION = """from transformers import BitsAndBytesConfig
 
 # The base was quantized in training. The adapter also works on the base in full precision, without this.
-quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{type}")
+quantization = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="{type}",
+    bnb_4bit_use_double_quant={double},
+    llm_int8_skip_modules={skipped},
+)
 
 """
 
