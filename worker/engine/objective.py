@@ -175,7 +175,10 @@ class Objective:
         plan = self.sampling_plan()
         if max_tokens < MERGED_FROM_TOKENS and self.recipe.technique.flops_per_pass == 0:
             plan = replace(plan, merges=False)
-        return greedy_answers(self.context.run / "base", self.model, rows, max_tokens, plan)
+        virtual_tokens = self.recipe.technique.virtual_tokens
+        return greedy_answers(
+            self.context.run / "base", self.model, rows, max_tokens, plan, virtual_tokens=virtual_tokens
+        )
 
     def sampling_plan(self) -> SamplingPlan:
         """Return the limits on memory while answers are sampled. They are lower after memory has run out."""

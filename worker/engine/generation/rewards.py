@@ -20,7 +20,7 @@ from worker.engine.generation.rollout_sampler import Answers
 from worker.engine.generation.token_draws import TokenArray
 from worker.engine.model.adapters import network_of
 from worker.engine.model.batches import Layout, micro_batches
-from worker.engine.model.families import needs_single_rows
+from worker.engine.model.families import context_window, needs_single_rows
 from worker.engine.model.load import load_published
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
@@ -73,7 +73,8 @@ class RewardModel:
         self._model = TrainableModel(network, layout, virtual_tokens=technique.virtual_tokens > 0)
         self._model.train(False)
         self._model.keep_alive = keep_alive
-        self._context_length: int | None = getattr(config, "max_position_embeddings", None)
+        window = context_window(config.get_text_config())
+        self._context_length = None if window is None else window - technique.virtual_tokens
 
     @torch.no_grad()
     def score(self, rows: Rows, budget_tokens: int) -> Rewards:

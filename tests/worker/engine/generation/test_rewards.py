@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from api.spec.graders.score_model import ScoreModel
 from api.spec.graders.text_similarity import TextSimilarity
 from api.spec.techniques import Full
 from tests.tiny_models import make_encoder, make_tokenizer
+from tests.worker import pairs
 from tests.worker.parity import ours
 from worker.engine.errors import TrainingError
 from worker.engine.generation import rewards
 from worker.engine.generation.rewards import RewardFunction, RewardModel
 from worker.engine.generation.rollout_sampler import Answers
-from worker.shared.arrays import Items
+from worker.shared.arrays import Items, rows_of
 
 INPUT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "{{ sample.output_text }}"}]
 
@@ -122,3 +124,15 @@ def test_answers_are_compared_by_the_embedding_model_in_the_run_folder(tmp_path:
     assert len(alive) == 2, "a sign of life before each text"
     assert same == pytest.approx(1)
     assert 0 <= other < 1
+
+
+def test_a_reward_model_counts_its_virtual_tokens_in_the_context(bases: dict[str, Path], tmp_path: Path) -> None:
+    """Beyond 128 positions GPT-2 has no embedding."""
+    recipe = pairs.make(tmp_path / "run", bases["gpt2"], "prompt", "reward", seed=3, steps=1)
+    pairs.train(tmp_path / "run")
+    folder = tmp_path / "run" / "out" / "model"
+    shutil.copytree(bases["gpt2"], folder / "base")
+    model = RewardModel(folder, recipe.technique, recipe, torch.device("cpu"))
+    with pytest.raises(TrainingError, match="has 121 tokens, and the reward model's context length is 120"):
+        model.score(rows_of([[5] * 121]), 256)
+    assert len(model.score(rows_of([[5] * 120]), 256)) == 1

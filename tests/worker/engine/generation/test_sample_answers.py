@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.worker.parity import ours
@@ -23,9 +24,9 @@ def test_short_answers_are_sampled_without_merging(
     """DoRA computes whole matrices in each pass, so merging is sooner there even for one token."""
     plans = []
 
-    def recording(*arguments: Any) -> list[GeneratedAnswer]:
+    def recording(*arguments: Any, **options: Any) -> list[GeneratedAnswer]:
         plans.append(arguments[-1])
-        return greedy_answers(*arguments)
+        return greedy_answers(*arguments, **options)
 
     monkeypatch.setattr(objective_module, "greedy_answers", recording)
     recipe = ours.settled("supervised", {}, {"type": technique, "rank": 4}, budget_tokens=2048)
@@ -36,3 +37,11 @@ def test_short_answers_are_sampled_without_merging(
     assert plan.merges == merges
     whole = greedy_answers(tiny_llama, objective.model, ROWS, max_tokens, replace(plan, merges=not merges))
     assert [answer] == whole, "the same answer either way"
+
+
+def test_prompts_that_fill_the_context_window_are_not_answered(bases: dict[str, Path], tmp_path: Path) -> None:
+    """GPT-2 has no embedding of a position beyond its window, here 128 tokens. A GPU would stop at such a position."""
+    objective = ours.begin(bases["gpt2"], tmp_path / "run", ours.settled("supervised", {}, budget_tokens=256))
+    rows = ours.rows_of([ours.answering([5] * 120, [6] * 8), ours.answering([7] * 60, [8] * 3)])
+    (shown,) = objective.sample_answers(rows, 64)
+    assert shown.prompt == objective.sample_answers(rows.take(np.array([1])), 64)[0].prompt
