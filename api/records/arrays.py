@@ -14,7 +14,7 @@ from api.spec.fields import JsonObject
 from api.spec.recipe import Recipe
 from api.spec.resolve import Labels
 
-CODE_VERSION = 7
+CODE_VERSION = 8
 """Version of the code that prepares arrays, and a part of their key. Increase it with every change of that code after
 which the same rows give other arrays."""
 

@@ -20,6 +20,9 @@ class PrefixRenderer(Protocol):
         """Return the messages before this one, rendered with or without the generation prompt; None if the template
         refuses them."""
 
+    def render_tail(self, message: int, *, prompted: bool) -> str | None:
+        """Return the end of `render_prefix`, from the end of the last content on; None if it cannot be found."""
+
 
 @dataclass
 class GenerationStarts:
@@ -56,15 +59,16 @@ class GenerationStarts:
         if start is not None:
             return start
         begin = previous_end if content_end is None else content_end
-        methods = [self._by_rendering, self._by_generation_prompt]
-        for method in reversed(methods) if role in self._differ else methods:
+        methods = [self._by_rendering, self._by_generation_prompt, self._by_tail]
+        for method in [*methods[1:], methods[0]] if role in self._differ else methods:
             start = method(message, begin, limit)
             if start is not None and start >= begin:
                 break
             self._differ.add(role)
         else:
             start = self._by_common_beginning(message, begin)
-        self._remember_tail(message, role, content_end, start)
+        if content_end is not None and start is not None:
+            self._remember_tail(message, self.text[content_end:start])
         return start
 
     def _content_ends_before(self, message: int) -> list[int]:
@@ -92,6 +96,27 @@ class GenerationStarts:
         at = self.text.rfind(self.generation_prompt, begin, limit) if self.generation_prompt else -1
         return at + len(self.generation_prompt) if at >= 0 else None
 
+    def _by_tail(self, message: int, begin: int, _limit: int) -> int | None:
+        """Return the position up to which the text after the previous message's content equals the text there in the
+        conversation before the message, rendered with the generation prompt.
+
+        Templates that write calls may render a conversation differently once a later question follows: they leave out
+        the reasoning before that question, or write the tools there.
+        """
+        if begin not in self._content_ends_before(message):
+            return None
+        prompted = self.rendered.render_tail(message, prompted=True)
+        if not prompted:
+            return None
+        if not self.text.startswith(prompted, begin):
+            bare = self.rendered.render_tail(message, prompted=False)
+            if bare is None or not self.text.startswith(bare, begin):
+                return None
+            # A later answer may have the reasoning block that the generation prompt opens.
+            self._remember_tail(message, prompted)
+            return begin + max(len(bare), shared_length(prompted, self.text[begin : begin + len(prompted)]))
+        return begin + len(prompted)
+
     def _by_common_beginning(self, message: int, begin: int) -> int | None:
         """Return the position up to which the text equals the conversation before the message, rendered with the
         generation prompt. None if the text does not even begin with that conversation without the prompt.
@@ -104,13 +129,10 @@ class GenerationStarts:
         start = max(len(bare), shared_length(prompted or "", self.text))
         return start if start >= begin else None
 
-    def _remember_tail(self, message: int, role: str, content_end: int | None, start: int | None) -> None:
-        if content_end is None or start is None:
-            return
-        space = self._space_after(message)
-        tail = self.text[content_end + len(space) if self.text.startswith(space, content_end) else content_end : start]
+    def _remember_tail(self, message: int, after_content: str) -> None:
+        tail = after_content.removeprefix(self._space_after(message))
         if tail.strip():
-            self._tails.setdefault(role, set()).add(tail)
+            self._tails.setdefault(self.messages[message - 1]["role"], set()).add(tail)
 
     def _space_after(self, message: int) -> str:
         """Return the white space at the end of the previous message's content, which comes after the content's last

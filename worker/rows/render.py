@@ -240,6 +240,13 @@ class _ConversationRenderer:
     def render_prefix(self, message: int, *, prompted: bool) -> str | None:
         return self.renderer.attempt(self.messages[:message], self.tools, add_generation_prompt=prompted)
 
+    def render_tail(self, message: int, *, prompted: bool) -> str | None:
+        shown = self.sentinels.insert(self.messages[:message], all_roles=True)
+        marked = self.renderer.attempt(shown, self.tools, add_generation_prompt=prompted)
+        text, positions = self.sentinels.remove(marked or "")
+        ends = positions.get(self.sentinels.text_end(message - 1))
+        return text[ends[-1] :] if ends else None
+
     def calls_as_last_message(self, message: int) -> tuple[int, str] | None:
         shown = self.messages[: message + 1]
         marked = self.renderer.attempt(self.sentinels.insert(shown, all_roles=False), self.tools)

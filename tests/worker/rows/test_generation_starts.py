@@ -47,6 +47,8 @@ def calls(*functions: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 
 SUNNY = {"role": "tool", "tool_call_id": "call00000", "content": "sunny", "name": "weather"}
 PARIS = ("weather", {"city": "Paris", "days": 3})
+STEPS = [USER, calls(PARIS), SUNNY, calls(("news", {"city": "Rome"})), {**SUNNY, "name": "news"}, answer("Done")]
+LATER = [{**USER, "content": "3+3?"}, answer("6")]
 TALKS = {
     "answer": [USER, answer("4")],
     "second answer": [USER, answer("4"), {**USER, "content": "3+3? "}, answer("6")],
@@ -159,6 +161,22 @@ def test_a_call_that_a_template_drops_is_not_taken_for_one_that_a_tool_answers()
     assert refused.value.code == "tools_not_supported"
 
 
+@pytest.mark.parametrize("name", UNMARKED)
+def test_calls_in_several_steps_are_learnt_although_a_question_follows(name: str) -> None:
+    if _refuses(name, {"messages": STEPS, "tools": TOOLS}):
+        return
+    learnt = _learnt(name, [*STEPS, *LATER])
+    assert [word in text for word, text in zip(("Paris", "Rome", "Done", "6"), learnt, strict=True)] == [True] * 4
+    assert not any("sunny" in text or "3+3?" in text for text in learnt)
+
+
+def test_an_earlier_answer_begins_where_its_reasoning_is_left_out() -> None:
+    """The generation prompt of this template opens the reasoning, which later answers have."""
+    later = [LATER[0], *STEPS[1:]]
+    begun = [text[:9] for text in _learnt("qwen3_5_think", [*STEPS, *later])]
+    assert begun == ["<tool_cal", "<tool_cal", "Done<|im_", *["\n</think>"] * 3]
+
+
 def test_as_many_templates_show_calls_as_are_known_to() -> None:
     refused = [name for name in templates.ALL if _refuses(name, ROWS["call"])]
     assert len(refused) == WITHOUT_CALLS, refused
@@ -185,6 +203,11 @@ def _rendered(name: str, row: dict[str, Any]) -> tuple[Any, Any]:
     parsed, own = conversation(row), renderer(name)
     rendered = own.render(parsed)
     return own._plain(parsed)[1], rendered
+
+
+def _learnt(name: str, messages: list[dict[str, Any]]) -> list[str]:
+    _, rendered = _rendered(name, {"messages": messages, "tools": TOOLS})
+    return [rendered.text[span.start : span.end] for span in rendered.spans]
 
 
 def _refuses(name: str, row: dict[str, Any]) -> bool:
