@@ -209,7 +209,9 @@ class _ConversationRenderer:
     def locate_turns(self, plain: str, messages: Messages, positions: Positions) -> RenderedTurns:
         """Return the assistant's turns between sentinels whose positions are known."""
         renderer, sentinels = self.renderer, self.sentinels
-        turns = AssistantSpans(plain, messages, sentinels, positions, renderer.end_of_turn, self)
+        turns = AssistantSpans(
+            plain, messages, sentinels, positions, renderer.end_of_turn, renderer.generation_prompt, self
+        )
         located = (
             turns.from_generation_tags()
             if renderer.template.marks_generation(self.tools)

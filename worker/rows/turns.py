@@ -40,6 +40,8 @@ class AssistantSpans:
     sentinels: Sentinels
     positions: Positions
     end_of_turn: re.Pattern[str] | None
+    generation_prompt: str
+    """The text that the template adds before the assistant's turn; empty if none."""
     rendered: PartialRenderer
 
     def from_sentinels(self, starts: GenerationStarts) -> Iterator[Turn]:
@@ -73,8 +75,10 @@ class AssistantSpans:
                     code="answer_not_found",
                 )
         for owner, (start, end) in zip(owners, spans, strict=True):
+            # Some templates, such as SmolLM3's, also mark the beginning of the turn, which no model has to write.
+            prompted = self.text.startswith(self.generation_prompt, start)
             whole = end if self._ends_a_turn(end) else self._with_end_of_turn(end) or end
-            yield Turn(owner, start, whole, self._ends_a_turn(whole))
+            yield Turn(owner, start + prompted * len(self.generation_prompt), whole, self._ends_a_turn(whole))
 
     def _ends_a_turn(self, end: int) -> bool:
         """Whether the text before `end` ends with an end of turn, ignoring white space."""

@@ -79,6 +79,15 @@ def test_marks_that_leave_the_end_of_turn_out_are_extended_to_it() -> None:
     assert learnt(render(short, USER, HELLO)) == ["Hello there<|im_end|>"]
 
 
+def test_marks_around_a_whole_turn_do_not_make_its_beginning_learnt() -> None:
+    """As in SmolLM3's template."""
+    template = (
+        "{% for m in messages %}{% generation %}{{ '<|im_start|>assistant\n' + m.content + '<|im_end|>' }}"
+        "{% endgeneration %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    assert learnt(render(template, HELLO)) == ["Hello there<|im_end|>"]
+
+
 def test_messages_of_weight_zero_are_given_but_not_learnt() -> None:
     muted = {**HELLO, "weight": 0}
     rendered = render(bases.CHATML, USER, muted, USER, {"role": "assistant", "content": "Bye", "weight": 1})
