@@ -33,6 +33,7 @@ MISTRAL_V03 = (
     "{{ '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}"
     "{{ '[INST] ' + message['content'] + '[/INST]' }}{% elif message['tool_calls'] %}{{ '[TOOL_CALLS] [' }}"
     "{% for call in message['tool_calls'] %}{% set out = call.function | tojson %}{{ out[:-1] }}"
+    "{% if call.id | length != 9 %}{{ raise_exception('Tool call IDs should have length 9!') }}{% endif %}"
     "{{ ', \"id\": \"' + call.id + '\"}' }}{{ ', ' if not loop.last }}{% endfor %}{{ ']' + eos_token }}"
     "{% elif message['role'] == 'tool' %}{{ '[TOOL_RESULTS] {\"content\": ' + message['content'] }}"
     "{{ ', \"call_id\": \"' + message['tool_call_id'] + '\"}[/TOOL_RESULTS]' }}{% else %}"

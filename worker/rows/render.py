@@ -301,13 +301,28 @@ def _remedy(left_out: str) -> str:
 
 def _variants(messages: Messages) -> Iterator[Messages]:
     """Yield the forms in which templates may expect a conversation with tool calls. Beside the calls, there may be no
-    content or an empty one. The arguments of the calls may be an object or text."""
+    content or an empty one. The arguments of the calls may be an object or text. Their ids may have to be short."""
     yield messages
     if any("tool_calls" in message for message in messages):
         yield [{"content": "", **message} for message in messages]
         with_texts = [_with_text_arguments(message) for message in messages]
         yield with_texts
         yield [{"content": "", **message} for message in with_texts]
+        yield [{"content": "", **message} for message in _with_short_ids(messages)]
+
+
+def _with_short_ids(messages: Messages) -> Messages:
+    """Return the messages with ids of nine letters and digits. Templates of Mistral 7B v0.3 and Nemo refuse all others,
+    such as OpenAI's."""
+    ids = dict.fromkeys(call["id"] for message in messages for call in message.get("tool_calls", ()))
+    short = {call_id: f"call{number:05d}" for number, call_id in enumerate(ids, start=1)}
+    renamed = [dict(message) for message in messages]
+    for message in renamed:
+        if "tool_calls" in message:
+            message["tool_calls"] = [{**call, "id": short[call["id"]]} for call in message["tool_calls"]]
+        if message.get("tool_call_id") in short:
+            message["tool_call_id"] = short[message["tool_call_id"]]
+    return renamed
 
 
 def _with_text_arguments(message: Message) -> Message:

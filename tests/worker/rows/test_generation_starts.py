@@ -179,6 +179,14 @@ def test_an_earlier_answer_begins_where_its_reasoning_is_left_out() -> None:
     assert begun == ["<tool_cal", "<tool_cal", "Done<|im_", *["\n</think>"] * 3]
 
 
+def test_ids_of_calls_that_a_template_refuses_are_replaced() -> None:
+    [call] = calls(PARIS)["tool_calls"]
+    made = {"role": "assistant", "tool_calls": [{**call, "id": "call_fhPzBDKwtpS3sUsbNZ8Gg4xq"}]}
+    result = {**SUNNY, "tool_call_id": "call_fhPzBDKwtpS3sUsbNZ8Gg4xq"}
+    row = {"messages": [USER, made, result, answer("Sunny")], "tools": TOOLS}
+    assert _rendered("mistral_v03", row)[1].text.count('id": "call00001"') == 2
+
+
 def test_as_many_templates_show_calls_as_are_known_to() -> None:
     refused = [name for name in templates.ALL if _refuses(name, ROWS["call"])]
     assert len(refused) == WITHOUT_CALLS, refused
