@@ -8,6 +8,7 @@ report.json holds the outcome, good or bad.
 
 import errno
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -40,6 +41,8 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     trained: LabelSpec = msgspec.field(default_factory=LabelSpec)
     """The labels that rows must have: the labels of the model that the job continues, or of the training file, if only
     the validation file is prepared because the training file's arrays are already stored."""
+    rendered_at: float | None = None
+    """The time that the chat template writes, in Unix time. None: now."""
     limits: RowLimits = msgspec.field(default_factory=RowLimits)
 
 
@@ -72,10 +75,11 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
     method = validate_method(request.method, request.format)
     (run_dir / "data").mkdir(exist_ok=True)
     tokenizer = TokenizerWrapper.load(run_dir / "base")
+    rendered_at = time.time() if request.rendered_at is None else request.rendered_at
     preparation = Preparation(
         method=method,
         tokenizer=tokenizer,
-        builder=load_builder(run_dir / "base", method, tokenizer, request.reasoning),
+        builder=load_builder(run_dir / "base", method, tokenizer, request.reasoning, rendered_at),
         read_limits=request.limits.read_limits(),
         context_window=request.context_window,
         forced_format=request.format,
@@ -83,7 +87,7 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
         label_spec=request.trained,
     )
     for file in request.files:
-        file_report = FileReport(name=file.name)
+        file_report = FileReport(name=file.name, rendered_at=rendered_at)
         report.files.append(file_report)
         prepare_file(file, run_dir / file.path, run_dir / "data" / f"{file.name}.safetensors", preparation, file_report)
 

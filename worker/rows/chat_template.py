@@ -43,11 +43,13 @@ class TemplateFailure(Exception):
 
 
 class ChatTemplate:
-    def __init__(self, sources: dict[str, str], tokens: dict[str, str]) -> None:
+    def __init__(self, sources: dict[str, str], tokens: dict[str, str], now: datetime | None = None) -> None:
         """`sources`: the template named "default", and any others by name, as in transformers. `tokens`: the texts of
-        the special tokens by name, such as eos_token."""
+        the special tokens by name, such as eos_token. `now`: the time that the template writes; None: the time of each
+        rendering."""
         self.sources = sources
         self.tokens = tokens
+        self.now = now
         self._compiled: dict[str, jinja2.Template] = {}
 
     @classmethod
@@ -55,6 +57,10 @@ class ChatTemplate:
         """Return the template of the base model in the folder, or None if it has none."""
         sources = _sources(base)
         return cls(sources, special_tokens(base)) if sources else None
+
+    def at(self, now: datetime) -> "ChatTemplate":
+        """Return the template with a fixed time."""
+        return ChatTemplate(self.sources, self.tokens, now)
 
     def marks_generation(self, tools: Messages | None) -> bool:
         """Whether the template marks the assistant's text by {% generation %}."""
@@ -114,7 +120,12 @@ class ChatTemplate:
         return self._compiled[name]
 
     def _environment(self) -> ImmutableSandboxedEnvironment:
-        return environment()
+        sandbox = environment()
+        sandbox.globals["strftime_now"] = self._strftime_now
+        return sandbox
+
+    def _strftime_now(self, pattern: str) -> str:
+        return (self.now or datetime.now()).strftime(pattern)
 
 
 def _with_reasoning(message: Message) -> Message:
@@ -196,7 +207,6 @@ def environment() -> ImmutableSandboxedEnvironment:
     sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     sandbox.filters["tojson"] = _tojson
     sandbox.globals["raise_exception"] = _raise_exception
-    sandbox.globals["strftime_now"] = _strftime_now
     sandbox.globals["dict"] = _Dict()
     sandbox.globals["namespace"] = _namespace
     return sandbox
@@ -215,7 +225,3 @@ def _tojson(
 
 def _raise_exception(message: str) -> str:
     raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)

@@ -54,6 +54,8 @@ class FileReport(msgspec.Struct):
     label_names: list[str] | None = None
     findings: list[Finding] = []
     finding_counts: dict[str, int] = {}
+    rendered_at: float | None = None
+    """The time that the chat template wrote, in Unix time."""
 
 
 @dataclass

@@ -10,8 +10,10 @@ the end of turn.
 
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Literal
 
 from api.spec.formats import Conversation, JsonObject, Message, Messages, RowError, RowWarning
@@ -49,12 +51,14 @@ class Renderer:
         end_texts: frozenset[str],
         added_texts: set[str],
         reasoning: Reasoning = "auto",
+        rendered_at: float | None = None,
     ) -> None:
         """`end_texts`: texts of tokens that end a generation; `added_texts`: texts that the tokenizer never splits
         (worker.rows.tokenize_rows); `reasoning`: which reasoning is rendered and supervised, "auto" for what the
-        template shows."""
-        self.template = template
-        self.skeletons = Skeletons(template)
+        template shows; `rendered_at`: the time that the template writes, in Unix time, None for now."""
+        # The time is fixed, because midnight may lie between two renderings of a row, which must be equal.
+        self.template = template.at(datetime.fromtimestamp(time.time() if rendered_at is None else rendered_at))
+        self.skeletons = Skeletons(self.template)
         self.reasoning = reasoning
         self.end_texts = end_texts
         self.generation_prompt = self._probe_generation_prompt()

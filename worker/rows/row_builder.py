@@ -165,14 +165,18 @@ class RowBuilder:
         return self.renderer
 
 
-def load_builder(base: Path, method: Method, tokens: TokenizerWrapper, reasoning: Reasoning) -> RowBuilder:
+def load_builder(
+    base: Path, method: Method, tokens: TokenizerWrapper, reasoning: Reasoning, rendered_at: float | None = None
+) -> RowBuilder:
     """Return the builder of rows for the base model in the folder. Raises JobRejected if its chat template is
-    unusable."""
-    renderer = load_renderer(base, tokens, reasoning)
+    unusable. `rendered_at`: the time that the template writes, in Unix time; None: now."""
+    renderer = load_renderer(base, tokens, reasoning, rendered_at)
     return RowBuilder(method, renderer, reasoning=reasoning, base_warnings=BaseModelWarnings(tokens))
 
 
-def load_renderer(base: Path, tokens: TokenizerWrapper, reasoning: Reasoning = "auto") -> Renderer | None:
+def load_renderer(
+    base: Path, tokens: TokenizerWrapper, reasoning: Reasoning = "auto", rendered_at: float | None = None
+) -> Renderer | None:
     """Return the renderer, or None for a base model without a chat template. Raises JobRejected if the template is
     unusable."""
     try:
@@ -180,7 +184,13 @@ def load_renderer(base: Path, tokens: TokenizerWrapper, reasoning: Reasoning = "
             template = ChatTemplate.load(base)
             if template is None:
                 return None
-            return Renderer(template, end_texts=tokens.end_texts, added_texts=tokens.added_texts(), reasoning=reasoning)
+            return Renderer(
+                template,
+                end_texts=tokens.end_texts,
+                added_texts=tokens.added_texts(),
+                reasoning=reasoning,
+                rendered_at=rendered_at,
+            )
     except (TemplateFailure, TooSlow) as failure:
         message = f"The base model's chat template cannot be used: {failure or 'it takes too long'}"
         raise JobRejected(

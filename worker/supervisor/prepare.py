@@ -115,7 +115,9 @@ def _sources(attempt: AttemptContext, labels: Labels | None) -> list[Source]:
                 )
             hashes = [*(source.file.sha256 for source in sources), file.sha256]
             key = arrays.content_key(job.project_id, hashes, attempt.recipe, base, labels)
-            sources.append(Source(name, param, file, min_rows, key))
+            before = arrays.get(session, key)
+            rendered_at = None if before is None else before.report.get("rendered_at")
+            sources.append(Source(name, param, file, min_rows, key, rendered_at))
     return sources
 
 

@@ -48,6 +48,9 @@ class Source:
     file: File
     min_rows: int
     key: str
+    rendered_at: float | None = None
+    """When the rows were rendered, in Unix time, if their arrays were stored before. Chat templates may write the
+    date, and arrays that are made again must be equal."""
 
 
 def run_prepare(attempt: AttemptContext, sources: list[Source], labels: RequiredLabels) -> dict[str, FileReport]:
@@ -94,6 +97,7 @@ def _request(attempt: AttemptContext, sources: list[Source], labels: RequiredLab
         "format": None if recipe.training.format == AUTO else recipe.training.format,
         "reasoning": recipe.training.reasoning,
         "context_window": attempt.base.facts["context_window"],
+        "rendered_at": next((source.rendered_at for source in sources if source.rendered_at is not None), None),
         "trained": labels,
         "files": [
             {

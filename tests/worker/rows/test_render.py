@@ -88,6 +88,10 @@ def test_marks_around_a_whole_turn_do_not_make_its_beginning_learnt() -> None:
     assert learnt(render(template, HELLO)) == ["Hello there<|im_end|>"]
 
 
+def test_a_template_that_writes_the_time_writes_the_same_in_each_rendering() -> None:
+    assert learnt(render("{{ strftime_now('%f') }}" + bases.CHATML, USER, HELLO)) == ["Hello there<|im_end|>"]
+
+
 def test_messages_of_weight_zero_are_given_but_not_learnt() -> None:
     muted = {**HELLO, "weight": 0}
     rendered = render(bases.CHATML, USER, muted, USER, {"role": "assistant", "content": "Bye", "weight": 1})

@@ -1,5 +1,6 @@
 """Bytes that changed at rest: what can be made again is, and what cannot is named."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from api.records import base_models
 from api.records.arrays import Arrays
 from api.records.files import File
+from api.services.base_models import register
 from api.spec.lifecycle import JobStatus
 from tests.conftest import PRODUCTION
 from tests.end_to_end.jobs import rows
@@ -48,6 +50,21 @@ def test_arrays_damaged_before_training_are_made_again(workshop: Workshop) -> No
     job_id = workshop.submit()
     work_until_idle(workshop.prepare)
     flip(workshop, arrays_key(workshop, job_id))
+    workshop.work()
+    job = workshop.job(job_id)
+    assert (job.status, job.faults) == (JobStatus.SUCCEEDED, {}), job.error
+
+
+def test_arrays_are_made_again_with_the_time_that_the_chat_template_wrote(
+    workshop: Workshop, tiny_base: Path, tmp_path: Path
+) -> None:
+    dated = shutil.copytree(tiny_base, tmp_path / "dated")
+    template = (dated / "chat_template.jinja").read_text()
+    (dated / "chat_template.jinja").write_text("{{ strftime_now('%f') }}" + template)
+    register(workshop.context, "dated", dated)
+    job_id = workshop.submit(model="dated")
+    work_until_idle(workshop.prepare)
+    lose(workshop, arrays_key(workshop, job_id))
     workshop.work()
     job = workshop.job(job_id)
     assert (job.status, job.faults) == (JobStatus.SUCCEEDED, {}), job.error
