@@ -82,8 +82,12 @@ def preview_rows(
 def _is_dropped(built: TokenizableRow, sequences: list[PreviewSequence], *, drop: bool) -> bool:
     if any(sequence.cut_at is not None for sequence in sequences) and (drop or built.item is not None):
         return True
-    read_only = built.item is not None or (built.label is not None and len(sequences) == 1)
-    return not read_only and any(not sequence.supervised_tokens for sequence in sequences)
+    learnt = any(map(_is_learnt, built.sequences))  # prompts, and texts that have only a label, are not
+    return learnt and any(not sequence.supervised_tokens for sequence in sequences)
+
+
+def _is_learnt(text: Rendered | PromptCompletionText) -> bool:
+    return bool(text.spans) if isinstance(text, Rendered) else text.weight > 0
 
 
 def _sequences(built: TokenizableRow, tokenizer: TokenizerWrapper, max_length: int | None) -> list[PreviewSequence]:
