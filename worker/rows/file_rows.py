@@ -15,7 +15,7 @@ from worker.rows.findings import Findings
 from worker.rows.label_balance import check_labels
 from worker.rows.labels import LabelColumn
 from worker.rows.plain_formats import PlainFormat
-from worker.rows.readers import FileError, PlainChat, ReadLimits, open_rows
+from worker.rows.readers import FileError, PlainChat, ReadLimits, Rows, open_rows
 from worker.rows.row_builder import LabelSpec, RowBuilder, TokenizableRow
 
 
@@ -46,8 +46,8 @@ class FileRows:
     training_rows: DuplicateDetector | None = None
     """The detector with the training file's rows, if this is the validation file."""
     complete: bool = True
-    """False if only the beginning of the file is given. An error at the end of that beginning is then due to the cut,
-    and is not reported."""
+    """False if only the beginning of the file is given. An error at the end of that beginning, such as an invalid last
+    row, is then due to the cut, and is not reported."""
     findings: Findings = field(default_factory=Findings)
     """Findings that `take_findings` has not returned yet."""
     count: int = 0
@@ -70,7 +70,7 @@ class FileRows:
         line = 0
         try:
             self.container, rows = open_rows(source, self.limits)
-            for line, row in rows:
+            for line, row in rows if self.complete else _without_cut_row(rows):
                 if row is None:
                     self.findings.blank_line(line)
                     continue
@@ -146,3 +146,14 @@ class FileRows:
         self.format = FORMATS[name]
         self.plain = PlainFormat(self.format)
         self.labels = self.builder.labels(name, self.label_spec)
+
+
+def _without_cut_row(rows: Rows) -> Rows:
+    """Yield the rows, except the last one if it is invalid."""
+    held: tuple[int, RowError] | None = None
+    for line, row in rows:
+        if held is not None:
+            yield held
+        held = (line, row) if isinstance(row, RowError) else None
+        if held is None:
+            yield line, row
