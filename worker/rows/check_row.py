@@ -12,8 +12,8 @@ from worker.rows.limits import TooSlow, time_limit
 
 T = TypeVar("T")
 ROW_SECONDS = 2.0
-"""Time limit of the check of one row. Most rows take microseconds; only a hostile chat template or row takes longer
-than this."""
+"""Limit on the processor time of the check of one row. Most rows take microseconds; only a hostile chat template or row
+takes longer than this."""
 
 
 @dataclass(frozen=True)

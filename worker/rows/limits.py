@@ -14,7 +14,7 @@ class CpuTimeUsedUp(Exception):
 
 
 class TooSlow(Exception):
-    """One piece of work took longer than its time limit."""
+    """One piece of work took more processor time than its limit."""
 
 
 GRACE_SECONDS = 10
@@ -42,14 +42,15 @@ def limit_process(*, memory_bytes: int | None, cpu_seconds: int | None, file_byt
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TooSlow if the work in the `with` block takes longer. Use it in the main thread only, and not nested."""
-    previous = signal.signal(signal.SIGALRM, _too_slow)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    """Raise TooSlow if the work in the `with` block takes more processor time. The clock would also count other work on
+    the machine. Use the limit in the main thread only, and not nested."""
+    previous = signal.signal(signal.SIGPROF, _too_slow)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def require_memory(bytes_total: int) -> None:

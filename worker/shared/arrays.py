@@ -148,22 +148,32 @@ class Rows:
         elif self.labels is not None and not self.loss_weights.any():
             keep_R = np.ones(len(self), np.bool_)
         else:
-            keep_R = self._supervised_before(ends_S).reshape(-1, self.width).all(1)
+            keep_R = (self.supervised_before(ends_S) > 0).reshape(-1, self.width).all(1)
         if drop:
             keep_R = keep_R & ~cut_R
         kept = replace(self, ends=ends_S).take(np.flatnonzero(keep_R))
         return kept, len(self) - len(kept), int((keep_R & cut_R).sum())
 
-    def _supervised_before(self, ends_S: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Return [sequences]: whether a token before `ends_S` is supervised. The first token of a sequence does not
+    def supervised_before(self, ends_S: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return [sequences]: the number of supervised tokens before `ends_S`. The first token of a sequence does not
         count, because it is never predicted."""
         firsts_S = np.minimum(self.starts + 1, ends_S)
-        supervised_N = np.append(self.loss_weights > 0, False)  # for the last sequence, whose end is no index
-        # The result alternates between the sequences and the gaps after them.
-        found_S: npt.NDArray[np.bool_] = np.logical_or.reduceat(
-            supervised_N, np.stack([firsts_S, ends_S], axis=1).reshape(-1)
-        )[::2]
-        return found_S & (firsts_S < ends_S)  # `reduceat` returns a token for an empty range
+        counted_P = self._supervised_up_to(np.concatenate([firsts_S, ends_S]))
+        return counted_P[len(firsts_S) :] - counted_P[: len(firsts_S)]
+
+    def _supervised_up_to(self, positions_P: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return [P]: the number of supervised tokens before each of these positions in the long array. Counts of all
+        its tokens would not fit in memory, so they are made for a chunk at a time."""
+        order_P = np.argsort(positions_P, kind="stable")
+        sorted_P = positions_P[order_P]
+        counted_P = np.zeros(len(positions_P), np.int64)
+        before = 0
+        for begin in range(0, len(self.loss_weights), CHUNK_ELEMENTS):
+            counted_N = before + np.cumsum(self.loss_weights[begin : begin + CHUNK_ELEMENTS] > 0)
+            first, last = np.searchsorted(sorted_P, [begin + 1, begin + len(counted_N) + 1])
+            counted_P[order_P[first:last]] = counted_N[sorted_P[first:last] - begin - 1]
+            before = counted_N[-1]
+        return counted_P
 
 
 def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:

@@ -97,7 +97,7 @@ def count(rows: Rows, *, max_length: int | None, context_window: int | None, dro
         dropped=dropped,
         overlong=overlong,
         tokens=int(kept.lengths.sum()),
-        supervised_tokens=_supervised(kept),
+        supervised_tokens=int(kept.supervised_before(kept.ends).sum()),
         longest=longest,
         max_length=limit,
         lengths=[round(value) for value in quantiles.tolist()],
@@ -110,12 +110,6 @@ def _histogram(lengths_R: npt.NDArray[np.int64]) -> Histogram:
     while width * MAX_BINS <= lengths_R.max(initial=0):
         width *= 2
     return Histogram(width, np.bincount(lengths_R // width).tolist())
-
-
-def _supervised(rows: Rows) -> int:
-    counted_N = np.concatenate([[0], np.cumsum(rows.loss_weights > 0)])
-    firsts = np.minimum(rows.starts + 1, rows.ends)
-    return int((counted_N[rows.ends] - counted_N[firsts]).sum())
 
 
 def workload(rows: Rows) -> Workload:

@@ -54,6 +54,18 @@ def test_long_rows_can_be_left_out_instead_of_cut(path: Path) -> None:
     assert (kept.lengths.tolist(), dropped, truncated) == ([3, 3], 1, 0)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 64, 1 << 20])
+def test_supervised_tokens_are_counted_chunk_by_chunk(chunk: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "CHUNK_ELEMENTS", chunk)
+    rng = np.random.default_rng(seed)
+    bounds = np.concatenate([[0], np.cumsum(rng.integers(0, 9, 40))])
+    weights = rng.choice([0.0, 0.5, 1.0], bounds[-1]).astype(np.float32)
+    rows = Rows(np.zeros(bounds[-1], np.int32), weights, bounds[:-1], bounds[1:], width=2).take(rng.permutation(20))
+    ends = np.minimum(rows.ends, rows.starts + 5)
+    expected = [int((weights[start + 1 : end] > 0).sum()) for start, end in zip(rows.starts, ends, strict=True)]
+    assert rows.supervised_before(ends).tolist() == expected
+
+
 def test_rows_short_enough_stay_as_they_are(path: Path) -> None:
     rows, dropped, truncated = load_rows(path).truncate(4)
     assert rows.lengths.tolist() == [3, 3, 4]
