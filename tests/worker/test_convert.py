@@ -8,8 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,7 @@ from tests.worker.templates import ALL
 from worker.bases import hub
 from worker.bases.facts import takes_tools
 from worker.bases.files import Refused
+from worker.bases.gguf import _file_type
 from worker.convert import convert
 from worker.engine.model.families import recomputes
 from worker.rows.chat_template import ChatTemplate
@@ -358,6 +361,19 @@ def test_command_line_says_why_on_its_last_line(tmp_path: Path) -> None:
     ended = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_gguf_whose_header_leaves_out_its_type_has_that_of_most_weights() -> None:
+    """The field `general.file_type` is optional."""
+
+    def reader(*tensors: tuple[str, int]) -> Any:
+        types = gguf.GGMLQuantizationType
+        found = [SimpleNamespace(tensor_type=types[name], n_elements=np.uint64(count)) for name, count in tensors]
+        return SimpleNamespace(get_field=lambda _: None, tensors=found)
+
+    assert _file_type(reader(("F32", 10), ("Q4_K", 90), ("Q6_K", 50), ("F32", 10))) == "MOSTLY_Q4_K"
+    assert _file_type(reader(("F32", 10), ("BF16", 90))) == "MOSTLY_BF16"
+    assert _file_type(reader(("F32", 10))) == "ALL_F32"
 
 
 def test_gguf_says_what_its_weights_were(smollm2: Path) -> None:

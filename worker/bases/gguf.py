@@ -6,6 +6,7 @@ float32, float16 or bfloat16 keep their type.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -40,7 +41,7 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
             raise Refused(f"{path.name} is not a GGUF file")
     try:
         reader = _BoundedReader(path)
-        file_type = LlamaFileType(_field(reader, "general.file_type"))
+        file_type = _file_type(reader)
         blocks = _field(reader, f"{_field(reader, 'general.architecture')}.block_count")
         require_layers(blocks or 0, len(reader.tensors))
         auto: AutoClass = AutoModelForCausalLM
@@ -48,7 +49,7 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
             model, loading = auto.from_pretrained(
                 path.parent,
                 gguf_file=path.name,
-                dtype=UNQUANTIZED.get(file_type.name, torch.bfloat16),
+                dtype=UNQUANTIZED.get(file_type, torch.bfloat16),
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
@@ -62,8 +63,8 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
     require_none_missing(loading["missing_keys"])
     _save_model(model, out)
     save(load(path.parent, gguf_file=path.name), out)
-    unquantized = file_type.name in UNQUANTIZED
-    return _field(reader, "general.license"), None if unquantized else file_type.name.removeprefix("MOSTLY_")
+    unquantized = file_type in UNQUANTIZED
+    return _field(reader, "general.license"), None if unquantized else file_type.removeprefix("MOSTLY_")
 
 
 class _BoundedReader(GGUFReader):
@@ -95,6 +96,17 @@ def _read_once(reader: GGUFReader) -> Iterator[None]:
         yield
     finally:
         library.GGUFReader, library.get_tensor_name_map = before
+
+
+def _file_type(reader: GGUFReader) -> str:
+    """Return the name of the file's type in `LlamaFileType`. The field is optional: without it, most weights tell."""
+    if (number := _field(reader, "general.file_type")) is not None:
+        return LlamaFileType(number).name
+    weights: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        weights[tensor.tensor_type.name] += int(tensor.n_elements)
+    (name, _), *_ = weights.most_common(1)
+    return "ALL_F32" if name == "F32" else f"MOSTLY_{name}"
 
 
 def _field(reader: GGUFReader, name: str) -> Any:

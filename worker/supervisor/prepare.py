@@ -242,8 +242,7 @@ def _queue_for_training(
     notes: list[str],
 ) -> None:
     job, base, database = attempt.job, attempt.base, attempt.node.context.database
-    train = prepared["train"].report
-    tokens = train["tokens"] / max(1, train["array_rows"]) * resolved.batch_size * resolved.total_steps
+    tokens = workloads.train.tokens / workloads.train.rows * resolved.batch_size * resolved.total_steps
     with database.read() as session:
         live, known = workers.training(session), workers.training_lately(session)
     gpus = _needed_gpus(attempt.recipe, live, known)

@@ -84,11 +84,13 @@ def test_long_rows_are_cut_left_out_or_refused_as_the_job_says(workshop: Worksho
         how: workshop.submit(jsonl(SHORT[0], LONG, *SHORT[1:]), training={"max_length": 40, "overlong": how})
         for how in ("truncate", "drop", "error")
     }
+    without = workshop.submit(jsonl(*SHORT))
     work_until_idle(workshop.prepare)
     assert any("1 of the training rows are longer than 40 tokens" in told for told in workshop.told(jobs["truncate"]))
     dropping, refused = workshop.job(jobs["drop"]), workshop.job(jobs["error"])
     assert dropping.resolved is not None
     assert dropping.resolved["overlong"] == "drop"
+    assert dropping.work == workshop.job(without).work, "rows that are left out are no work"
     assert any(
         "1 of the training rows are left out: each has more than 40 tokens" in told
         for told in workshop.told(jobs["drop"])
