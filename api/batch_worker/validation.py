@@ -22,6 +22,8 @@ CHUNK = 1000
 """Number of items that one transaction inserts."""
 MAX_ERRORS = 100
 """Number of errors after which the rest of the file is not read."""
+MAX_PARAM = 64
+"""Maximum length of the name of a wrong field in an error, in characters. A line may have a key of a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,13 @@ class InputReader:
                 raise Invalid(*self._errors, LineError("too_many_requests", message, line=number))
             if (item := self._item(number, start, content)) is not None:
                 found.append(item)
-            if len(self._errors) == MAX_ERRORS:
+            if len(self._errors) >= MAX_ERRORS:
                 break
             if len(found) == CHUNK:
                 yield found
                 found = []
         if self._errors:
-            raise Invalid(*self._errors)
+            raise Invalid(*self._errors[:MAX_ERRORS])
         if not self.count:
             raise Invalid(LineError("empty_file", "The input file has no requests"))
         if found:
@@ -107,7 +109,7 @@ class InputReader:
 
 def _as_line_error(error: ValidationError, number: int) -> LineError:
     first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"]) or None
+    param = ".".join(str(part) for part in first["loc"])[:MAX_PARAM] or None
     if first["type"] in ("json_invalid", "model_type"):
         return LineError("invalid_json_line", "This line is not a JSON object", None, number)
     if first["type"] == "missing":

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from api.background import postponed
 from api.background.postponed import Postponed
 from api.batch_worker import item, results, validation
-from api.batch_worker.validation import MAX_ERRORS
+from api.batch_worker.validation import MAX_ERRORS, MAX_PARAM
 from api.batch_worker.worker import BatchWorker
 from api.context import Context
 from api.errors import InsufficientStorage
@@ -162,6 +162,7 @@ def test_requests_that_name_no_model_fail_one_by_one(client: TestClient, served:
     [
         ([""], {}, "empty_file"),
         (["{"] * (MAX_ERRORS + 1), {}, "invalid_json_line"),
+        ([line("a", url="/v1/completions")] * MAX_ERRORS, {}, "mismatched_url"),  # two errors in most lines
         ([line("a"), line("b")], {"max_batch_requests": 1}, "too_many_requests"),
         ([line("a"), line("b")], {"max_project_batch_requests": 1}, "request_limit_exceeded"),
         ([line("a")], {"max_body_bytes": 32}, "request_too_large"),
@@ -176,6 +177,14 @@ def test_inputs_have_limits(
     errors = retrieve(client, batch)["errors"]["data"]
     assert errors[-1]["code"] == code
     assert len(errors) <= MAX_ERRORS
+
+
+def test_the_name_of_a_wrong_field_is_cut(client: TestClient, served: Context) -> None:
+    batch = create(client, line("a", **{"k" * 10_000: 1}))
+    work(served)
+    (error,) = retrieve(client, batch)["errors"]["data"]
+    assert error["param"] == "k" * MAX_PARAM
+    assert error["message"] == f"{error['param']}: Unknown field"
 
 
 def test_what_a_dead_worker_held_is_answered_once(client: TestClient, served: Context) -> None:
