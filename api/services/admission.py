@@ -71,7 +71,8 @@ def validate(
     for number, wanted in enumerate(recipe.evals or ()):
         if evals.get(session, caller.project_id, wanted.eval_id) is None:
             raise NoSuchEval(wanted.eval_id, f"evals.{number}.eval_id")
-        require_usable(session, caller, wanted.source.id, purpose="evals", param=f"evals.{number}.source.id")
+        source, limit = f"evals.{number}.source.id", context.settings.max_eval_bytes
+        require_usable(session, caller, wanted.source.id, purpose="evals", param=source, max_bytes=limit)
         eval_runs.require_answers(
             context, origin.base, wanted.sampling_params, f"evals.{number}.sampling_params", f"evals.{number}"
         )

@@ -230,6 +230,10 @@ def test_a_job_may_ask_for_evals_of_its_project(client: TestClient, served: Cont
     assert answer(eval_id="eval_none").json()["error"]["code"] == "eval_not_found"
     wrong = {"type": "file_id", "id": job["training_file"]}
     assert answer(source=wrong).json()["error"]["param"] == "evals.0.source.id"
+    object.__setattr__(served, "settings", served.settings.model_copy(update={"max_eval_bytes": 1}))
+    large = answer().json()["error"]
+    assert (large["code"], large["param"]) == ("file_too_large", "evals.0.source.id")
+    object.__setattr__(served, "settings", served.settings.model_copy(update={"max_eval_bytes": 1000}))
     loud = answer(sampling_params={"reasoning_effort": "high"}).json()["error"]
     assert loud["param"] == "evals.0.sampling_params.reasoning_effort"
     long = answer(sampling_params={"max_completion_tokens": 10**9}).json()["error"]
