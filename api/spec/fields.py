@@ -73,17 +73,29 @@ class StrictModel(BaseModel):
         return schema
 
 
+def _is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can encode the text. JSON may name half of a character, a lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class NulFreeModel(StrictModel):
-    """A request body without NUL characters: its text is stored in the database, and PostgreSQL cannot store them."""
+    """A request body whose texts can be stored and sent: without NUL characters, which PostgreSQL cannot store, and
+    without lone surrogates, which UTF-8 cannot encode."""
 
     @model_validator(mode="before")
     @classmethod
-    def _text_without_nul(cls, data: object) -> object:
+    def _text_is_storable(cls, data: object) -> object:
         left = [data]
         while left:
             match left.pop():
                 case str() as text if "\0" in text:
                     raise ValueError("the body holds a NUL character (\\u0000), which cannot be stored")
+                case str() as text if not _is_unicode(text):
+                    raise ValueError("the body holds half of a character (a lone surrogate such as \\ud800)")
                 case dict() as fields:
                     left += [*fields, *fields.values()]
                 case list() as items:
@@ -101,11 +113,8 @@ def _repeatable(free: JsonObject) -> JsonObject:
     while left:
         value, depth = left.pop()
         match value:
-            case str() as text:
-                try:
-                    text.encode()
-                except UnicodeEncodeError:
-                    raise ValueError("a text has half of a character (a lone surrogate such as \\ud800)") from None
+            case str() as text if not _is_unicode(text):
+                raise ValueError("a text has half of a character (a lone surrogate such as \\ud800)")
             case float() as number if not math.isfinite(number):
                 raise ValueError(f"{number} is not allowed in JSON")
             case dict() | list() if depth == MAX_DEPTH:

@@ -84,6 +84,21 @@ def test_a_nul_in_what_would_be_stored_is_a_400(client: TestClient, path: str, b
 
 
 @pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("batches", {"input_file_id": "\ud800", "endpoint": "/v1/completions", "completion_window": "24h"}),
+        ("fine_tuning/checkpoints/none/permissions", {"project_ids": ["\ud800"]}),
+        ("uploads", {"bytes": 1, "filename": "a", "mime_type": "text/jsonl", "purpose": "\ud800"}),
+        ("uploads/none/complete", {"part_ids": ["\ud800"]}),
+        ("fine_tuning/jobs", {"\ud800": 1}),
+    ],
+)
+def test_half_of_a_character_is_a_400(client: TestClient, path: str, body: dict[str, object]) -> None:
+    answer = client.post(f"/v1/{path}", content=json.dumps(body), headers={"content-type": "application/json"})
+    assert (answer.status_code, "half of a character" in error_of(answer)["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(
     ("sent", "status"),
     [
         (b"what is this?\r\n\r\n", 400),
