@@ -18,6 +18,8 @@ Dimension = Literal["day", "project", "key", "model"]
 
 MAX_DAYS = 400
 MAX_LINES = 10_000
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of the texts that spreadsheets take for formulas."""
 
 
 @dataclass
@@ -114,8 +116,14 @@ def as_csv(lines: Sequence[UsageLine]) -> str:
     table.writeheader()
     for line in lines:
         times = {"start_time": _date(line.start_time), "end_time": _date(line.end_time)}
-        table.writerow(asdict(line) | times)
+        table.writerow({name: _cell(value) for name, value in (asdict(line) | times).items()})
     return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Return the value, with an apostrophe before a text that a spreadsheet would run as a formula. Users choose the
+    names of keys."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _date(time: int) -> str:

@@ -75,6 +75,16 @@ def test_a_table_has_the_same_lines(client: TestClient, entered: None, asked: di
     assert (row["start_time"], row["end_time"], row["trained_tokens"]) == ("2024-10-04", "2024-10-05", "15")
 
 
+def test_a_name_is_no_formula_of_a_table(app: FastAPI, served: Context) -> None:
+    named = client_of(app, "=1+1", "operator")
+    name = "=HYPERLINK(A1)"
+    key = named.post("/v1/keys", json={"name": name}).json()["id"]
+    enter(served, "=1+1", key=key, trained_tokens=1)
+    query: dict[str, Any] = {"start_time": DAY, "end_time": DAY + 1, "format": "csv", "group_by": ["project", "key"]}
+    (row,) = csv.DictReader(io.StringIO(named.get("/v1/usage", params=query).text))
+    assert (row["project_name"], row["key_name"], row["trained_tokens"]) == ("'=1+1", f"'{name}", "1")
+
+
 def test_this_month_is_the_default(client: TestClient, served: Context) -> None:
     account = Account(a_project(served.database), "key_a", "tiny")
     with served.database.write() as session:
