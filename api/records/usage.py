@@ -77,19 +77,23 @@ def day_of(time: float) -> int:
     return int(time // DAY_S * DAY_S)
 
 
-def by_day(
+def summed(
     session: Session, project_id: str | None, start: float, end: float, dimensions: Sequence[str], limit: int
 ) -> list[dict[str, Any]]:
-    """Return the sums of each day that begins at `start` or later and before `end`, at most `limit` rows, oldest first.
+    """Return the sums of the days that begin at `start` or later and before `end`, at most `limit` rows.
 
-    `project_id`: None for all projects. `dimensions`: any of `project_id`, `key_id` and `model`. A day has a row for
-    each combination of their values.
+    `project_id`: None for all projects. `dimensions`: any of `day`, `project_id`, `key_id` and `model`. There is a row
+    for each combination of their values, in the order of these. Of stored bytes, the row has the largest sum of a day.
     """
-    columns = [getattr(Usage, name) for name in ("day", *dimensions)]
+    daily_columns = [getattr(Usage, name) for name in dict.fromkeys(("day", *dimensions))]
     sums = [func.sum(getattr(Usage, name)).label(name) for name in (*FLOWS, "stored_bytes")]
-    query = select(*columns, *sums).where(Usage.day >= start, Usage.day < end)
+    daily_sums = select(*daily_columns, *sums).where(Usage.day >= start, Usage.day < end).group_by(*daily_columns)
     if project_id is not None:
-        query = query.where(Usage.project_id == project_id)
+        daily_sums = daily_sums.where(Usage.project_id == project_id)
+    daily = daily_sums.subquery().c
+    columns = [daily[name] for name in dimensions]
+    totals = [func.sum(daily[name]).label(name) for name in FLOWS]
+    query = select(*columns, *totals, func.max(daily.stored_bytes).label("stored_bytes"))
     rows = session.execute(query.group_by(*columns).order_by(*columns).limit(limit))
     return [dict(row) for row in rows.mappings()]
 

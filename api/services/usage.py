@@ -2,10 +2,10 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest
@@ -59,10 +59,10 @@ def summed(
             param="group_by",
         )
     project_id = None if "project" in group_by else caller.project_id
-    dimensions = [_COLUMNS.get(name, name) for name in dict.fromkeys(group_by) if name != "day"]
+    dimensions = [_COLUMNS.get(name, name) for name in sorted(set(group_by), key=_ORDER.index)]
     with context.database.read() as session:
         start, end = _days(current_time(session), start_time, end_time)
-        rows = usage.by_day(session, project_id, start, end, dimensions, MAX_LINES + 1)
+        rows = usage.summed(session, project_id, start, end, dimensions, MAX_LINES + 1)
         names = keys.names(session, project_id) if "key" in group_by else {}
         names |= projects.names(session) if "project" in group_by else {}
     if len(rows) > MAX_LINES:
@@ -71,23 +71,21 @@ def summed(
             "group_by",
             param="start_time",
         )
-    lines: dict[tuple[object, ...], UsageLine] = {}
-    for row in rows:
-        times: tuple[int, int] = (row["day"], row["day"] + DAY_S) if "day" in group_by else (start, end)
-        project, key_id, model = (row.get(name) or None for name in ("project_id", "key_id", "model"))
-        line = UsageLine(*times, key_id, names.get(key_id or ""), model, project, names.get(project or ""))
-        _add(lines.setdefault((*times, project, key_id, model), line), row)
-    return list(lines.values())
+    return [_line(row, start, end, names) for row in rows]
 
 
+_ORDER = get_args(Dimension)
 _COLUMNS = {"project": "project_id", "key": "key_id"}
 
 
-def _add(line: UsageLine, amounts: dict[str, Any]) -> None:
-    for name in FLOWS:
-        total = getattr(line, name)
-        setattr(line, name, total + type(total)(amounts[name]))  # PostgreSQL returns sums of integers as Decimal
-    line.stored_bytes = max(line.stored_bytes, int(amounts["stored_bytes"]))
+def _line(row: dict[str, Any], start: int, end: int, names: Mapping[str, str]) -> UsageLine:
+    """Return the line of a row of `api.records.usage.summed`. `names`: those of keys and projects, by id."""
+    times: tuple[int, int] = (row["day"], row["day"] + DAY_S) if "day" in row else (start, end)
+    project, key_id, model = (row.get(name) or None for name in ("project_id", "key_id", "model"))
+    line = UsageLine(*times, key_id, names.get(key_id or ""), model, project, names.get(project or ""))
+    for name in (*FLOWS, "stored_bytes"):
+        setattr(line, name, type(getattr(line, name))(row[name]))  # PostgreSQL returns sums of integers as Decimal
+    return line
 
 
 def _days(now: float, start_time: int | None, end_time: int | None) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from api.records import usage
 from api.records.projects import Project
 from api.records.usage import DAY_S, Account, Usage
 from api.services import budgets
+from api.services import usage as usage_service
 from tests.api.conftest import client_of
 from tests.api.http.test_errors import error_of
 from tests.api.routes.test_files import upload
@@ -83,6 +84,17 @@ def test_a_name_is_no_formula_of_a_table(app: FastAPI, served: Context) -> None:
     query: dict[str, Any] = {"start_time": DAY, "end_time": DAY + 1, "format": "csv", "group_by": ["project", "key"]}
     (row,) = csv.DictReader(io.StringIO(named.get("/v1/usage", params=query).text))
     assert (row["project_name"], row["key_name"], row["trained_tokens"]) == ("'=1+1", f"'{name}", "1")
+
+
+def test_only_the_lines_of_the_answer_are_limited(
+    client: TestClient, entered: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_service, "MAX_LINES", 3)
+    assert len(lines(client, "model")) == 3, "of four days and models"
+    answer = client.get(
+        "/v1/usage", params={"start_time": DAY, "end_time": DAY + 2 * DAY_S, "group_by": ["day", "model"]}
+    )
+    assert "more than 3 lines" in error_of(answer)["message"]
 
 
 def test_this_month_is_the_default(client: TestClient, served: Context) -> None:
