@@ -10,10 +10,11 @@ from pathlib import Path
 from api.infra.storage import Storage
 from api.spec.artifacts import Artifact
 from worker.supervisor.inputs import fetch_artifacts
-from worker.supervisor.model_cache import locked
+from worker.supervisor.model_cache import lacks_room, locked
 
 MAX_BYTES = 20 * 1024**3
-"""Maximum size in bytes of all cached models together. A single model may be larger."""
+"""Maximum size in bytes of all cached models together, if the disk has room for as many. A single model may be larger.
+"""
 
 
 class AdapterCache:
@@ -68,10 +69,11 @@ class AdapterCache:
             raise
 
     def _evict(self, size: int) -> None:
-        """Delete the least recently used folders that nobody uses, until `size` more bytes fit."""
+        """Delete the least recently used folders that nobody uses, until `size` more bytes fit into the cache and onto
+        the disk."""
         used = set(self._used_by.values())
         for oldest in [folder for folder in self._sizes if folder not in used]:
-            if sum(self._sizes.values()) + size <= MAX_BYTES:
+            if sum(self._sizes.values()) + size <= MAX_BYTES and not lacks_room(self._folder, size):
                 break
             del self._sizes[oldest]
             shutil.rmtree(oldest)

@@ -33,7 +33,7 @@ def make_room(cache: Path, needed_bytes: int = 0) -> None:
     now = time.time()
     for folder in sorted(used_at, key=used_at.__getitem__):
         age_s = now - used_at[folder]
-        if age_s > KEEP_S or (age_s > RECENT_S and _lacks_room(cache, needed_bytes)):
+        if age_s > KEEP_S or (age_s > RECENT_S and lacks_room(cache, needed_bytes)):
             _delete_unless_used(folder)
 
 
@@ -49,7 +49,7 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
             yield True
 
 
-def _lacks_room(cache: Path, needed_bytes: int) -> bool:
+def lacks_room(cache: Path, needed_bytes: int) -> bool:
     disk = shutil.disk_usage(cache)
     return disk.free < needed_bytes + min(RESERVED_SHARE * disk.total, RESERVED_BYTES)
 

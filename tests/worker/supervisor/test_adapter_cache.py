@@ -1,5 +1,6 @@
 """A sampler's cache of published models: who waits for whom, and what is deleted."""
 
+import math
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ import pytest
 
 from api.infra.storage import Storage, StorageUnavailable, StoredObject
 from api.spec.artifacts import Artifact
-from worker.supervisor import adapter_cache
+from worker.supervisor import adapter_cache, model_cache
 from worker.supervisor.adapter_cache import AdapterCache
 
 WAIT_S = 30
@@ -74,6 +75,17 @@ def test_models_in_use_are_kept_and_others_make_room(
     cache.release("second")
     cache.fetch(model(storage, "third"), user="third")
     assert (first.exists(), second.exists()) == (True, False)
+
+
+def test_models_make_room_on_a_disk_that_is_nearly_full(
+    storage: SlowStorage, cache: AdapterCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (cache.fetch(model(storage, name), user=name) for name in ("first", "second"))
+    for limit in ("RESERVED_SHARE", "RESERVED_BYTES"):
+        monkeypatch.setattr(model_cache, limit, math.inf)  # no disk has as much
+    cache.release("second")
+    third = cache.fetch(model(storage, "third"), user="third")
+    assert (first.exists(), second.exists(), third.exists()) == (True, False, True)
 
 
 def test_a_failed_fetch_leaves_nothing_and_the_next_one_fetches(storage: SlowStorage, cache: AdapterCache) -> None:
