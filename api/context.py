@@ -11,6 +11,7 @@ from api.infra.preview_process import PreviewProcesses
 from api.infra.storage import Storage
 from api.records import Database
 from api.settings import Settings
+from api.spec.evals.criteria import MAX_CRITERIA
 
 REQUEST_THREADS = 36
 """Number of anyio's 40 threads that requests may use. Four are left for short calls from coroutines."""
@@ -34,8 +35,8 @@ RECEIVING_TURN_S = 30.0
 response to a small upload that it has sent."""
 
 JUDGEMENTS_WAITING = 1000
-"""Number of judgements of one project that may wait for their turn. Jobs and runs of evals never reach it: they limit
-themselves to fewer."""
+"""Number of judgements of one project that may wait for their turn, unless a worker's items of evals may have more.
+Jobs and runs of evals never reach it."""
 
 GRADINGS = 256
 """Number of `graders/run` that an API process works on at the same time. Each holds a body of up to `max_body_bytes`
@@ -105,7 +106,7 @@ class Context:
                 "judgements",
                 total=settings.judge_requests,
                 per_project=settings.judge_requests,
-                max_waiting=JUDGEMENTS_WAITING,
+                max_waiting=max(JUDGEMENTS_WAITING, settings.eval_items * MAX_CRITERIA),
             ),
         )
 

@@ -11,7 +11,7 @@ from api.records.eval_runs import EvalRun
 from api.records.evals import Eval
 from api.schemas.common import ends
 from api.schemas.stored import StoredJson, stored
-from api.spec.evals.criteria import Criterion
+from api.spec.evals.criteria import MAX_CRITERIA, Criterion
 from api.spec.evals.data_source import CustomDataSource, DataSourceConfig
 from api.spec.evals.run_source import RunSource
 from api.spec.evals.status import ItemStatus, RunStatus
@@ -20,7 +20,6 @@ from api.spec.recipe import Metadata
 
 Name = Annotated[str, Field(max_length=512)]
 PublicStatus = Literal["queued", "in_progress", "completed", "canceled", "failed"]
-MAX_CRITERIA = 64
 
 
 class EvalBody(NulFreeModel):

@@ -12,6 +12,8 @@ from api.spec.graders.score_model import ScoreModel
 from api.spec.graders.string_check import StringCheck
 from api.spec.graders.text_similarity import TextSimilarity
 
+MAX_CRITERIA = 64
+"""Maximum number of criteria of an eval."""
 HALF = 0.5
 """Lowest reward with which an item passes, for criteria that have neither a threshold nor a range."""
 

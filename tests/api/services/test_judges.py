@@ -16,6 +16,7 @@ from api.infra.outside_judges import Cause, Unanswered
 from api.records.usage import Usage
 from api.services import budgets, judges
 from api.settings import JudgeServer, Settings
+from api.spec.evals.criteria import MAX_CRITERIA
 from api.spec.graders import Case, GradingError, Question, Verdict
 from api.spec.graders.base import Sampling
 from api.spec.graders.label_model import LabelModel
@@ -306,3 +307,20 @@ def test_without_a_sampler_a_model_of_this_server_judges_nothing(settings: Setti
         assert len(requests) == 3
         unknown = asyncio.run(judges.ask(context, caller, replace(QUESTION, model="none")))
         assert unknown.message.startswith("none cannot be asked: The model 'none' does not exist")
+
+
+def test_the_criteria_of_all_items_of_a_worker_may_wait(settings: Settings) -> None:
+    context, ended = opened(settings, eval_items=17), asyncio.Event()
+
+    async def hold() -> None:
+        async with context.judgements.turn("project"):
+            await ended.wait()
+
+    async def hold_all() -> None:
+        held = [asyncio.create_task(hold()) for _ in range(17 * MAX_CRITERIA)]
+        await asyncio.sleep(0)
+        ended.set()
+        await asyncio.gather(*held)
+
+    asyncio.run(hold_all())
+    context.database.dispose()
