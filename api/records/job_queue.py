@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, String, and_, case, func, or_, select, text, update
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, and_, case, func, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -31,10 +31,15 @@ _MAY_BE_HELD = Job.status.in_([stage.leased for stage in Stage])
 """Whether the job's status is one in which a worker may hold the job."""
 
 
+_OPEN = text("ended_at IS NULL")
+
+
 class Attempt(Base):
     """One claim of one job. The attempts are the history of how often and where a job ran."""
 
     __tablename__ = "attempts"
+    # Few attempts are open, and workers look for them every few seconds.
+    __table_args__ = (Index("ix_attempts_open", "job_id", sqlite_where=_OPEN, postgresql_where=_OPEN),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     fence: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -243,11 +248,9 @@ def unfinished_usage(session: Session, project_id: str) -> tuple[int, float]:
 
 def end_orphaned_attempts(session: Session) -> None:
     """End the attempts that older releases of Attune left open when the jobs ended."""
-    ended = select(Job.id).where(Job.status.in_(FINAL))
+    status = select(Job.status).where(Job.id == Attempt.job_id).scalar_subquery()
     session.execute(
-        update(Attempt)
-        .where(Attempt.ended_at.is_(None), Attempt.job_id.in_(ended))
-        .values(ended_at=db_now(), outcome="ended")
+        update(Attempt).where(Attempt.ended_at.is_(None), status.in_(FINAL)).values(ended_at=db_now(), outcome="ended")
     )
 
 

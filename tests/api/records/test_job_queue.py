@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from api.records import Database, job_queue, jobs
 from api.records.base import db_now
@@ -241,3 +241,23 @@ def end_preparing(database: Database, taken: Claim, then: JobStatus) -> None:
     with database.write() as session:
         values = {"status": then, "owner": None, "lease_until": None, "finished_at": db_now()}
         session.execute(update(Job).where(Job.id == taken.job_id).values(**values))
+
+
+def test_what_workers_look_for_every_few_seconds_is_found_by_indexes(database: Database) -> None:
+    """An installation keeps every job that it ever ran, and every attempt at it."""
+    plans: list[str] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def explain(connection, cursor, statement, parameters, *_) -> None:
+        if statement.startswith(("SELECT jobs", "SELECT anon", "UPDATE")) and database.is_sqlite:
+            lines = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(str(row[-1]) for row in lines)
+
+    with database.write() as session:
+        jobs.ended_with_state(session)
+        jobs.usage(session, 60.0)
+        job_queue.end_orphaned_attempts(session)
+    text = "\n".join(plans)
+    assert not database.is_sqlite or all(
+        f"INDEX {name}" in text for name in ("ix_jobs_with_state", "ix_jobs_started_at", "ix_attempts_open")
+    ), text
