@@ -85,13 +85,14 @@ RUN pip install $PIP_ARGS $LOCKED -r /tmp/objects.txt
 USER 10001:10001
 WORKDIR /data
 EXPOSE 8333
+# Without a proxy, which Docker may set in the environment of every container.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8333/healthz', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:8333/healthz', timeout=4)"]
 ENTRYPOINT ["weed"]
 
 FROM run AS api
 COPY --from=api-built /opt/attune /opt/attune
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=4)"]
 CMD ["api"]

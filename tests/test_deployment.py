@@ -1,7 +1,12 @@
 """Dockerfile and docker-compose.yml, as far as they can be proved without Docker: what they run, tests run too."""
 
+import json
+import os
 import re
 import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +95,26 @@ def test_only_the_api_is_reachable_and_only_on_this_machine() -> None:
 
 def test_the_object_store_runs_as_the_tests_run_it() -> None:
     assert set(FLAGS) <= set(SERVICES["objects"]["command"])
+
+
+def test_no_proxy_of_the_machine_is_between_the_services() -> None:
+    checks = [json.loads(check) for check in re.findall(r"^    CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)]
+    env = {"PATH": os.environ["PATH"], "http_proxy": "http://127.0.0.1:1"}
+    for port in ("8333", "8000"):
+        [program] = [words[-1] for words in checks if f":{port}/" in words[-1]]
+        with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+            here = program.replace(f":{port}/", f":{server.server_port}/")
+            subprocess.run([sys.executable, "-c", here], env=env, check=True, timeout=30)
+    for service in OURS.values():
+        if "ATTUNE_STORAGE_URL" in service["environment"]:
+            assert "objects" in service["environment"]["NO_PROXY"].partition("$")[0].split(",")
+
+
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
 
 
 def test_the_broker_keeps_its_password_off_the_command_line(tmp_path: Path) -> None:
