@@ -32,7 +32,8 @@ def load_operator_settings(data_dir: Path | None, config: Path | None, **options
     except ValidationError as error:
         for details in error.errors():
             name = ".".join(str(part) for part in details["loc"])
-            print_error(f"setting {name}: {details['msg'].removeprefix('Value error, ')}")
+            where = f"setting {name}" if name else "settings"  # a rule about several settings has no name
+            print_error(f"{where}: {details['msg'].removeprefix('Value error, ')}")
         raise typer.Exit(ExitCode.REFUSED) from None
     except ValueError as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from None

@@ -197,6 +197,11 @@ def test_a_setting_that_is_wrong_is_named(attune, monkeypatch: pytest.MonkeyPatc
     assert "lease_s" in attune("keys", "list", code=2).output
 
 
+def test_settings_that_contradict_each_other_are_named(attune, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTUNE_LEASE_S", "10")
+    assert "settings: heartbeat_s must be at most half of lease_s" in attune("keys", "list", code=2).output
+
+
 def test_settings_come_from_flags_then_variables_then_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "attune.toml"
     file.write_text('port = 1\nhost = "file"\norganization = "file"\n')
