@@ -1,6 +1,7 @@
 """Runs `attune up` as a child process."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ STOP_S = 90
 def running_service(data_dir: Path, log: Path) -> Iterator[dict[str, str]]:
     """Start the service, yield its `{"base_url": …, "api_key": …}` once it is ready, and stop it at the end."""
     data_dir.mkdir(parents=True, exist_ok=True)
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = f"{direct},127.0.0.1" if direct else "127.0.0.1"  # the service is on this machine
     command = [*ATTUNE, "up", "--port", "0", "--data-dir", str(data_dir)]
     with log.open("w") as file, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True) as service:
         assert service.stdout is not None

@@ -18,7 +18,8 @@ TIMEOUT = httpx.Timeout(60, connect=5, write=600)
 GENERATION_TIMEOUT = httpx.Timeout(600, connect=5)
 """Timeouts of a request to a model, which the server may have to load first."""
 PAGE = 100
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+LOOPBACK = {"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"}  # noqa: S104 (compared, not listened on)
+"""Hosts of this machine. The last two are those of a server that listens on all addresses."""
 
 Document = dict[str, Any]
 

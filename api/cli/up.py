@@ -35,6 +35,9 @@ from api.settings import Settings
 
 app = typer.Typer(add_completion=False)
 
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens addresses of this machine, for which the environment may name a proxy."""
+
 
 @app.command(cls=Command, epilog="Example: attune up --data-dir attune-data --port 8000")
 def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, config: Config = None) -> None:
@@ -174,7 +177,7 @@ def _responds(client: redis.Redis) -> bool:
 
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 (the address of this process)
+        with _DIRECT.open(url, timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

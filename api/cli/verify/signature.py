@@ -7,6 +7,7 @@ from typing import Literal
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from api.cli.client import connection
 from api.cli.errors import CommandError, ExitCode
 from api.infra.signatures import KEYS_PATH, ManifestSignature, PublicKeys, is_valid
 from api.spec.manifest import NAME, SIGNATURE
@@ -28,7 +29,9 @@ def read_keys(source: str) -> PublicKeys:
     cannot be read."""
     try:
         if source.startswith(("http://", "https://")):
-            answer = httpx.get(httpx.URL(source).copy_with(path=KEYS_PATH, query=None), timeout=TIMEOUT_S)
+            answer = httpx.get(
+                httpx.URL(source).copy_with(path=KEYS_PATH, query=None), timeout=TIMEOUT_S, **connection(source)
+            )
             answer.raise_for_status()
             return PublicKeys.model_validate_json(answer.content)
         return PublicKeys.model_validate_json(Path(source).read_bytes())
