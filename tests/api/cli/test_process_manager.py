@@ -1,7 +1,11 @@
 """Processes that `attune up` and `attune worker` start and stop."""
 
+import os
+import signal
 import time
 from pathlib import Path
+
+import pytest
 
 from api.cli.process_manager import ProcessManager, Program
 
@@ -23,6 +27,21 @@ def test_a_process_that_cannot_be_started_again_is_tried_later() -> None:
     assert said == ["broker did not start: No such file or directory; trying again in 0.2 s"]
     assert process.restart_at is not None
     assert process.restart_at > time.monotonic()
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
+def test_nohup_keeps_the_service_when_its_terminal_ends(before: signal.Handlers) -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    try:
+        signal.signal(signal.SIGHUP, before)
+        manager = ProcessManager(log=print)
+        manager.stop_on_signals()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert manager.stopping is (before == signal.SIG_DFL)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_all_are_stopped_at_once_and_what_serves_them_last(tmp_path: Path) -> None:
