@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from api.cli.client import Client, Document, segment
+from api.cli.client import PAGE, Client, Document, segment
 from api.cli.console import (
     clean,
     err,
@@ -34,9 +34,14 @@ EXIT_CODES = {
     "failed": ExitCode.JOB_FAILED,
     "cancelled": ExitCode.JOB_CANCELLED,
 }
+MAX_MESSAGES = 10_000
+"""Maximum number of earlier messages that a terminal shows."""
 
 
 class View(Protocol):
+    every_step: bool
+    """Whether the steps before the command are shown, too."""
+
     def show_event(self, event: Document) -> None: ...
     def show_status(self, job: Document) -> None: ...
     def show_end(self, job: Document) -> None: ...
@@ -57,10 +62,12 @@ def create_job(client: Client, body: Document, *, watch: bool, as_json: bool) ->
 
 def wait_for_job(client: Client, job_id: str, *, timeout_s: float | None, as_json: bool) -> ExitCode:
     """Wait until the job ends. Raise CommandError after the time-out."""
-    view: View = SilentView(as_json=as_json)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    job = _follow(client, job_id, view, deadline=deadline)
-    view.show_end(job)
+    job = wait_until_ended(lambda: client.get(_path(job_id)), EXIT_CODES, subject=job_id, deadline=deadline)
+    if as_json:
+        print_json(job)
+    else:
+        _print_end(job)
     return EXIT_CODES[job["status"]]
 
 
@@ -77,26 +84,38 @@ def watch_job(client: Client, job_id: str, *, as_json: bool) -> ExitCode:
     return EXIT_CODES[job["status"]]
 
 
-def _follow(client: Client, job_id: str, view: View, *, deadline: float | None = None) -> Document:
-    path = f"/fine_tuning/jobs/{segment(job_id)}"
+def _follow(client: Client, job_id: str, view: View) -> Document:
+    path = _path(job_id)
     last_event: str | None = None
 
     def look() -> Document:
         nonlocal last_event
         job = client.get(path)  # before the events, so that they are complete if the job has ended
-        for event in _events_since(client, path, last_event):
+        for event in _events_since(client, f"{path}/events", last_event, every_step=view.every_step):
             view.show_event(event)
             last_event = event["id"]
         view.show_status(job)
         return job
 
-    return wait_until_ended(look, EXIT_CODES, subject=job_id, deadline=deadline)
+    return wait_until_ended(look, EXIT_CODES, subject=job_id)
 
 
-def _events_since(client: Client, path: str, last_event: str | None) -> list[Document]:
-    """Return the events after `last_event`, oldest first. The server lists the newest first."""
+def _path(job_id: str) -> str:
+    return f"/fine_tuning/jobs/{segment(job_id)}"
+
+
+def _events_since(client: Client, path: str, last_event: str | None, *, every_step: bool) -> list[Document]:
+    """Return the events after `last_event`, oldest first. The server lists the newest first.
+
+    Without `last_event` and `every_step`, only the newest steps are included: a job may have a million.
+    """
+    if last_event is None and not every_step:
+        newest: list[Document] = client.get(path, limit=PAGE)["data"]
+        after = newest[-1]["id"] if newest else None
+        messages = client.listed(path, limit=MAX_MESSAGES, after=after, type="message")["data"]
+        return [*newest, *messages][::-1]
     new = []
-    for event in client.pages(f"{path}/events"):
+    for event in client.pages(path):
         if event["id"] == last_event:
             break
         new.append(event)
@@ -111,6 +130,8 @@ def format_event(event: Document) -> str:
 class _StaticView:
     """A view that only prints lines and needs no set-up."""
 
+    every_step = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -119,22 +140,6 @@ class _StaticView:
 
     def show_status(self, job: Document) -> None:
         pass
-
-
-class SilentView(_StaticView):
-    """Prints nothing until the job's end."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-
-    def show_event(self, event: Document) -> None:
-        pass
-
-    def show_end(self, job: Document) -> None:
-        if self._as_json:
-            print_json(job)
-        else:
-            _print_end(job)
 
 
 class JsonView(_StaticView):
@@ -169,6 +174,8 @@ class LineView(_StaticView):
 
 class BarView:
     """A progress bar below the scrolling messages."""
+
+    every_step = False
 
     def __init__(self) -> None:
         self._bar = Progress(

@@ -133,7 +133,10 @@ class FakeServer:
             workers = ("gpu-7:prepare-0:ab12", "gpu-8:train-1:cd34")
             return 200, {"object": "list", "data": [{"worker": worker} for worker in workers], "has_more": False}
         if path == "/v1/fine_tuning/jobs/ftjob-1/events":
-            return 200, page(self.events[::-1], query)
+            wanted = [
+                e for e in self.events if query.get("type", e["type"]) == e["type"] or e["id"] == query.get("after")
+            ]
+            return 200, page(wanted[::-1], query)
         if path == "/v1/fine_tuning/jobs/ftjob-1/log":
             return 200, b"=== training from 2026\nloss \x1b[31mred\n"
         if path == "/v1/fine_tuning/jobs":

@@ -112,12 +112,22 @@ def test_wait_prints_only_the_end(server: FakeServer) -> None:
     server.scenes = [(job(), [FIRST]), (job("succeeded"), [FIRST, STEP_1])]
     result = attune("jobs", "wait", "ftjob-1")
     assert (result.exit_code, len(result.stdout.splitlines())) == (ExitCode.OK, 1)
+    assert set(server.requests) == {"GET /v1/fine_tuning/jobs/ftjob-1"}  # a job has up to a million events
 
 
 def test_wait_gives_up_after_its_time_out(server: FakeServer) -> None:
     result = attune("jobs", "wait", "ftjob-1", "--timeout", "0")
     assert result.exit_code == ExitCode.UNAVAILABLE
     assert "ftjob-1 has not ended in time: it is running" in result.stderr
+
+
+def test_a_terminal_does_not_wait_for_all_steps_before(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    server.scenes = [(job("succeeded"), [FIRST, *(metrics(n, n, 99) for n in range(2, 99)), message(99, "completed")])]
+    code, shown = run_on_terminal("jobs", "watch", "ftjob-1")
+    assert code == ExitCode.OK
+    assert re.search(r"started.*completed.*Succeeded", shown, re.DOTALL)
+    assert server.requests.count("GET /v1/fine_tuning/jobs/ftjob-1/events") == 2
 
 
 def test_a_terminal_shows_a_bar_with_the_phase(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
