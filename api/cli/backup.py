@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
+from api.cli import deployment
 from api.cli.console import activity_progress, format_size, print_error, print_result
 from api.cli.errors import Command, CommandError, ExitCode
 from api.cli.options import AsJson, Config, DataDirectory, load_operator_settings
@@ -38,6 +40,8 @@ def back_up(
             contents = _back_up(settings, target, report)
     except (ServiceError, WrongSchema, StorageUnavailable) as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from None
+    except SQLAlchemyError as error:
+        raise deployment.database_error(settings, error) from None
     _print(contents, f"{target} has", as_json)
     for key in contents.damaged:
         print_error(f"{key} is missing or damaged in the storage, and is not in the backup")

@@ -79,8 +79,10 @@ class Client:
         timeout: httpx.Timeout = TIMEOUT,
         idempotency_key: str | None = None,
     ) -> Document:
-        headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
-        return self._json("POST", path, json=body if body is not None else {}, timeout=timeout, headers=headers)
+        request = _json_body(body or {})
+        if idempotency_key is not None:
+            request["headers"]["idempotency-key"] = idempotency_key
+        return self._json("POST", path, timeout=timeout, **request)
 
     def delete(self, path: str) -> Document:
         return self._json("DELETE", path)
@@ -108,7 +110,7 @@ class Client:
         """Yield the server-sent events of a POST as they arrive."""
         with (
             self._as_command_errors(),
-            self._http.stream("POST", path, json=body, timeout=GENERATION_TIMEOUT) as response,
+            self._http.stream("POST", path, timeout=GENERATION_TIMEOUT, **_json_body(body)) as response,
         ):
             if not response.is_success:
                 response.read()
@@ -168,6 +170,15 @@ class Client:
                 else "is the server running there?"
             )
             raise CommandError(ExitCode.UNAVAILABLE, f"cannot reach {self.base_url}", remedy) from None
+
+
+def _json_body(body: Document) -> dict[str, Any]:
+    """Return httpx's options for a body. Raise CommandError if JSON cannot hold it."""
+    try:
+        content = json.dumps(body, allow_nan=False).encode()
+    except ValueError:
+        raise CommandError(ExitCode.REFUSED, "JSON has no NaN and no infinite numbers: give another value.") from None
+    return {"content": content, "headers": {"content-type": "application/json"}}
 
 
 def segment(identifier: str) -> str:

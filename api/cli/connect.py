@@ -83,7 +83,18 @@ def find_server(base_url: str | None, api_key: str | None, data_dir: Path | None
             f"no API key for {url}",
             "run `attune login`, set ATTUNE_API_KEY or give --api-key.",
         )
-    return Server(with_version(url), url_source, key, key_source)
+    return Server(with_version(url), url_source, sendable_key(key, key_source), key_source)
+
+
+def sendable_key(key: str, source: str) -> str:
+    """Return the key without surrounding spaces. Raise CommandError if no header of a request can hold it."""
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise CommandError(
+            ExitCode.NOT_AUTHORIZED,
+            f"{source} does not hold an API key: it has a space, or a character that is not ASCII.",
+        )
+    return key
 
 
 def login_file() -> Path:

@@ -1,7 +1,9 @@
 """`attune files`: check, upload, list, get, delete, content."""
 
 import hashlib
+import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,7 +179,12 @@ def _format_scan(scan: Document | None) -> str | None:
 def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Document:
     """Upload a file, in parts if it is large."""
     with open_input(path) as plain, transfer_progress() as progress:
-        total, description = path.stat().st_size, f"Uploading {clean(path.name)}"
+        status = os.fstat(plain.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CommandError(
+                ExitCode.REFUSED, f"{path} is a pipe or a device, whose length is unknown: save it first."
+            )
+        total, description = status.st_size, f"Uploading {clean(path.name)}"
         if total > uploads.MIN_BYTES:
             task = progress.add_task(description, total=total)
             return uploads.upload_in_parts(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from api.cli.client import Client
-from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, find_server, login_file, with_version
+from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, find_server, login_file, sendable_key, with_version
 from api.cli.console import format_time, print_fields, print_json, print_note, print_result
 from api.cli.errors import Command, CommandError, ExitCode
 from api.infra.private_file import write_private_file
@@ -32,7 +32,7 @@ def login(
     it. It is stored only if the server accepts it, in a file that only you can read.
     """
     url = with_version(address)
-    key = api_key or os.environ.get("ATTUNE_API_KEY") or _read_key()
+    key = sendable_key(api_key or os.environ.get("ATTUNE_API_KEY") or _read_key(), "the input")
     with Client(url, key) as client:
         owner = client.session()
     path = login_file()
@@ -86,4 +86,4 @@ def _read_key() -> str:
         raise CommandError(
             ExitCode.NOT_AUTHORIZED, "no API key: send it on standard input, or give --api-key or ATTUNE_API_KEY."
         )
-    return key.strip()
+    return key

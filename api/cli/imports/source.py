@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx
 
 from api.cli.client import GENERATION_TIMEOUT, TIMEOUT, Document, connection
-from api.cli.connect import with_version
+from api.cli.connect import sendable_key, with_version
 from api.cli.console import format_duration, print_note
 from api.cli.errors import CommandError, ExitCode
 from api.cli.imports.waits import Waits
@@ -50,14 +50,9 @@ class NotAvailable(CommandError):
 
 def open_source(url: str | None) -> "Source":
     """Return a client of the server at `url`, by default OpenAI's. Raise CommandError without a usable key."""
-    key = os.environ.get(KEY, "").strip()
+    key = sendable_key(os.environ.get(KEY, ""), KEY)
     if not key:
         raise CommandError(ExitCode.NOT_AUTHORIZED, f"no key for the source: set {KEY} in the environment.")
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise CommandError(
-            ExitCode.NOT_AUTHORIZED,
-            f"{KEY} does not hold an API key: it has a space, or a character that is not ASCII.",
-        )
     return Source(with_version(url or OPENAI), key)
 
 

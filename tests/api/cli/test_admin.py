@@ -57,6 +57,14 @@ def test_a_key_can_be_revoked_during_an_outage_of_the_storage(attune, monkeypatc
     assert "check ATTUNE_STORAGE_URL" in attune("storage", "check", code=4).stderr
 
 
+def test_a_backup_of_a_damaged_database_is_one_line_and_its_exit_code(attune, tmp_path: Path) -> None:
+    attune("keys", "create")
+    (tmp_path / "data" / "attune.db").write_bytes(b"no database" * 1000)
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / "data" / f"attune.db{suffix}").unlink(missing_ok=True)
+    assert "cannot be used" in attune("backup", str(tmp_path / "backup"), code=4).stderr
+
+
 def test_an_object_that_the_storage_lacks_is_named(attune, tmp_path: Path) -> None:
     assert "does not exist: name" in attune("storage", "check", code=2).stderr
     (tmp_path / "data").mkdir()  # by hand: the command creates nothing

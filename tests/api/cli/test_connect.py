@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import api
+from api.cli.client import connection
 from api.cli.connect import connect
 from api.cli.errors import CommandError, ExitCode
 from tests.api.cli.conftest import KEY, FakeServer, attune
@@ -71,6 +72,24 @@ def test_a_server_that_is_not_there_is_one_line_and_its_exit_code() -> None:
 def test_a_wrong_key_is_not_authorized(server: FakeServer) -> None:
     result = attune("jobs", "list", "--base-url", server.base_url, "--api-key", "sk-wrong")
     assert result.exit_code == ExitCode.NOT_AUTHORIZED
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "[::]"])
+def test_no_proxy_is_between_a_command_and_its_own_machine(host: str) -> None:
+    assert connection(f"http://{host}:8000/v1")["trust_env"] is False
+
+
+@pytest.mark.parametrize("key", ["sk-attune-abcd\N{HORIZONTAL ELLIPSIS}", "sk attune", "sk-attune\r\nx: y"])
+def test_a_key_that_no_header_can_hold_is_named(server: FakeServer, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("ATTUNE_API_KEY", key)
+    result = attune("jobs", "list", "--base-url", server.base_url)
+    assert result.exit_code == ExitCode.NOT_AUTHORIZED
+    assert result.stderr.startswith("error: ATTUNE_API_KEY does not hold an API key")
+
+
+def test_space_around_a_key_is_not_part_of_it(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTUNE_API_KEY", f"{KEY}\r")
+    assert attune("jobs", "list", "--base-url", server.base_url).exit_code == ExitCode.OK
 
 
 def test_the_client_commands_start_without_the_heavy_libraries() -> None:

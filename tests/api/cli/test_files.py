@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ def test_upload_sends_the_bytes_and_names_the_file(server: FakeServer, tmp_path:
 def test_a_file_that_is_not_there_is_refused(server: FakeServer) -> None:
     result = attune("files", "upload", "absent.jsonl")
     assert result.exit_code == ExitCode.REFUSED
+    assert server.requests == []
+
+
+def test_a_pipe_is_refused_because_its_length_is_unknown(server: FakeServer) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, ROW)
+    os.close(writer)
+    result = attune("files", "upload", f"/dev/fd/{reader}")
+    os.close(reader)
+    assert result.exit_code == ExitCode.REFUSED
+    assert "is a pipe" in result.stderr
     assert server.requests == []
 
 

@@ -95,6 +95,14 @@ def test_a_wrong_command_line_is_refused_before_anything_is_sent(
     assert server.requests == []
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_number_that_json_cannot_hold_is_refused(server: FakeServer, number: str) -> None:
+    result = attune("jobs", "create", "file-1", "--model", "tiny", "--set", f"training.learning_rate={number}")
+    assert result.exit_code == ExitCode.REFUSED
+    assert "JSON has no NaN" in result.stderr
+    assert server.created is None
+
+
 def test_list_turns_pages_up_to_the_limit_and_prints_no_control_character(server: FakeServer) -> None:
     result = attune("jobs", "list", "--limit", "2")
     assert [line.split("\t")[1] for line in result.stdout.splitlines()] == ["STATUS", "succeeded", "failed"]
