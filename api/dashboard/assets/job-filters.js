@@ -4,7 +4,8 @@ import * as api from "./api.js";
 import { PAIR, fill, h, jobsWith } from "./elements.js";
 import * as format from "./format.js";
 
-const STATUSES = ["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
+export const FINAL = ["succeeded", "failed", "cancelled"];
+const STATUSES = ["validating_files", "queued", "running", "paused", ...FINAL];
 const DAYS = { 1: "Last 24 hours", 7: "Last 7 days", 30: "Last 30 days" };
 const FIELDS = ["status", "method", "model", "search", "days"];
 

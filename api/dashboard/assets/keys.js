@@ -25,7 +25,7 @@ export function start() {
   });
 }
 
-const isTyping = (target) => target.closest?.("input, textarea, select, [contenteditable], dialog");
+const isTyping = (target) => target.closest?.("input:not([type=checkbox], [type=radio], [type=range]), textarea, select, [contenteditable], dialog");
 
 /** Run what a key stands for. Return whether it stands for anything. */
 function press(key) {

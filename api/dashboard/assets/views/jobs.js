@@ -1,19 +1,23 @@
 /** Jobs: the live list. Its filters are in the address. */
 
 import * as api from "../api.js";
-import { button, command, complain, empty, h, quantity, refill, status, when, worded, writes } from "../elements.js";
+import { button, command, complain, empty, h, quantity, refill, status, toast, when, worded, writes } from "../elements.js";
 import * as format from "../format.js";
-import { jobFilters } from "../job-filters.js";
+import { FINAL, jobFilters } from "../job-filters.js";
 import { table } from "../table.js";
 
 const PATH = "/v1/fine_tuning/jobs", PAGE = 100, POLL_S = 4;
+/** Of so many polls, one asks for the older jobs, too. */
+const OLDER_EACH = 3;
+/** Most jobs that the view Compare shows. */
+const MOST_COMPARED = 6;
 
 /** @param {import("../app.js").Page} page */
 export async function show({ root, query, signal, setQuery, kept, keep }) {
   const chosen = new Set();
   /** @type {Map<string, any>} */
   let known = new Map();
-  let more = false;
+  let more = false, newest = 0;
 
   const list = table({
     caption: "Fine-tuning jobs, newest first", href: (job) => `/jobs/${job.id}`, columns: columns(choice),
@@ -36,11 +40,14 @@ export async function show({ root, query, signal, setQuery, kept, keep }) {
     filters.element, list.element, nothing, h("div", {}, next));
 
   let wanted = kept.rows ?? 0; // those that were shown when the reader left
+  let polls = 0;
   await api.poll(POLL_S, signal, async () => {
     await load();
     filters.offer();
     for (; more && known.size < wanted;) await loadMore();
     wanted = 0;
+    polls += 1;
+    if (polls % OLDER_EACH === 0) await loadOlder();
   });
 
   function loadMore() {
@@ -53,6 +60,7 @@ export async function show({ root, query, signal, setQuery, kept, keep }) {
     const page = await api.get(PATH, { ...filters.query(), limit: PAGE, after }, signal);
     if (asked !== filters.state) return;
     if (!after) {
+      newest = page.data.length;
       const oldest = page.has_more ? page.data.at(-1).created_at : 0;  // others of that second may be on the next page
       for (const job of known.values()) if (job.created_at > oldest) known.delete(job.id);
     }
@@ -60,6 +68,26 @@ export async function show({ root, query, signal, setQuery, kept, keep }) {
     const came = new Set(page.data.map(({ id }) => id)), before = [...known.values()].filter(({ id }) => !came.has(id));
     known = new Map((after ? [...before, ...page.data] : [...page.data, ...before]).map((job) => [job.id, job]));
     draw();
+  }
+
+  /** Load the unfinished jobs below the newest page again: in a long queue, those that run are the oldest. */
+  async function loadOlder() {
+    const asked = filters.state;
+    for (let from = newest; ;) {
+      const rows = [...known.values()];
+      const next = rows.findIndex(({ status: state }, index) => index >= from && !FINAL.includes(state));
+      if (next < 1) return;
+      const page = await api.get(PATH, { ...filters.query(), limit: PAGE, after: rows[next - 1].id }, signal);
+      if (asked !== filters.state) return;
+      const came = new Map(page.data.map((job) => [job.id, job])), oldest = page.has_more ? page.data.at(-1).created_at : 0;
+      for (const { id, created_at: created } of rows.slice(next)) {
+        if (came.has(id)) known.set(id, came.get(id));
+        else if (created > oldest) known.delete(id);
+      }
+      draw();
+      from = next + rows.filter(({ id }) => came.has(id)).length;
+      if (from === next) return;
+    }
   }
 
   function draw() {
@@ -71,8 +99,12 @@ export async function show({ root, query, signal, setQuery, kept, keep }) {
 
   /** The box that chooses a job for a comparison. */
   function choice(job) {
-    return h("input", { type: "checkbox", "aria-label": `Compare ${job.id}`, checked: chosen.has(job.id), onchange: (event) => {
-      chosen[event.target.checked ? "add" : "delete"](job.id);
+    return h("input", { type: "checkbox", "aria-label": `Compare ${job.id}`, checked: chosen.has(job.id), onchange: ({ target: box }) => {
+      if (box.checked && chosen.size === MOST_COMPARED) {
+        box.checked = false;
+        toast(`${MOST_COMPARED} jobs can be compared at once.`);
+      }
+      chosen[box.checked ? "add" : "delete"](job.id);
       compare.hidden = chosen.size < 2;
       compare.textContent = `Compare ${format.plural(chosen.size, "job")}`;
       compare.href = `/compare?jobs=${[...chosen].join(",")}`;

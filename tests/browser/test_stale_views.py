@@ -1,0 +1,74 @@
+"""Views that stay open: what they show follows the server, and what is read or typed keeps its place."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+from sqlalchemy import insert
+
+from api.context import Context
+from api.records.jobs import Job
+from api.spec.job import JobProgress
+from api.spec.lifecycle import JobStatus
+from tests.browser.chromium import Visitor
+from tests.factories import a_job, a_project
+
+Server = tuple[str, Context, str]
+JOBS = 120
+PROGRESS: JobProgress = {"step": 1, "total_steps": 10, "phase": "training"}
+
+
+HELD = """
+const { setTimeout: real } = window, held = [];
+window.setTimeout = (run, ms = 0, ...values) => (ms < 1000 ? real(run, ms, ...values) : held.push(run));
+window.tick = () => held.splice(0).forEach((run) => run());
+"""
+"""Timers of a second and more end when `tick` is called."""
+
+
+@pytest.fixture
+def page(visitor: Visitor) -> Page:
+    visitor.page.add_init_script(HELD)
+    return visitor.page
+
+
+def tick(page: Page, url: str) -> None:
+    """End all timers of the page. Return after the response to the request that follows."""
+    with page.expect_response(lambda response: url in response.url):
+        page.evaluate("tick()")
+
+
+def a_running_job(context: Context, **values: Any) -> str:
+    project = a_project(context.database)
+    return a_job(context.database, project, JobStatus.RUNNING, owner="w", progress=PROGRESS, **values)
+
+
+def test_the_oldest_jobs_of_a_long_list_are_asked_for_again(page: Page, server: Server) -> None:
+    context = server[1]
+    running = a_running_job(context)
+    with context.database.write() as session:
+        job = session.get_one(Job, running)
+        job.created_at = 1e9
+        shared = {"project_id": job.project_id, "status": "queued", "recipe": job.recipe, "base_model": "tiny"}
+        fixed = {**shared, "training_file": "file-none", "seed": 0, "model_id": "ft:tiny:attune::x"}
+        rows = [{**fixed, "id": f"ftjob-swept-{number}", "created_at": 2e9 + number} for number in range(JOBS)]
+        session.execute(insert(Job), rows)
+    page.goto("/jobs")
+    page.get_by_role("button", name="more").click()
+    row = page.get_by_role("row", name=running)
+    expect(row).to_contain_text("Step 1 of 10")
+    with context.database.write() as session:
+        session.get_one(Job, running).progress = {**PROGRESS, "step": 7}
+    for _ in range(3):
+        tick(page, "/fine_tuning/jobs?")
+        page.wait_for_timeout(100)  # until the view has set its next timer
+    expect(row).to_contain_text("Step 7 of 10")
+
+    boxes = page.get_by_label("Compare ftjob-swept")
+    for number in range(6):
+        boxes.nth(number).check()
+    boxes.nth(6).click()
+    expect(boxes.nth(6)).not_to_be_checked()
+    expect(page.get_by_role("link", name="Compare 6 jobs")).to_be_visible()
+    page.keyboard.press("j")
+    expect(page.locator("tr:focus")).to_have_count(1)
