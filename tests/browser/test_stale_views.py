@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from sqlalchemy import insert
 
 from api.context import Context
@@ -72,3 +72,38 @@ def test_the_oldest_jobs_of_a_long_list_are_asked_for_again(page: Page, server: 
     expect(page.get_by_role("link", name="Compare 6 jobs")).to_be_visible()
     page.keyboard.press("j")
     expect(page.locator("tr:focus")).to_have_count(1)
+
+
+def test_a_log_that_grows_leaves_its_reader_where_he_is(page: Page, server: Server) -> None:
+    attempts = ["preparing from 2026-11-03T14:03:20+00:00 on my_host:prepare: prepared\nread\n"]
+    attempts += ["training from 2026-11-03T14:04:20+00:00 on my_host:train: so far\n" + 200 * "step\n"]
+    away = False
+
+    def answer(route: Route) -> None:
+        if away:
+            route.fulfill(status=503, json={"error": {"message": "The storage is away."}})
+        else:
+            route.fulfill(body="".join(f"=== {attempt}" for attempt in attempts))
+
+    page.route("**/log", answer)
+    page.goto(f"/jobs/{a_running_job(server[1])}")
+    page.get_by_text("Show the trainers' log").click()
+    first, last = page.locator(".log details").first, page.locator(".log details").last
+    expect(first.locator("summary")).to_contain_text("on my_host:prepare")
+    first.locator("summary").click()
+    text = last.locator("pre")
+    assert text.evaluate("(element) => element.scrollTop + element.clientHeight >= element.scrollHeight - 8")
+    text.evaluate("(element) => { element.scrollTop = 300; }")
+
+    attempts[1] += "another step\n"
+    tick(page, "/log")
+    expect(text).to_contain_text("another step")
+    assert text.evaluate("(element) => element.scrollTop") == 300
+    expect(first).to_have_attribute("open", "")
+    away = True
+    tick(page, "/log")
+    away = False
+    attempts[1] += "a step after the outage\n"
+    page.wait_for_timeout(100)
+    tick(page, "/log")
+    expect(text).to_contain_text("a step after the outage")

@@ -83,9 +83,10 @@ const SPELLED = { n_epochs: "Epochs", gpus: "GPUs", gguf: "GGUF", rslora: "rsLoR
 
 /** `learning_rate` as `Learning rate`. */
 export function sentence(name) {
-  const words = name.replaceAll("_", " ");
-  return SPELLED[name] ?? words.charAt(0).toUpperCase() + words.slice(1);
+  return SPELLED[name] ?? capitalized(name.replaceAll("_", " "));
 }
+
+export const capitalized = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** `1 job`, `2 jobs`. */
 export const plural = (number, noun) => `${plain.format(number)} ${noun}${number === 1 ? "" : "s"}`;

@@ -84,7 +84,7 @@ function blamed({ error: { param }, [param]: file }) {
 /** Why a job waits, and when it will probably start and finish. */
 function waiting({ position, reason, expected_start: start, expected_finish: finish }) {
   const times = [start && `starts in ${format.until(start)}`, finish && `finishes in ${format.until(finish)}`].filter(Boolean);
-  return h("div.verdict", {}, h("p", {}, worded(reason.charAt(0).toUpperCase() + reason.slice(1)), position && h("span.muted", {}, ` · number ${position} in the queue`)),
+  return h("div.verdict", {}, h("p", {}, worded(format.capitalized(reason)), position && h("span.muted", {}, ` · number ${position} in the queue`)),
     times.length > 0 && h("p.muted.small", {}, `Probably ${times.join(", ")}`));
 }
 

@@ -1,11 +1,14 @@
 /** What happened to a job: its checkpoints, attempts, events and log. */
 
 import * as api from "../api.js";
-import { button, fill, h, menu, modelLink, section, toast, when } from "../elements.js";
+import { arrange, button, h, menu, modelLink, section, toast, when } from "../elements.js";
 import * as format from "../format.js";
 import { table } from "../table.js";
 
 export const FINAL = ["succeeded", "failed", "cancelled"];
+
+/** Milliseconds between two readings of the log of a running job. */
+const FOLLOW_MS = 5000;
 
 const lossOf = ({ metrics }) => metrics.full_valid_loss ?? metrics.valid_loss ?? null;
 
@@ -99,32 +102,52 @@ export function attemptList({ signal }, path) {
 export function logText({ signal }, path) {
   const attempts = h("div.log"), details = h("details.fold", {}, h("summary", {}, "Show the trainers' log"), attempts);
   const download = h("a.button", { href: `${path}/log`, download: "log.txt" }, "Download");
+  const none = h("p.muted", {}, "No attempt has begun.");
+  const folds = [];
   let live = true, timer = null;
 
   async function load() {
     clearTimeout(timer);
-    const text = await (await api.request(`${path}/log`, { signal })).text();
-    const parts = text.split(/^=== /m).filter(Boolean);
-    const opened = attempts.querySelector("pre:last-of-type");
-    const following = !opened || opened.scrollTop + opened.clientHeight >= opened.scrollHeight - 8;
-    fill(attempts, parts.map((part, index) => fold(part, index === parts.length - 1)), !parts.length && h("p.muted", {}, "No attempt has begun."));
-    const last = attempts.querySelector("details:last-of-type pre");
-    if (last && following) last.scrollTop = last.scrollHeight;
-    if (live && details.open && !signal.aborted) timer = setTimeout(() => load().catch(ignoreAbort), 5000);
+    try {
+      const text = await (await api.request(`${path}/log`, { signal })).text();
+      show(text.split(/^=== /m).filter(Boolean));
+    } finally {
+      // After an error, too: the next attempt may reach the server.
+      if (live && details.open && details.isConnected && !signal.aborted) timer = setTimeout(() => load().catch(() => {}), FOLLOW_MS);
+    }
   }
 
-  const fold = (part, isLast) => {
-    const [title, ...lines] = part.split("\n"), text = lines.join("\n").trimEnd();
-    const shown = format.sentence(title).replace(/\d{4}-\S+T\S+\d/, (iso) => format.clock(Date.parse(iso) / 1000));
-    if (!text) return h("p.muted", {}, shown);
-    return h("details.fold", { open: isLast }, h("summary", {}, shown), h("pre", { tabindex: 0 }, text));
-  };
+  function show(parts) {
+    while (folds.length < parts.length) folds.push(logOfAttempt(folds.length === parts.length - 1));
+    arrange(attempts, parts.length ? folds.map(({ element }) => element) : [none]);
+    parts.forEach((part, index) => folds[index].update(part));
+  }
+
   details.addEventListener("toggle", () => details.open && load().catch((error) => signal.aborted || toast(error.message, "bad")));
   return {
     element: section("Log", download, details),
     update(job) {
       live = !FINAL.includes(job.status);
       if (job.status === "failed" && !details.dataset.shown) { details.dataset.shown = ""; details.open = true; }
+    },
+  };
+}
+
+/** The log of one attempt below its title. What is read keeps its place and its selection while more comes. */
+function logOfAttempt(open) {
+  const title = h("summary"), text = h("pre", { tabindex: 0 }), bare = h("p.muted"), fold = h("details.fold", { open }, title, text);
+  return {
+    element: h("div", {}, bare, fold),
+    update(part) {
+      const [first, ...lines] = part.split("\n"), content = lines.join("\n").trimEnd(), before = text.textContent;
+      title.textContent = format.capitalized(first).replace(/\d{4}-\S+T\S+\d/, (iso) => format.clock(Date.parse(iso) / 1000));
+      bare.textContent = title.textContent;
+      [bare.hidden, fold.hidden] = [Boolean(content), !content];
+      if (content === before) return;
+      const atEnd = text.scrollTop + text.clientHeight >= text.scrollHeight - 8;
+      if (content.startsWith(before)) text.append(content.slice(before.length));
+      else text.textContent = content;
+      if (atEnd) text.scrollTop = text.scrollHeight;
     },
   };
 }
