@@ -107,3 +107,18 @@ def test_a_log_that_grows_leaves_its_reader_where_he_is(page: Page, server: Serv
     page.wait_for_timeout(100)
     tick(page, "/log")
     expect(text).to_contain_text("a step after the outage")
+
+
+def test_lines_of_findings_are_whole_numbers(page: Page) -> None:
+    page.goto("/jobs")
+    script = """async () => {
+      const own = document.querySelector("script[type=module]").src;
+      const { findings } = await import(new URL("findings.js", own));
+      const examples = [12345, 23456].map((line) => ({ line, message: "twice", text: "{}", cut: false }));
+      const group = { code: "duplicate", severity: "warning", count: 2, lines: [12345, 23456], examples };
+      const parts = findings({ status: "done", container: "jsonl", findings: [group] });
+      document.querySelector("main").append(...parts.filter(Boolean));
+    }"""
+    page.evaluate(script)
+    expect(page.locator("ul.findings summary")).to_contain_text("lines 12,345, 23,456")
+    expect(page.locator("ul.findings .line-number").first).to_have_text("12,345")

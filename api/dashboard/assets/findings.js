@@ -1,7 +1,7 @@
 /** What is wrong with a file: one line for each kind of problem, with its first rows below. */
 
 import { codeLink, h, status } from "./elements.js";
-import { count, plural } from "./format.js";
+import { count, exact, plural } from "./format.js";
 
 const LINES_SHOWN = 12;
 
@@ -22,7 +22,7 @@ function kind(group, report, open) {
     h("span.muted.lines", {}, lines(group, unit))),
   h("p.muted.small.about-kind", {}, codeLink(group.code)),
   h("ol.examples", {}, group.examples.map((example) => h("li", {},
-    h("span.line-number", {}, example.line === null ? "file" : count(example.line)),
+    h("span.line-number", {}, example.line === null ? "file" : exact(example.line)),
     h("div", {}, group.examples.length > 1 && group.count > 1 && h("p", {}, example.message), example.text && row(example)))))));
 }
 
@@ -34,7 +34,7 @@ const title = ({ count: number, code, examples }) =>
 
 function lines({ lines: numbers, count: number }, unit) {
   if (!numbers.length) return "whole file";
-  const shown = numbers.slice(0, LINES_SHOWN).map(count).join(", ");
+  const shown = numbers.slice(0, LINES_SHOWN).map((number) => exact(number)).join(", ");
   const more = number > Math.min(numbers.length, LINES_SHOWN) ? ", …" : "";
   return `${unit}${number === 1 ? "" : "s"} ${shown}${more}`;
 }

@@ -70,7 +70,7 @@ const summary = ({ learning_rate: rate, max_length: length, total_steps: steps, 
 /** A value in words: an object as facts of its own, which keep the names of the API. */
 function written(value) {
   if (value === null) return "none";
-  if (typeof value === "number") return Number.isInteger(value) ? format.count(value) : format.metric(value);
+  if (typeof value === "number") return Number.isInteger(value) ? format.exact(value) : format.metric(value);
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (typeof value !== "object") return String(value).includes("\n") ? h("pre", { tabindex: 0 }, value) : String(value);
   if (!Object.keys(value).length) return "none";
