@@ -10,6 +10,7 @@ from api.context import Context
 from api.records.jobs import Job
 from api.spec.job import JobProgress
 from api.spec.lifecycle import JobStatus
+from api.spec.recipe import Recipe
 from tests.browser.chromium import Visitor
 from tests.factories import a_job, a_project
 
@@ -122,3 +123,35 @@ def test_lines_of_findings_are_whole_numbers(page: Page) -> None:
     page.evaluate(script)
     expect(page.locator("ul.findings summary")).to_contain_text("lines 12,345, 23,456")
     expect(page.locator("ul.findings .line-number").first).to_have_text("12,345")
+
+
+def test_a_clone_trains_without_clipping_like_its_original(page: Page, server: Server) -> None:
+    recipe = Recipe(model="tiny", training_file="file-none", training={"max_grad_norm": None, "max_length": 16384})
+    job_id = a_running_job(server[1], recipe=recipe.model_dump(mode="json"))
+    page.goto(f"/new?from={job_id}")
+    expect(page.get_by_label("Max grad norm")).to_have_value("none")
+    page.get_by_text("Copy as").click()
+    page.get_by_role("button", name="curl").click()
+    assert '"max_grad_norm": null' in page.evaluate("navigator.clipboard.readText()")
+    page.goto(f"/jobs/{job_id}")
+    expect(page.get_by_text("length 16,384")).to_be_visible()
+
+
+def test_broken_json_does_not_take_the_focus_while_one_types_elsewhere(page: Page) -> None:
+    page.goto("/new")
+    page.get_by_text("Validation file, name, seed and more").click()
+    page.get_by_label("Metadata").fill("{broken")
+    suffix = page.get_by_label("Suffix")
+    suffix.press_sequentially("cards")
+    expect(page.locator("aside")).to_contain_text("A field holds no JSON")
+    expect(suffix).to_be_focused()
+    page.get_by_role("button", name="Create job").click()
+    expect(page.get_by_label("Metadata")).to_be_focused()
+
+
+def test_what_was_typed_before_includes_the_technique(page: Page) -> None:
+    page.goto("/new")
+    page.get_by_text("Technique", exact=True).first.click()
+    page.get_by_label("Technique", exact=True).select_option("full")
+    page.reload()
+    expect(page.get_by_label("Technique", exact=True)).to_have_value("full")

@@ -13,10 +13,10 @@ export async function askForRun(found, like, signal) {
     api.get("/v1/models", {}, signal),
   ]);
   const before = like?.data_source;
-  const rows = h("select", { "aria-label": "Rows" }, files.data.map((file) => h("option", { value: file.id, selected: file.id === before?.source.id }, file.filename)));
+  const rows = h("select", { "aria-label": "Rows" }, including(files.data, before?.source.id).map(({ id, filename }) => h("option", { value: id, selected: id === before?.source.id }, filename ?? id)));
   if (before?.source.type === "file_content") rows.append(h("option", { value: "", selected: true }, "The rows of the last run"));
   const upload = picker({ label: "Upload", purpose: "evals", signal, onFile: (file) => rows.prepend(h("option", { value: file.id, selected: true }, file.filename)) });
-  const model = h("select", {}, h("option", { value: "" }, "None: the rows have answers"), models.data.map(({ id }) => h("option", { value: id, selected: id === before?.model }, id)));
+  const model = h("select", {}, h("option", { value: "" }, "None: the rows have answers"), including(models.data, before?.model).map(({ id }) => h("option", { value: id, selected: id === before?.model }, id)));
   const prompt = h("textarea.code", { rows: 3, spellcheck: "false" }, promptOf(found, before?.input_messages));
   const name = h("input", { type: "text", autocomplete: "off" });
 
@@ -42,6 +42,9 @@ export async function askForRun(found, like, signal) {
   choose();
   return asked;
 }
+
+/** The objects, and one with this id if they lack it: an older file, or a model that is gone, of which the API says so. */
+const including = (objects, id) => (!id || objects.some((each) => each.id === id) ? objects : [...objects, { id }]);
 
 /** The message of the run before, or the first text of the items. */
 function promptOf({ data_source_config: { schema } }, messages) {

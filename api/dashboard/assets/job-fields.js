@@ -120,6 +120,6 @@ export function choiceField(label, entries, chosen) {
     element: h("div.field", {}, h("label", { for: id }, label), control, problem, help),
     write(type) { control.value = type; field.touched = true; describe(); },
   };
-  control.addEventListener("change", () => { field.touched = true; describe(); });
+  control.addEventListener("input", () => { field.touched = true; describe(); }); // before the form's own listener
   return field;
 }

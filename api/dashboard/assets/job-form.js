@@ -60,7 +60,7 @@ export function jobForm({ catalog, files, models, signal, onChange }) {
       const usual = technique.value();
       if (given.technique?.type) technique.write(given.technique.type);
       show();
-      const filled = form.options.filter((field) => differs(at(given, field.path), field.fallback));
+      const filled = form.options.filter((field) => differs(at(given, field.path), field));
       for (const field of filled) field.write(at(given, field.path));
       if (technique.value() !== usual) filled.push(technique);
       filled.forEach(unfold);
@@ -70,8 +70,9 @@ export function jobForm({ catalog, files, models, signal, onChange }) {
 }
 
 /** Whether a given value changes anything where the field's default would apply. Without a default, an empty list or object does not. */
-function differs(value, fallback) {
-  if (value === undefined || value === null || value === "auto") return false;
+function differs(value, { fallback, nulls = false }) {
+  if (value === null) return nulls;
+  if (value === undefined || value === "auto") return false;
   if (fallback === undefined && typeof value === "object") return Object.keys(value).length > 0;
   return JSON.stringify(value) !== JSON.stringify(fallback);
 }
@@ -102,8 +103,8 @@ function restOf(catalog, files) {
 
 const fold = (title, ...content) => h("details.fold", {}, h("summary", {}, title), content);
 
-/** Return the body; null if a field holds no JSON. `lenient`: leave such a field out. */
-function bodyOf({ file, model, method, technique, options }, { lenient = false } = {}) {
+/** Return the body; null if a field holds no JSON. `lenient`: leave such a field out. `focus`: move to it. */
+function bodyOf({ file, model, method, technique, options }, { lenient = false, focus = false } = {}) {
   const sent = { model: model.value(), training_file: file.value(), method: { type: method.value() } };
   // With an empty object, the API's error names the field that is missing, not the object.
   if (options.some(({ path, required }) => required && path.startsWith("method."))) sent.method[method.value()] = {};
@@ -113,7 +114,7 @@ function bodyOf({ file, model, method, technique, options }, { lenient = false }
       given.push([field.path, field.read()]);
     } catch (error) {
       if (lenient) continue;
-      reveal(field, `This is no JSON: ${error.message}`, true);
+      reveal(field, `This is no JSON: ${error.message}`, focus);
       return null;
     }
   }

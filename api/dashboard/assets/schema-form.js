@@ -13,6 +13,7 @@ import { sentence } from "./format.js";
  * @property {HTMLElement} control
  * @property {boolean} [required]
  * @property {any} [fallback] the default
+ * @property {boolean} [nulls] whether null is a value beside the default
  * @property {() => any} read the value to send; undefined if the field is empty. Raise SyntaxError for broken JSON
  * @property {(value: any) => void} write
  * @property {(text: string|null) => void} hint what "auto" is resolved to
@@ -92,7 +93,7 @@ function variant(name, schema, definitions, path, required) {
     inner.replaceChildren(...elements);
     about.replaceChildren(...help(chosen ? definitions[mapping[control.value].split("/").at(-1)] : schema));
   }
-  control.addEventListener("change", choose);
+  control.addEventListener("input", choose); // before the form's own listener
   choose();
   return whole;
 }
@@ -159,19 +160,24 @@ function resolved(schema, definitions) {
 let number = 0;
 /** Characters from which a text has room for several lines. */
 const LONG = 10_000;
+/** What stands in a field for null, where null is not its default. */
+const NONE = "none";
 
 function field(name, schema, definitions, path, required) {
   const id = `field-${number += 1}`;
   const fallback = schema.auto ? "auto" : schema.default === null || schema.default === undefined ? "" : String(schema.default);
-  const { control, read, write, hint } = controlOf(schema, definitions, fallback);
+  const { control, ...own } = controlOf(schema, definitions, fallback);
+  const nulls = Boolean(schema.nullable && fallback && !schema.auto);
+  const read = () => (nulls && control.value.trim() === NONE ? null : own.read());
+  const write = (value) => { if (nulls && value === null) control.value = NONE; else own.write(value); };
   if (required && control.options && !fallback) control.options[0].textContent = "choose";
   const problem = h("p.problem", { id: `${id}-problem`, role: "alert" });
   control.id = id;
   control.setAttribute("aria-describedby", `${id}-help ${id}-problem`);
   const element = h("div.field", {},
     h("label", { for: id }, sentence(name), required && h("span.muted", {}, " required")), control, problem,
-    h("p.help", { id: `${id}-help` }, help(schema)));
-  return { path, element, control, required, fallback: schema.default, read, write, hint, complain: complainer(control, problem) };
+    h("p.help", { id: `${id}-help` }, help(schema), nulls && [" Write ", h("code", {}, NONE), " for null."]));
+  return { path, element, control, required, fallback: schema.default, nulls, read, write, hint: own.hint, complain: complainer(control, problem) };
 }
 
 export function complainer(control, problem) {

@@ -42,7 +42,10 @@ export async function show({ root, query, signal, open }) {
     const current = AbortSignal.any([signal, latest.signal]);
     form.complain(null);
     const body = form.body();
-    if (!body?.training_file || !body.model) return fill(aside, h("p.muted", {}, "Choose a file and a base model to see what the job costs and what its rows look like."));
+    if (!body?.training_file || !body.model) {
+      aside.removeAttribute("aria-busy");
+      return fill(aside, h("p.muted", {}, body ? "Choose a file and a base model to see what the job costs and what its rows look like." : "A field holds no JSON: correct it to see what the job costs."));
+    }
     aside.setAttribute("aria-busy", "true");
     await besides(aside, body, form, current);
     if (!current.aborted) aside.removeAttribute("aria-busy");
@@ -51,7 +54,7 @@ export async function show({ root, query, signal, open }) {
   async function create() {
     form.complain(null);
     problem.textContent = "";
-    const body = form.body();
+    const body = form.body({ focus: true });
     if (!body) return;
     try {
       const job = await api.post("/v1/fine_tuning/jobs", body);
