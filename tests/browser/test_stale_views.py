@@ -1,5 +1,6 @@
 """Views that stay open: what they show follows the server, and what is read or typed keeps its place."""
 
+import json
 from typing import Any
 
 import pytest
@@ -108,6 +109,68 @@ def test_a_log_that_grows_leaves_its_reader_where_he_is(page: Page, server: Serv
     page.wait_for_timeout(100)
     tick(page, "/log")
     expect(text).to_contain_text("a step after the outage")
+
+
+def test_the_answers_of_a_batch_appear_after_a_request_that_failed(page: Page) -> None:
+    counts, status = {"total": 1, "completed": 1, "failed": 0}, "in_progress"
+    usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+    refused = iter([503])
+
+    def batch(route: Route) -> None:
+        found = {"id": "batch_1", "status": status, "model": "tiny", "endpoint": "/v1/chat/completions"}
+        files = {"input_file_id": "file-in", "output_file_id": "file-out", "error_file_id": None}
+        route.fulfill(
+            json={**found, **files, "errors": None, "request_counts": counts, "usage": usage, "created_at": 1,
+                  "expires_at": 2, "completed_at": None, "metadata": None}
+        )  # fmt: skip
+
+    def content(route: Route) -> None:
+        line = {"custom_id": "one", "response": {"body": {"choices": [{"text": "Rome"}]}}}
+        if (refusal := next(refused, None)) is not None:
+            route.fulfill(status=refusal, json={"error": {"message": "The storage is away."}})
+        else:
+            route.fulfill(body=json.dumps(line) + "\n")
+
+    page.route("**/v1/batches/batch_1", batch)
+    page.route("**/v1/files/file-out/content", content)
+    page.goto("/batches/batch_1")
+    expect(page.get_by_text("In progress")).to_be_visible()
+    status = "completed"
+    for _ in range(2):
+        tick(page, "file-out/content")
+        page.wait_for_timeout(100)
+    expect(page.get_by_role("table", name="First answers")).to_contain_text("Rome")
+
+
+def test_a_reader_who_comes_back_sees_what_is_new_at_once(page: Page) -> None:
+    show = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); "
+    show += "document.dispatchEvent(new Event('visibilitychange')); }"
+    page.goto("/usage")
+    expect(page.get_by_text("Nothing was used")).to_be_visible()
+    page.wait_for_timeout(100)  # until the view has set its next timer
+    page.evaluate(show, True)
+    page.evaluate("tick()")
+    with page.expect_request("**/v1/usage?**"):
+        page.evaluate(show, False)
+
+
+def test_a_zoomed_chart_is_drawn_again_when_its_values_change(page: Page) -> None:
+    page.goto("/jobs")
+    script = """async () => {
+      const own = document.querySelector("script[type=module]").src;
+      const { chart } = await import(new URL("line-chart.js", own));
+      const drawn = chart({ title: "Loss", group: "test", series: [{ label: "loss" }] });
+      document.querySelector("main").append(drawn.element);
+      const frame = () => new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); });
+      const picture = async (values) => {
+        drawn.update([1, 2, 3, 4], [values], { log: false }, [2, 3]);
+        for (let count = 0; count < 5; count += 1) await frame();
+        return drawn.element.querySelector("canvas").toDataURL();
+      };
+      const before = await picture([4, 3, 2, 1]), after = await picture([4, 3, 9, 8]);
+      return [before === after, await picture([4, 3, 9, 8]) === after];
+    }"""
+    assert page.evaluate(script) == [False, True]
 
 
 def test_lines_of_findings_are_whole_numbers(page: Page) -> None:

@@ -94,18 +94,18 @@ export async function first(path, query, limit, signal) {
 }
 
 /**
- * Call a function now, and again each time so many seconds have passed, while the page is visible and not left. Raise
+ * Call a function now, and again each time so many seconds have passed, while the page is visible and not left; at once when a reader comes back to it. Raise
  * the errors of the first call, and later only those that a repetition cannot mend.
  */
 export async function poll(seconds, signal, action) {
-  for (let first = true; !signal.aborted; ) {
-    if (!document.hidden) {
-      try {
-        await action();
-        first = false;
-      } catch (error) {
-        if (!signal.aborted && (isFinal(error) || (first && error.status !== 0))) throw error;
-      }
+  for (let first = true; ; ) {
+    await visible(signal);
+    if (signal.aborted) return;
+    try {
+      await action();
+      first = false;
+    } catch (error) {
+      if (!signal.aborted && (isFinal(error) || (first && error.status !== 0))) throw error;
     }
     await pause(seconds, signal);
   }

@@ -170,6 +170,7 @@ export function chart({ title, unit = "", href, series, group, show = format.met
       }
       drawn.setData(data(), !range);
       if (moved) setRange(range);
+      else if (range) drawn.redraw(); // setData without a new range draws nothing
       plot.setAttribute("aria-label", summary());
     },
     destroy() {

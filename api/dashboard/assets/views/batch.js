@@ -26,9 +26,9 @@ export async function show({ root, id, signal, setTitle }) {
     refill(about, ...factsOf(batch).children);
     if (!root.hasChildNodes()) fill(root, h("div.head", {}, h("div", {}, h("h1", {}, "Batch ", copyable(id)), state), actions), h("div.view", {}, progress, about), wrong, answers);
     if (batch.status === shown) return;
-    shown = batch.status;
     if (batch.errors) fill(wrong, errorsOf(batch.errors.data));
-    if (ENDED.includes(shown)) fill(answers, ...(await resultsOf(batch, signal)));
+    if (ENDED.includes(batch.status)) fill(answers, ...(await resultsOf(batch, signal)));
+    shown = batch.status; // the next poll tries again what failed until here
   }
 
   await api.poll(2, signal, refresh);

@@ -21,16 +21,18 @@ export async function show({ root, id, query, signal, setTitle, setQuery, open, 
     const file = await api.get(path, {}, signal);
     const state = file.scan?.status ?? "done";
     if (state === shown) return;
-    shown = state;
     setTitle(file.filename);
     fill(root, head(file, path, open), about(file), file.scan && checked, state === "done" && file.scan && seen);
-    if (!file.scan) return;
-    const report = await api.get(`${path}/report`, {}, signal);
+    if (file.scan) await showRows(file);
+    shown = state; // the next poll tries again what failed until here
+  }
+
+  async function showRows(file) {
+    const report = await api.get(`${path}/report`, {}, signal), { status: state } = file.scan;
     if (state !== "done" || report.findings.length) fill(checked, section(summary(report), null, findings(report)));
-    if (state === "done") {
-      const catalog = await api.get("/v1/fine_tuning/catalog", {}, signal);
-      modelsEye(seen, { file, report, catalog, query, signal, setQuery });
-    }
+    if (state !== "done") return;
+    const catalog = await api.get("/v1/fine_tuning/catalog", {}, signal);
+    modelsEye(seen, { file, report, catalog, query, signal, setQuery });
   }
 
   offerKeys({ n: ["New job with this file", () => open(`/new?file=${encodeURIComponent(id)}`)] });

@@ -91,9 +91,9 @@ const jobs = checked("Jobs", async (signal) => {
   const failed = ended.filter((job) => now - job.finished_at < DAY_S);
   const broken = failed.filter((job) => OWN_FAULTS.includes(job.error?.code));
   const shown = broken[0] ?? failed[0];
-  const [oldest] = waiting;
+  const [oldest] = waiting, all = Math.max(queued.length, validating.length) < JOBS;
   return [
-    { component: "Waiting jobs", state: "ok", detail: oldest ? [`${atMost(waiting, "job")} of this project waiting, the oldest for ${duration(now - oldest.created_at)}: `, h("a", { href: `/jobs/${oldest.id}` }, oldest.id)] : "No job of this project waits" },
+    { component: "Waiting jobs", state: "ok", detail: oldest ? [`${atMost(waiting, "job")} of this project waiting, ${all ? "the oldest" : "one"} created ${duration(now - oldest.created_at)} ago: `, h("a", { href: `/jobs/${oldest.id}` }, oldest.id)] : "No job of this project waits" },
     failed.length
       ? { component: "Failed jobs", state: broken.length ? "warning" : "ok", detail: [`${atMost(failed, "job")} in the last 24 hours${broken.length ? `, ${broken.length} of them by the service's fault` : ", by their files or settings"}: `, h("a", { href: `/jobs/${shown.id}` }, shown.id)], remedy: broken[0]?.error.message }
       : { component: "Failed jobs", state: "ok", detail: "None in the last 24 hours" },

@@ -10,6 +10,8 @@ const POINTS = 1000, POLL_S = 5;
 /** Milliseconds of a frame that charts may take, and between two drawings of them. */
 const FRAME_MS = 12, PAUSE_MS = 200;
 const FINAL = ["succeeded", "failed", "cancelled"];
+/** Whether nothing of a job changes any more: its evals run after it. */
+const settled = ({ status: state, evals }) => FINAL.includes(state) && !evals.some(({ run_id: run, score }) => run && score === null);
 
 /** @param {import("../app.js").Page} page */
 export async function show(page) {
@@ -50,8 +52,8 @@ export async function show(page) {
 
   const last = await api.get(`${path}/events`, { limit: 100 }, signal);
   curves.add(last.data.filter(({ type }) => type === "metrics").map(({ data }) => data));
-  if (FINAL.includes(first.status)) return;
-  const followed = api.follow(`${path}/events`, { after: last.data[0]?.id, signal, onEvent(event) {
+  if (settled(first)) return;
+  const followed = FINAL.includes(first.status) || api.follow(`${path}/events`, { after: last.data[0]?.id, signal, onEvent(event) {
     if (event.type === "metrics") curves.add([event.data]);
     else {
       shown.addEvent(event);
