@@ -44,7 +44,7 @@ def create_link(client: Client, page: str | None = None) -> Document:
     """Create a link that signs a browser in once, and then shows `page`. Return its `url` and `expires_at`."""
     root = client.base_url.removesuffix("/v1")
     link = client.post(f"{root}/session/links")
-    shown = f"&page=/{quote(page.lstrip('/'))}" if page else ""
+    shown = f"&page=/{quote(page.removeprefix(root).lstrip('/'))}" if page else ""
     return {"url": f"{root}{link['path']}{shown}", "expires_at": link["expires_at"]}
 
 

@@ -95,7 +95,7 @@ class Reading:
     def _answer(self, request: Request) -> Response:
         theme, query = theme_of(request), request.query_params.get("q", "")
         if not query.strip():
-            return self._page(request.path_params.get("name", "index"), theme).answer(request)
+            return self._page(request.path_params.get("name") or "index", theme).answer(request)
         try:
             self._searches.take(request.client.host if request.client else "")
         except TooManyRequests as refusal:

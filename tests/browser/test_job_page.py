@@ -136,6 +136,10 @@ def test_a_link_signs_in_once_and_shows_its_page(browser: Browser, server: Serve
         assert all("token" not in url.partition("#")[0] for url in visitor.requests)
 
         page.goto("about:blank")
+        page.goto(create_link(client, f"{address}/jobs?status=failed")["url"])
+        page.get_by_role("button", name="Not now").click()
+        expect(page.get_by_label("Status")).to_have_value("failed")
+        page.goto("about:blank")
         page.goto(create_link(client, f"jobs/{job_id}")["url"])
         expect(page.get_by_role("dialog")).to_contain_text("You are signed in to project default with the key test.")
         page.get_by_role("button", name="Not now").click()

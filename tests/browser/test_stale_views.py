@@ -218,3 +218,22 @@ def test_what_was_typed_before_includes_the_technique(page: Page) -> None:
     page.get_by_label("Technique", exact=True).select_option("full")
     page.reload()
     expect(page.get_by_label("Technique", exact=True)).to_have_value("full")
+
+
+def test_a_sign_out_that_fails_says_so(page: Page) -> None:
+    away = {"error": {"message": "The database is away."}}
+    page.route(
+        "**/session",
+        lambda route: route.fulfill(status=503, json=away) if route.request.method == "DELETE" else route.continue_(),
+    )
+    page.goto("/jobs")
+    page.locator("details.account summary").click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("alert")).to_contain_text("You are still signed in: The database is away.")
+    expect(page.get_by_label("API key")).to_have_count(0)
+
+
+def test_an_address_with_a_broken_escape_is_a_name_that_does_not_exist(page: Page) -> None:
+    page.goto("/models/100%")
+    expect(page.get_by_role("alert")).to_contain_text("100%")
+    expect(page.get_by_role("button", name="Keyboard")).to_be_visible()

@@ -28,8 +28,17 @@ function resolve(pathname) {
   const [, name, ...rest] = pathname.split("/");
   const link = links.find((link) => link.dataset.view === (name || links[0].dataset.view));
   if (!link || (rest.join("/") && !link.dataset.item)) return null;
-  const id = rest.join("/") ? decodeURIComponent(rest.join("/")) : null; // `/jobs/` is the list
+  const id = rest.join("/") ? decoded(rest.join("/")) : null; // `/jobs/` is the list
   return { link, id, module: id === null ? link.dataset.view : link.dataset.item };
+}
+
+/** A part of an address as text. One with a broken escape, such as `100%`, stays as it is. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** Show the view of the current address. */
@@ -47,13 +56,19 @@ async function show() {
   try {
     const view = await import(`./views/${module}.js`);
     scrollBack(root, signal);
-    await view.show({ root, id, query: new URLSearchParams(location.search), signal, setTitle, setQuery, kept: history.state ?? {}, keep, open, offerKeys });
+    const own = { setTitle: whileShown(setTitle), setQuery: whileShown(setQuery), keep: whileShown(keep), offerKeys };
+    await view.show({ root, id, query: new URLSearchParams(location.search), signal, kept: history.state ?? {}, open, ...own });
   } catch (error) {
     if (signal.aborted) return;
     if (error.status === undefined) console.error(error);
     // After an upgrade the modules have another address, which a new page knows.
     const retry = error instanceof TypeError && /module/i.test(error.message) ? () => location.reload() : show;
     fill(root, failure(error, retry));
+  }
+
+  /** The title and the address are the next view's once this one is left. */
+  function whileShown(change) {
+    return (...values) => { if (!signal.aborted) change(...values); };
   }
 
   function offerKeys(offered) {

@@ -42,7 +42,8 @@ export function askForKey(main, reason = "") {
  */
 export async function followLink(main) {
   const given = new URLSearchParams(location.hash.slice(1)), token = given.get("token");
-  history.replaceState(null, "", new URL(given.get("page") ?? "/", location.origin).pathname); // the token leaves the history
+  const { pathname, search } = new URL(given.get("page") ?? "/", location.origin);
+  history.replaceState(null, "", pathname + search); // the token leaves the history
   if (!token) return;
   const session = await fetch("/session").catch(() => null), now = session?.ok && await session.json();
   try {

@@ -1,7 +1,7 @@
 /** The tools at the right of the navigation: project and key, sign-out, theme, keyboard. */
 
 import { connection, remove, session as signedIn } from "./api.js";
-import { fill, h } from "./elements.js";
+import { fill, h, toast } from "./elements.js";
 import { help } from "./keys.js";
 
 /** Show the tools. Without a session there is no project to name. */
@@ -24,7 +24,12 @@ function account({ project, key, scope }) {
 }
 
 async function signOut() {
-  await remove("/session").catch(() => null);
+  try {
+    await remove("/session");
+  } catch (error) {
+    const reason = error.status ? error.message : "the server cannot be reached.";
+    if (error.status !== 401) return toast(`You are still signed in: ${reason}`, "bad"); // 401: the session has ended
+  }
   connection.dispatchEvent(new Event("signed-out"));
 }
 
