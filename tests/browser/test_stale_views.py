@@ -8,7 +8,9 @@ from playwright.sync_api import Page, Route, expect
 from sqlalchemy import insert
 
 from api.context import Context
+from api.records import keys as key_records
 from api.records.jobs import Job
+from api.services import keys
 from api.spec.job import JobProgress
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
@@ -233,7 +235,26 @@ def test_a_sign_out_that_fails_says_so(page: Page) -> None:
     expect(page.get_by_label("API key")).to_have_count(0)
 
 
+def test_an_old_live_key_is_found_behind_revoked_ones(page: Page, server: Server) -> None:
+    context, project = server[1], a_project(server[1].database)
+    keys.create(context, project="default", name="the oldest", scope="read")
+    with context.database.write() as session:
+        for _ in range(101):
+            key, _ = key_records.create(session, project, name="of a day", scope="read")
+            session.flush()
+            key_records.revoke(session, key.id)
+    page.goto("/keys")
+    page.get_by_role("button", name="Show more").click()
+    expect(page.get_by_role("row", name="the oldest")).to_contain_text("Live")
+
+
 def test_an_address_with_a_broken_escape_is_a_name_that_does_not_exist(page: Page) -> None:
     page.goto("/models/100%")
     expect(page.get_by_role("alert")).to_contain_text("100%")
     expect(page.get_by_role("button", name="Keyboard")).to_be_visible()
+
+
+def test_a_month_of_a_link_is_the_month_that_is_shown(page: Page) -> None:
+    page.goto("/usage?month=2025-02")
+    expect(page.get_by_label("Month")).to_have_value("2025-02")
+    expect(page.get_by_text("Nothing was used in February 2025.")).to_be_visible()

@@ -43,7 +43,7 @@ export async function show({ root, query, signal, setQuery, kept, keep, open }) 
 
   async function refresh() {
     const wanted = purpose;
-    const { data, has_more: hasMore } = await api.get("/v1/files", { purpose, limit }, signal);
+    const { data, hasMore } = await api.first("/v1/files", { purpose }, limit, signal);
     if (wanted !== purpose) return;
     waits = data.some(({ scan }) => scan?.status === "pending");
     list.update(data);

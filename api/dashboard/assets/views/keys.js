@@ -5,13 +5,14 @@ import { button, confirm, copyable, fill, h, status, when } from "../elements.js
 import { ask, showSecret } from "../dialogs.js";
 import { table } from "../table.js";
 
-const PATH = "/v1/keys";
+const PATH = "/v1/keys", STEP = 100;
 const SCOPES = ["read", "write", "admin", "operator"];
 const RIGHTS = { read: "reads only", write: "reads and writes", admin: "everything in the project", operator: "also the health and usage of all projects" };
 const LIVES = [["", "never"], [86_400, "in a day"], [7 * 86_400, "in a week"], [90 * 86_400, "in 90 days"], [365 * 86_400, "in a year"]];
 
 /** @param {import("../app.js").Page} page */
-export async function show({ root, signal }) {
+export async function show({ root, signal, kept, keep }) {
+  let limit = kept.rows ?? STEP;
   const session = await api.session();
   const allowed = SCOPES.slice(0, SCOPES.indexOf(session.scope) + 1);
   const mayWrite = session.scope !== "read";
@@ -37,8 +38,17 @@ export async function show({ root, signal }) {
     return [status("live", ["✓", "Live", "good"]), key.current && h("span.sub", {}, "this session's key")];
   }
 
+  const more = button("Show more", () => {
+    limit += STEP;
+    keep({ rows: limit });
+    scrollTo(0, 0); // to those that are live
+    return refresh();
+  });
+  more.hidden = true;
+
   async function refresh() {
-    const { data } = await api.get(PATH, { limit: 100 }, signal);
+    const { data, hasMore } = await api.first(PATH, {}, limit, signal);
+    more.hidden = !hasMore;
     list.update([...data.filter(isLive), ...data.filter((key) => !isLive(key))]);
   }
 
@@ -65,6 +75,6 @@ export async function show({ root, signal }) {
   }
 
   fill(root, h("div.head", {}, h("h1", {}, "Keys"), h("p.muted", {}, `of project ${session.project}`),
-    h("div.actions", {}, mayWrite ? button("New key", create, { kind: "primary" }) : h("p.muted", {}, "This session's key can only read."))), list.element);
+    h("div.actions", {}, mayWrite ? button("New key", create, { kind: "primary" }) : h("p.muted", {}, "This session's key can only read."))), list.element, h("div", {}, more));
   await api.poll(15, signal, refresh);
 }

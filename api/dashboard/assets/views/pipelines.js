@@ -1,13 +1,14 @@
 /** Pipelines: the live list, each with its stages in a row. */
 
 import * as api from "../api.js";
-import { command, empty, fill, h, status, when } from "../elements.js";
+import { button, command, empty, fill, h, status, when } from "../elements.js";
 import { table } from "../table.js";
 
-const PATH = "/v1/fine_tuning/pipelines", PAGE = 50, POLL_S = 5;
+const PATH = "/v1/fine_tuning/pipelines", STEP = 50, POLL_S = 5;
 
 /** @param {import("../app.js").Page} page */
-export async function show({ root, signal }) {
+export async function show({ root, signal, kept, keep }) {
+  let limit = kept.rows ?? STEP;
   const list = table({
     caption: "Pipelines, newest first", href: ({ id }) => `/pipelines/${id}`,
     columns: [
@@ -19,13 +20,19 @@ export async function show({ root, signal }) {
     ],
   });
   const nothing = h("div");
-  root.append(h("div.head", {}, h("h1", {}, "Pipelines")), list.element, nothing);
-  await api.poll(POLL_S, signal, async () => {
-    const { data } = await api.get(PATH, { limit: PAGE }, signal);
+  const more = button("Show more", () => { limit += STEP; keep({ rows: limit }); return refresh(); });
+  more.hidden = true;
+
+  async function refresh() {
+    const { data, hasMore } = await api.first(PATH, {}, limit, signal);
     list.update(data);
     list.element.hidden = !data.length;
+    more.hidden = !hasMore;
     fill(nothing, !data.length && empty("No pipelines yet. A pipeline trains several jobs, each of which may begin from the model of another.", command("attune pipelines create pipeline.json")));
-  });
+  }
+
+  root.append(h("div.head", {}, h("h1", {}, "Pipelines")), list.element, nothing, h("div", {}, more));
+  await api.poll(POLL_S, signal, refresh);
 }
 
 /** The shape and tone of a status; its word is read aloud only, since the stage's name follows. */

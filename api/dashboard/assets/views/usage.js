@@ -16,7 +16,7 @@ export async function show({ root, query, signal, setQuery }) {
   const { scope } = await api.session();
   const groups = scope === "operator" ? [...GROUPS, OF_ALL] : GROUPS;
   const buttons = groups.map(([name, label]) => h("button", { type: "button", "aria-pressed": String(name === group), onclick: () => choose({ group: name }) }, label));
-  const months = h("select", { "aria-label": "Month" }, monthsUntilNow().map((value) => h("option", { value, selected: value === month }, nameOf(value))));
+  const months = h("select", { "aria-label": "Month" }, [...new Set([...monthsUntilNow(), month])].map((value) => h("option", { value, selected: value === month }, nameOf(value))));
   months.addEventListener("change", () => choose({ month: months.value }));
   const [limits, lines] = [h("div"), h("div")];
   const csv = h("a.button", { download: true }, "CSV");
