@@ -38,7 +38,7 @@ def prepared(folder: Path, base: Path, content: bytes) -> tuple[prepare.Report, 
     files = [FileRequest(name, "rows", "file-abc", f"{name}_file", 1) for name in ("training", "validation")]
     limits = RowLimits(line_bytes=LIMITS.line_bytes)
     method: dict[str, object] = {"type": "supervised"}
-    request = prepare.Request("ftjob-1", method, files, context_window=60, limits=limits)
+    request = prepare.Request("ftjob-1", method, files, context_window=60, rendered_at=0.0, limits=limits)
     report = prepare.Report(ok=True, files=[])
     try:
         prepare.prepare(folder, request, report)
