@@ -1,6 +1,6 @@
 """Idempotency keys: the first request with each key, and its response."""
 
-from sqlalchemy import ForeignKey, Integer, LargeBinary, String, delete, func, select, update
+from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, String, delete, func, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now, insert
@@ -9,10 +9,13 @@ KEEP_S = 24 * 3600
 """Seconds for which a key and its response are kept."""
 ROW_BYTES = 512
 """Approximate size of a row without a response, in bytes."""
+_OPEN = text("status IS NULL")
 
 
 class IdempotentRequest(Base):
     __tablename__ = "idempotency"
+    # Few requests are without a response, and workers look for them every few seconds.
+    __table_args__ = (Index("ix_idempotency_open", "claimed_until", sqlite_where=_OPEN, postgresql_where=_OPEN),)
 
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)

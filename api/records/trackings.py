@@ -32,7 +32,7 @@ class ExportTask(Base):
     created_at: Mapped[float] = mapped_column(UnixTime)
     due_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
     """Time of the next delivery; None before the job runs, and once everything is sent or the task has failed."""
-    owner: Mapped[str | None] = mapped_column(String(128))
+    owner: Mapped[str | None] = mapped_column(String(128), index=True)
     """The deliverer that holds the lease."""
     lease_until: Mapped[float | None] = mapped_column(UnixTime)
     failures: Mapped[int] = mapped_column(Integer, default=0)
@@ -153,7 +153,9 @@ def shorten(session: Session, *, idle_s: float, lease_s: float, push_s: float) -
     longest_lease_s = case((ExportTask.tracker == HUB, float(push_s)), else_=float(lease_s))
     for column, longest_s in ((ExportTask.due_at, wait_s), (ExportTask.lease_until, longest_lease_s)):
         latest = db_now() + longest_s
-        session.execute(update(ExportTask).where(column > latest).values({column: latest}))
+        # Every unfinished task has a `due_at`, whose index finds these few among all that are kept.
+        late = (ExportTask.due_at > 0, column > latest)
+        session.execute(update(ExportTask).where(*late).values({column: latest}))
 
 
 def _write(session: Session, tracking_id: str, at_owner: str, **values: object) -> None:

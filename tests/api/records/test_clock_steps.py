@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from api.context import Context
@@ -22,6 +22,7 @@ from api.settings import Settings
 from api.spec.batch import BatchStatus
 from api.spec.evals.status import RunStatus
 from tests.factories import a_batch, a_job, a_project, an_eval
+from tests.query_plans import query_plans
 
 HOUR_S = 3600.0
 BOUNDS: dict[str, float] = {"lease_s": 60, "wait_s": 120, "check_s": 30}
@@ -96,18 +97,11 @@ def test_the_lease_of_a_held_item_is_shortened_to_a_lease(context: Context) -> N
     assert 30 < left_s <= 60.1
 
 
-def test_items_of_ended_work_are_not_read(context: Context) -> None:
+def test_what_has_ended_is_not_read(context: Context) -> None:
     """Workers look every few seconds, and an installation keeps millions of items."""
-    plans: list[str] = []
-
-    @event.listens_for(context.database.engine, "before_cursor_execute")
-    def explain(connection, cursor, statement, parameters, *_) -> None:
-        if "_items" in statement and not statement.startswith("EXPLAIN") and context.database.is_sqlite:
-            lines = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            plans.extend(str(row[-1]) for row in lines)
-
-    with context.database.write() as session:
+    with context.database.write() as session, query_plans(context.database) as plans:
         clock_steps.shorten(session, **BOUNDS)
-    read = [plan for plan in plans if "_items" in plan]
-    assert len(read) == 2 * context.database.is_sqlite, plans
-    assert all("_due (" in plan and "due_at>?" in plan for plan in read), plans
+    assert [plan for plan in plans if plan.startswith("SCAN ")] == ["SCAN workers"] * context.database.is_sqlite, plans
+    items = [plan for plan in plans if "_items" in plan]
+    assert len(items) == 2 * context.database.is_sqlite, plans
+    assert all("_due (" in plan and "due_at>?" in plan for plan in items), plans

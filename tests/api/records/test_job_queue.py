@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import update
 
 from api.records import Database, job_queue, jobs
 from api.records.base import db_now
@@ -12,6 +12,7 @@ from api.records.job_queue import Claim
 from api.records.jobs import Job, StaleFence
 from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_job, a_project, the_job
+from tests.query_plans import query_plans
 
 
 def claim(database: Database, owner: str = "w1", stage: Stage = Stage.TRAIN, gpus: int = 0) -> Claim | None:
@@ -245,15 +246,7 @@ def end_preparing(database: Database, taken: Claim, then: JobStatus) -> None:
 
 def test_what_workers_look_for_every_few_seconds_is_found_by_indexes(database: Database) -> None:
     """An installation keeps every job that it ever ran, and every attempt at it."""
-    plans: list[str] = []
-
-    @event.listens_for(database.engine, "before_cursor_execute")
-    def explain(connection, cursor, statement, parameters, *_) -> None:
-        if statement.startswith(("SELECT jobs", "SELECT anon", "UPDATE")) and database.is_sqlite:
-            lines = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            plans.extend(str(row[-1]) for row in lines)
-
-    with database.write() as session:
+    with database.write() as session, query_plans(database) as plans:
         jobs.ended_with_state(session)
         jobs.usage(session, 60.0)
         job_queue.end_orphaned_attempts(session)

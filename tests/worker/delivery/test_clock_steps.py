@@ -15,6 +15,7 @@ from api.records.webhook_deliveries import Delivery
 from api.services import webhooks
 from api.settings import Settings
 from tests.factories import a_caller, a_job
+from tests.query_plans import query_plans
 from worker.delivery.clock_steps import ClockStepCorrector
 from worker.delivery.deliverer import Deliverer
 from worker.delivery.hub import LEASE_S as PUSH_S
@@ -71,3 +72,16 @@ def add_task(deliverer: Deliverer, tracker: str, **values: Any) -> None:
     with database.write() as session:
         trackings.add(session, job_id, tracker, at_once=True)
         session.execute(update(ExportTask).values(values))
+
+
+def test_ended_deliveries_and_tasks_are_not_read(deliverer: Deliverer) -> None:
+    """Deliverers look every few seconds, and an installation keeps the tasks of every job."""
+    database = deliverer.context.database
+    with query_plans(database) as plans:
+        ClockStepCorrector(deliverer).shorten_waits()
+        with database.write() as session:
+            trackings.held(session, HUB, deliverer.owner)
+            trackings.release(session, HUB, deliverer.owner)
+    tables = [plan.partition(" USING ")[0] for plan in plans]
+    expected = ["SEARCH webhook_deliveries", *["SEARCH trackings"] * 4]
+    assert tables == expected * database.is_sqlite, plans
