@@ -105,8 +105,10 @@ class WorkQueue(Generic[W, I]):
         """Claim the work that has been due longest in the project whose turn it is. Return None if none is due."""
         now = current_time(session)
         is_due = self.work.due_at <= now
-        waiting = select(self.work.project_id, func.min(self.work.due_at)).where(is_due).group_by(self.work.project_id)
-        since = {project: float(at or 0) for project, at in session.execute(waiting)}
+        # Without the CTE, SQLite reads all work that is kept, in the order of the projects.
+        waiting = select(self.work.project_id, self.work.due_at).where(is_due).cte().prefix_with("MATERIALIZED")
+        longest = select(waiting.c.project_id, func.min(waiting.c.due_at)).group_by(waiting.c.project_id)
+        since = {project: float(at or 0) for project, at in session.execute(longest)}
         project_id = turns.next_project(session, self.whole_turn, since, {})
         due = select(self.work).where(self.work.project_id == project_id, is_due).order_by(self.work.due_at).limit(1)
         due = due.with_for_update(skip_locked=True).execution_options(populate_existing=True)

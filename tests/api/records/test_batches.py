@@ -11,6 +11,7 @@ from api.records.item_queue import StaleWork
 from api.spec.batch import WINDOW_S, BatchStatus
 from api.spec.ids import new_id
 from tests.factories import a_project
+from tests.query_plans import query_plans
 
 ANSWERED = ItemResult(True, "{}", prompt_tokens=5, completion_tokens=3)
 
@@ -158,3 +159,13 @@ def test_what_a_worker_holds_of_a_cancelled_batch_takes_no_turn(database: Databa
     a_batch(database, "b", 2)
     order = [item.item.custom_id[0] for _ in range(2) if (item := claim(database)) is not None]
     assert order == ["b", "a"]
+
+
+def test_ended_batches_are_not_read_for_the_next_step(database: Database) -> None:
+    """Each step of each batch looks for the next one, and an installation may keep all its batches."""
+    with database.write() as session, query_plans(database) as plans:
+        assert QUEUE.claim(session, lease_s=60) is None
+    batches_read = [plan for plan in plans if " batches " in plan]
+    assert bool(batches_read) == database.is_sqlite
+    assert all("INDEX ix_batches_due_at (due_at<?)" in plan for plan in batches_read[:1]), plans
+    assert not any(plan.startswith("SCAN batches") for plan in plans), plans
