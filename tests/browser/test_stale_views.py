@@ -9,11 +9,13 @@ from sqlalchemy import insert
 
 from api.context import Context
 from api.records import keys as key_records
+from api.records.eval_runs import EvalRun
 from api.records.jobs import Job
 from api.services import keys
 from api.spec.job import JobProgress
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
+from tests.api.routes.test_job_evals import evaluated
 from tests.browser.chromium import Visitor
 from tests.factories import a_job, a_project
 
@@ -258,3 +260,31 @@ def test_a_month_of_a_link_is_the_month_that_is_shown(page: Page) -> None:
     page.goto("/usage?month=2025-02")
     expect(page.get_by_label("Month")).to_have_value("2025-02")
     expect(page.get_by_text("Nothing was used in February 2025.")).to_be_visible()
+
+
+def test_the_score_of_an_ended_jobs_eval_appears_by_itself(page: Page, server: Server) -> None:
+    job = evaluated(server[1], [("in_progress", 0)])
+    page.goto(f"/jobs/{job.id}")
+    about = page.get_by_label("About the job")
+    expect(about).to_contain_text("Results")
+    assert job.eval_runs
+    with server[1].database.write() as session:
+        run = session.get_one(EvalRun, job.eval_runs[0]["run_id"])
+        run.status, run.passed = "completed", 3
+    page.wait_for_timeout(100)  # until the view has set its next timer
+    tick(page, f"/jobs/{job.id}")
+    expect(about).to_contain_text("75 %")
+
+
+def test_files_with_long_reports_do_not_end_the_list(page: Page) -> None:
+    """The server cuts a page at some megabytes, however many files are asked for."""
+
+    def answer(route: Route) -> None:
+        number = 2 if "after=" in route.request.url else 1
+        file = {"id": f"file-{number}", "filename": f"{number}.jsonl", "bytes": 1, "created_at": 9 - number}
+        route.fulfill(json={"data": [file | {"scan": None}], "has_more": number == 1})
+
+    page.route("**/v1/files?**", answer)
+    page.goto("/files")
+    expect(page.get_by_role("link", name="1.jsonl")).to_be_visible()
+    expect(page.get_by_role("link", name="2.jsonl")).to_be_visible()

@@ -74,6 +74,10 @@ def test_no_script_is_inline(pages: dict[str, str]) -> None:
     assert not re.search(r' (style|on\w+)="', "".join(pages.values()))
 
 
+def test_the_overview_has_a_slash_or_none(reader: TestClient) -> None:
+    assert reader.get("/docs/").text == reader.get("/docs").text
+
+
 def test_an_unknown_page_says_so(reader: TestClient) -> None:
     answer = reader.get("/docs/..%2f..%2fpyproject")
     assert answer.status_code == 404
