@@ -226,6 +226,15 @@ def test_prefix_begins_as_the_text_itself_in_every_shape_of_the_cache(family: st
     torch.testing.assert_close(torch.from_numpy(found), torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["mamba", "openai-gpt", "gpt_bigcode"])
+def test_a_family_that_a_prefix_cannot_be_put_before_is_refused_by_name(family: str, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    AutoModelForCausalLM.from_config(every_family.tiny_config(family)).save_pretrained(base)
+    recipe = ours.settled("supervised", {}, {"type": "prefix", "tokens": 4})
+    with pytest.raises(TrainingError, match=f"Prefix tuning does not work on models of the family {family}"):
+        load_trainable(base, recipe, torch.device("cpu"), opening=np.arange(4, dtype=np.int32))
+
+
 @pytest.fixture(scope="module")
 def wide_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its layers read 64 or 128 numbers: bitsandbytes' blocks are 64 long."""

@@ -116,8 +116,23 @@ def initialize_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
     length = config.num_virtual_tokens
     tokens = torch.from_numpy(np.resize(opening[:length], length).astype(np.int64))[None].to(model.device)
     cache = DynamicCache()  # keeps all tokens, although a sliding window may be shorter
-    seen = model.get_base_model()(input_ids=tokens, past_key_values=cache, use_cache=True)
-    initialize_kv_prefix_from_past_key_values(model, past_key_values=seen.past_key_values)
+    with _needs_keys_and_values(network_of(model)):
+        seen = model.get_base_model()(input_ids=tokens, past_key_values=cache, use_cache=True)
+        initialize_kv_prefix_from_past_key_values(model, past_key_values=seen.past_key_values)
+
+
+@contextmanager
+def _needs_keys_and_values(network: PreTrainedModel) -> Iterator[None]:
+    """Raise TrainingError in place of the errors of transformers and peft if the model keeps no keys and values in all
+    layers, as Mamba, or in a form that they do not support."""
+    try:
+        yield
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise TrainingError(
+            FailureReason.INVALID_RECIPE,
+            f"Prefix tuning does not work on models of the family {network.config.model_type}, whose layers do not all "
+            "keep keys and values that a prefix can be put before. Use another technique, such as lora or prompt.",
+        ) from error
 
 
 def peft_config(network: PreTrainedModel, technique: TechniqueBase, output: str) -> Any:
@@ -155,8 +170,9 @@ def _virtual_token_shape(network: PreTrainedModel, technique: TechniqueBase) -> 
         return {}  # peft reads it
     cache: Any = DynamicCache()
     token = torch.zeros(1, 1, dtype=torch.long, device=network.device)
-    network.base_model(input_ids=token, past_key_values=cache, use_cache=True)
-    _, heads, _, width = cache.layers[0].keys.shape
+    with _needs_keys_and_values(network):
+        network.base_model(input_ids=token, past_key_values=cache, use_cache=True)
+        _, heads, _, width = cache.layers[0].keys.shape
     return {"num_attention_heads": heads, "token_dim": heads * width}
 
 
