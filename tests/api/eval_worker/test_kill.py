@@ -15,7 +15,7 @@ from tests.api.eval_worker.test_worker import SCRIPT, a_run, an_eval, items_of, 
 SETTINGS = "embedded"
 
 ITEMS = 40
-QUICK = {"ATTUNE_LEASE_S": "2", "ATTUNE_POLL_S": "0.2"}
+QUICK = {"ATTUNE_LEASE_S": "2", "ATTUNE_HEARTBEAT_S": "1", "ATTUNE_POLL_S": "0.2"}
 
 
 @contextmanager
