@@ -6,7 +6,7 @@ import sys
 import webbrowser
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import typer
 
@@ -44,7 +44,10 @@ def create_link(client: Client, page: str | None = None) -> Document:
     """Create a link that signs a browser in once, and then shows `page`. Return its `url` and `expires_at`."""
     root = client.base_url.removesuffix("/v1")
     link = client.post(f"{root}/session/links")
-    shown = f"&page=/{quote(page.removeprefix(root).lstrip('/'))}" if page else ""
+    # A whole address is copied from a browser, which may know another name of the host.
+    if page and page.startswith(("http://", "https://")):
+        page = urlunsplit(urlsplit(page)._replace(scheme="", netloc="", fragment=""))
+    shown = f"&page=/{quote(page.lstrip('/'))}" if page else ""
     return {"url": f"{root}{link['path']}{shown}", "expires_at": link["expires_at"]}
 
 
