@@ -11,6 +11,8 @@ from api.context import Context
 from api.records import keys as key_records
 from api.records.eval_runs import EvalRun
 from api.records.jobs import Job
+from api.records.webhook_deliveries import Delivery
+from api.records.webhooks import Webhook
 from api.services import keys
 from api.spec.job import JobProgress
 from api.spec.lifecycle import JobStatus
@@ -288,3 +290,79 @@ def test_files_with_long_reports_do_not_end_the_list(page: Page) -> None:
     page.goto("/files")
     expect(page.get_by_role("link", name="1.jsonl")).to_be_visible()
     expect(page.get_by_role("link", name="2.jsonl")).to_be_visible()
+
+
+def test_usage_shows_the_last_choice_even_if_an_earlier_answer_comes_later(page: Page) -> None:
+    line = {"start_time": 1, "project_id": "p", "key_id": "key_1", "model": "tiny", "trained_tokens": 7}
+    line |= dict.fromkeys(("cpu_seconds", "gpu_seconds", "prompt_tokens", "completion_tokens", "stored_bytes"), 0)
+    late: list[Route] = []
+
+    def answer(route: Route) -> None:
+        if "group_by=key" in route.request.url and not late:
+            late.append(route)
+        else:
+            route.fulfill(json={"budgets": [], "data": [line]})
+
+    page.route("**/v1/usage?**", answer)
+    page.goto("/usage")
+    page.get_by_role("button", name="By key").click()
+    page.get_by_role("button", name="By model").click()
+    expect(page.get_by_role("link", name="tiny")).to_be_visible()
+    with page.expect_response("**/v1/usage?**group_by=key"):
+        late[0].fulfill(json={"budgets": [], "data": [{**line, "model": None, "key_name": "nightly"}]})
+    page.wait_for_timeout(100)  # until the view has read it
+    expect(page.get_by_role("link", name="tiny")).to_be_visible()
+
+
+def test_a_delivery_behind_the_newest_hundred_can_be_sent_again(page: Page, server: Server) -> None:
+    context, project = server[1], a_project(server[1].database)
+    shared = {"webhook_id": "webhook_1", "event_type": "batch.completed", "object_id": "batch_1", "attempts": 1}
+    rows = [
+        {**shared, "id": f"whd_{n}", "event_id": f"evt_{n}", "created_at": 1e9 + n, "status": "delivered"}
+        for n in range(101)
+    ]
+    rows[0] |= {"status": "failed"}
+    hook = {"id": "webhook_1", "project_id": project, "name": "alerts", "url": "https://example.com/", "secret": "s"}
+    with context.database.write() as session:
+        session.add(Webhook(**hook, event_types=["batch.completed"], created_at=1e9, updated_at=1e9))
+        session.flush()
+        session.execute(insert(Delivery), rows)
+    page.goto("/webhooks/webhook_1")
+    page.get_by_role("button", name="Show more").click()
+    expect(page.get_by_role("row", name="Failed").get_by_role("button", name="Send again")).to_be_visible()
+
+
+def test_the_form_of_a_new_job_asks_for_its_file_again_after_an_error(page: Page) -> None:
+    found = {"id": "file-old", "object": "file", "filename": "old.jsonl", "created_at": 1, "scan": None}
+    refused = iter([503])
+
+    def answer(route: Route) -> None:
+        if (refusal := next(refused, None)) is not None:
+            route.fulfill(status=refusal, json={"error": {"message": "The database is away."}})
+        else:
+            route.fulfill(json=found)
+
+    page.route("**/v1/files/file-old", answer)
+    with page.expect_response("**/v1/files/file-old"):
+        page.goto("/new?file=file-old")
+    page.wait_for_timeout(100)  # until the form has set its timer
+    tick(page, "/v1/files/file-old")
+    expect(page.get_by_label("Training file")).to_contain_text("old.jsonl")
+
+
+def test_a_view_that_stays_open_collects_no_listeners(page: Page) -> None:
+    page.add_init_script("""
+    window.kept = 0;
+    for (const [name, by] of [["addEventListener", 1], ["removeEventListener", -1]]) {
+      const real = AbortSignal.prototype[name];
+      AbortSignal.prototype[name] = function (...values) { window.kept += by; return real.apply(this, values); };
+    }
+    """)
+    page.goto("/usage")
+    expect(page.get_by_text("Nothing was used")).to_be_visible()
+    kept = []
+    for _ in range(3):
+        page.wait_for_timeout(100)  # until the view has set its next timer
+        kept.append(page.evaluate("kept"))
+        tick(page, "/v1/usage?")
+    assert kept[0] == kept[1] == kept[2]

@@ -112,12 +112,13 @@ export async function poll(seconds, signal, action) {
 }
 
 /** Whether a repetition of the request would fail, too. */
-const isFinal = ({ status }) => status === undefined || (status >= 400 && status < 500 && status !== 429);
+export const isFinal = ({ status }) => status === undefined || (status >= 400 && status < 500 && status !== 429);
 
 /** Wait for so many seconds, or until the signal is aborted. */
 export const pause = (seconds, signal) => new Promise((resolve) => {
-  const timer = setTimeout(resolve, 1000 * seconds);
-  signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+  const end = () => { clearTimeout(timer); signal.removeEventListener("abort", end); resolve(); };
+  const timer = setTimeout(end, 1000 * seconds);
+  signal.addEventListener("abort", end);
 });
 
 /**

@@ -29,10 +29,14 @@ export function fileField(files, signal, onChoose) {
   /** Wait for the file's check, which tells its format. */
   async function follow(id) {
     let file = known.get(id);
-    while (!file.object || file.scan?.status === "pending") {
-      if (file.object) await new Promise((resolve) => { setTimeout(resolve, 1500); });
-      file = await api.get(`/v1/files/${id}`, {}, signal).catch(() => null);
-      if (!file || signal.aborted) return; // the estimate says that there is no such file
+    for (let asked = Boolean(file.object); !file.object || file.scan?.status === "pending"; asked = true) {
+      if (asked) await api.pause(1.5, signal);
+      try {
+        file = await api.get(`/v1/files/${id}`, {}, signal);
+      } catch (error) {
+        if (api.isFinal(error)) return; // the estimate says that there is no such file
+        continue;
+      }
       known.set(id, file);
       if (file.scan?.status !== "pending") list(control.value);
     }

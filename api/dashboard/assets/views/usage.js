@@ -29,10 +29,11 @@ export async function show({ root, query, signal, setQuery }) {
   }
 
   async function refresh() {
-    const range = { ...rangeOf(month), group_by: group };
+    const range = { ...rangeOf(month), group_by: group }, [wanted, of] = [month, group];
     csv.href = api.withQuery("/v1/usage", { ...range, format: "csv" });
     csv.download = `usage-${month}-by-${group}.csv`;
     const usage = await api.get("/v1/usage", range, signal);
+    if (wanted !== month || of !== group) return; // another choice was made meanwhile
     fill(limits, budgets(usage.budgets));
     const list = linesOf(usage.data, group);
     fill(lines, list ?? empty(`Nothing was used in ${nameOf(month)}. Jobs and chats are counted here once they end.`));

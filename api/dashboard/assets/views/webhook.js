@@ -7,12 +7,13 @@ import { ask, showSecret } from "../dialogs.js";
 import { table } from "../table.js";
 import { endpointFields, PATH, SECRET_ADVICE, shortEvent } from "./webhooks.js";
 
+const STEP = 100;
 const STATUSES = { pending: ["○", "Pending", "wait"], delivered: ["✓", "Delivered", "good"], failed: ["✕", "Failed", "bad"] };
 
 /** @param {import("../app.js").Page} page */
-export async function show({ root, id, signal, setTitle, open }) {
+export async function show({ root, id, signal, setTitle, kept, keep, open }) {
   const path = `${PATH}/${encodeURIComponent(id)}`;
-  const log = deliveries(path, signal);
+  const log = deliveries(path, { signal, kept, keep });
   let hook = await api.get(path, {}, signal);
 
   function draw() {
@@ -51,7 +52,8 @@ export async function show({ root, id, signal, setTitle, open }) {
   await api.poll(4, signal, log.refresh);
 }
 
-function deliveries(path, signal) {
+function deliveries(path, { signal, kept, keep }) {
+  let limit = kept.rows ?? STEP;
   const list = table({
     caption: "Deliveries, newest first",
     columns: [
@@ -65,13 +67,16 @@ function deliveries(path, signal) {
     ],
   });
   const body = h("div");
+  const more = button("Show more", () => { limit += STEP; keep({ rows: limit }); return refresh(); });
+  more.hidden = true;
   async function refresh() {
-    const { data } = await api.get(`${path}/deliveries`, { limit: 100 }, signal);
+    const { data, hasMore } = await api.first(`${path}/deliveries`, {}, limit, signal);
     list.update(data);
+    more.hidden = !hasMore;
     const shown = data.length ? list.element : empty("Nothing was sent yet. The next end of a job or a batch is delivered here; “Send a test” sends a sample event now.");
     if (body.firstChild !== shown) fill(body, shown);
   }
-  return { element: section("Deliveries", null, body), refresh };
+  return { element: section("Deliveries", null, body, more), refresh };
 }
 
 /** What an event is about, with a link to its view. */
