@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from api.spec.resolve import ResolvedRecipe
 from api.spec.techniques.base import FourBits
 from worker.engine.errors import TrainingError
 from worker.engine.model import lora, norms, products
-from worker.engine.model.adapters import UNQUANTIZED, initialize_prefix, with_technique
+from worker.engine.model.adapters import UNQUANTIZED, heads_of, initialize_prefix, with_technique
 from worker.engine.model.attention import PACKED
 from worker.engine.model.batches import Layout
 from worker.engine.model.families import (
@@ -134,16 +134,18 @@ def load_network(
     config = checked_config(folder)
     options: dict[str, object] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
     four_bits = recipe.technique.four_bits if quantized else None
-    if four_bits is not None:
-        options["quantization_config"] = quantization_config(four_bits, getattr(torch, str(recipe.precision)))
-        options["device_map"] = {"": device}
     kind: AutoClass = AutoModelForCausalLM
+    heads: list[str] = []
     if recipe.method.output != "tokens":
         if not classifies(config):
             message = f"Models of the family {config.model_type} have no head for labels. Choose another base model."
             raise TrainingError(FailureReason.INVALID_RECIPE, message)
         kind = AutoModelForSequenceClassification
         options |= {} if whole else head_settings(folder, recipe, config)
+        heads = [] if four_bits is None else _heads_of_classifier(config)
+    if four_bits is not None:
+        options["quantization_config"] = quantization_config(four_bits, getattr(torch, str(recipe.precision)), heads)
+        options["device_map"] = {"": device}
     loaded, loading = kind.from_pretrained(
         folder,
         dtype=dtype or getattr(torch, str(recipe.precision)),
@@ -299,12 +301,21 @@ def checked_config(folder: Path) -> PreTrainedConfig:
     return config
 
 
-def quantization_config(four_bits: FourBits, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Return the settings with which transformers quantizes the frozen base model."""
+def _heads_of_classifier(config: PreTrainedConfig) -> list[str]:
+    with torch.device("meta"):
+        return heads_of(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
+
+
+def quantization_config(
+    four_bits: FourBits, compute_dtype: torch.dtype, heads: Sequence[str] = ()
+) -> BitsAndBytesConfig:
+    """Return the settings with which transformers quantizes the frozen base model. `heads`: modules on top of the base
+    model that are not quantized, besides those with the names in UNQUANTIZED."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=four_bits.type,
         bnb_4bit_use_double_quant=four_bits.double,
         bnb_4bit_compute_dtype=compute_dtype,
-        llm_int8_skip_modules=list(UNQUANTIZED),
+        # "^", because a plain name such as EuroBERT's "dense" would match the end of names in the base model, too.
+        llm_int8_skip_modules=[*UNQUANTIZED, *(f"^{head}" for head in heads if head not in UNQUANTIZED)],
     )

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from api.spec.evaluation import Evaluation, SampleAnswer
 from api.spec.manifest import DataEntry, Origin
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.model.adapters import UNQUANTIZED
 from worker.engine.publish.markdown import Point, bars, code, fenced, number, settings, table
 from worker.engine.publish.usage import Usage, usage_section
 from worker.engine.publish.vllm import vllm_section
@@ -102,7 +101,7 @@ def _loading(recipe: ResolvedRecipe, model_type: str, usage: Usage) -> str:
     lines = LOAD_ADAPTER
     if (bits := technique.four_bits) is not None:
         arguments += ", quantization_config=quantization"
-        lines = QUANTIZATION.format(type=bits.type, double=bits.double, skipped=list(UNQUANTIZED)) + lines
+        lines = QUANTIZATION.format(type=bits.type, double=bits.double, skipped=list(usage.unquantized)) + lines
     if technique.loads_in_transformers and recipe.method.output == "tokens":
         lines += LOAD_IN_TRANSFORMERS
     # Not format(): labels may contain braces.

@@ -36,6 +36,8 @@ class Usage:
     text_end: str = ""
     """The text that ended each plain-text row in training, if the tokenizer does not append it itself; empty
     otherwise."""
+    unquantized: Sequence[str] = ()
+    """The modules that stayed unquantized in the training, if the base model was quantized."""
     max_length: int | None = None
     """Number of tokens to which a classifier's inputs are cut; None if the context window is unknown and no training
     row was cut."""
@@ -45,9 +47,11 @@ class Usage:
         """`config`: the published model's config. `truncated`: whether training rows were cut to the recipe's
         `max_length`."""
         chat = ChatTemplate.load(base) is not None
+        unquantized = getattr(getattr(config, "quantization_config", None), "llm_int8_skip_modules", ())
         if recipe.method.output == "tokens":
             _, endings = tokenizer_and_ends(base.resolve())
-            return cls(chat, sorted(endings.stops), sorted(endings.stops - endings.own_stops))
+            unknown_stops = sorted(endings.stops - endings.own_stops)
+            return cls(chat, sorted(endings.stops), unknown_stops, unquantized=unquantized)
         tokenizer_pad, text_end = _pad_and_end(base.resolve())
         pad_token = getattr(config, "pad_token_id", None)
         window = context_window(config.get_text_config())
@@ -57,6 +61,7 @@ class Usage:
             pad_token=pad_token,
             tokenizer_pads=tokenizer_pad == pad_token,
             text_end=text_end,
+            unquantized=unquantized,
             max_length=recipe.max_length if truncated else limit,
         )
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from api.spec.resolve import Labels
-from tests.tiny_models import make_encoder, make_model
+from tests.tiny_models import make_encoder, make_encoder_tokenizer, make_model
+from tests.worker.every_family import tiny_config
 from tests.worker.parity import ours
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
@@ -29,6 +31,7 @@ CASES = [
     (QLORA, "classification", THREE, "llama_wide"),
     (QLORA, "classification", THREE, "bert_wide"),
     (QLORA, "classification", THREE, "roberta_wide"),
+    (QLORA, "classification", THREE, "eurobert"),  # a dense layer below the head, beside the base model
     (QLORA, "reward", None, "llama_wide"),
     ({"type": "prompt", "tokens": 4}, "classification", THREE, "bert"),
     ({"type": "prefix", "tokens": 4}, "reward", None, "llama"),
@@ -44,8 +47,7 @@ def test_the_code_in_the_card_gives_the_trainers_outputs(
     technique: dict[str, Any], method: str, labels: Labels | None, family: str, tmp_path: Path, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    make = make_encoder if family.removesuffix("_wide") in ("bert", "roberta") else make_model
-    base = make(tmp_path / "base", family)
+    base = make_base(tmp_path / "base", family)
     recipe = ours.settled(method, {}, technique).model_copy(update={"labels": labels})
     objective = ours.begin(base, tmp_path / "run", recipe)
     ours.change_weights(objective, by=0.1)
@@ -57,6 +59,15 @@ def test_the_code_in_the_card_gives_the_trainers_outputs(
     expected = outputs_in_memory(objective.model, recipe, rows)
     found = plain_outputs(loaded_by_card(folder, base), recipe, rows)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def make_base(folder: Path, family: str) -> Path:
+    if family == "eurobert":
+        AutoModel.from_config(tiny_config(family)).save_pretrained(folder)
+        make_encoder_tokenizer(folder)
+        return folder
+    make = make_encoder if family.removesuffix("_wide") in ("bert", "roberta") else make_model
+    return make(folder, family)
 
 
 def loaded_by_card(folder: Path, base: Path) -> Any:
