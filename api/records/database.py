@@ -1,5 +1,6 @@
 """Database sessions: `read()` for queries, `write()` for one transaction that commits at its end."""
 
+import errno
 import json
 import select
 import sqlite3
@@ -75,11 +76,17 @@ class Database:
             yield session
 
     def copy_to(self, path: Path) -> None:
-        """Write a consistent copy of the database, even while others write to the database. SQLite only."""
+        """Write a consistent copy of the database, even while others write to the database. SQLite only.
+
+        Raise OSError if the copy cannot be written.
+        """
         with self.engine.connect() as connection, closing(sqlite3.connect(path)) as target:
             source = connection.connection.driver_connection
             assert isinstance(source, sqlite3.Connection), self.engine.dialect.name
-            source.backup(target)
+            try:
+                source.backup(target)
+            except sqlite3.Error as error:  # a full disk. SQLAlchemy wraps errors of its own statements only.
+                raise OSError(errno.EIO, f"the database cannot be copied ({error})", str(path)) from error
 
     def ping(self) -> None:
         """Raise DBAPIError if the database does not respond."""

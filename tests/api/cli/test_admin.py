@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,18 @@ def test_a_backup_of_a_damaged_database_is_one_line_and_its_exit_code(attune, tm
     for suffix in ("-wal", "-shm"):
         (tmp_path / "data" / f"attune.db{suffix}").unlink(missing_ok=True)
     assert "cannot be used" in attune("backup", str(tmp_path / "backup"), code=4).stderr
+
+
+def test_a_backup_that_does_not_fit_is_one_line_and_its_exit_code(attune, tmp_path: Path) -> None:
+    attune("keys", "create")
+    sizes = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, sizes[1]))  # the copy is larger
+    try:
+        failed = attune("backup", str(tmp_path / "backup"), code=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, sizes)
+    assert "the database cannot be copied (" in failed.stderr
+    assert not (tmp_path / "backup").exists()
 
 
 def test_an_object_that_the_storage_lacks_is_named(attune, tmp_path: Path) -> None:
