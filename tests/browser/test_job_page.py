@@ -99,6 +99,20 @@ def test_a_classifier_shows_its_classes_and_leads_to_its_model(visitor: Visitor,
     expect(error).to_be_hidden()
 
 
+def test_settings_that_differ_in_the_fifth_digit_are_no_equal_settings(visitor: Visitor, server: Server) -> None:
+    project = a_project(server[1].database)
+    recipes = [
+        Recipe(model="tiny", training_file="file-none", training={"learning_rate": r}) for r in (2e-4, 2.0004e-4)
+    ]
+    jobs = [a_job(server[1].database, project, recipe=recipe.model_dump(mode="json")) for recipe in recipes]
+    visitor.page.goto(f"/compare?jobs={jobs[0]},{jobs[1]}")
+    row = visitor.page.get_by_role("row", name="training.learning_rate")
+    expect(row).to_contain_text("0.0002")
+    expect(row).to_contain_text("0.00020004")
+    visitor.page.get_by_label("Show equal settings").check()
+    expect(visitor.page.get_by_role("row", name="training.max_grad_norm")).to_contain_text("1")
+
+
 def test_an_error_leads_to_its_file_and_to_its_explanation(visitor: Visitor, server: Server) -> None:
     context, page = server[1], visitor.page
     error = {"code": "invalid_n_examples", "message": "The file has 2 rows", "param": "training_file"}

@@ -128,7 +128,7 @@ function settingsTable(loaded, everything) {
     caption: "Settings of the compared jobs", key: (row) => row.name,
     columns: [
       { title: "Setting", cell: (row) => h("code", { class: differs(row) ? null : "muted" }, row.name) },
-      ...loaded.map(({ name }, index) => ({ title: name, cell: (row) => h("span", { class: differs(row) ? null : "muted" }, row.values[index]), figures: true })),
+      ...loaded.map(({ name }, index) => ({ title: name, cell: (row) => h("span", { class: differs(row) ? null : "muted" }, writtenAll(row.values)[index]), figures: true })),
     ],
   });
   list.update(shown);
@@ -142,8 +142,14 @@ function settingsOfJob({ model, training_file, validation_file, seed, method, te
 }
 
 function flattened(value, prefix = "") {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) return { [prefix]: written(value) };
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return { [prefix]: typeof value === "number" ? value : written(value) };
   return Object.assign({}, ...Object.entries(value).map(([name, inner]) => flattened(inner, prefix ? `${prefix}.${name}` : name)));
 }
 
-const written = (value) => (typeof value === "number" && !Number.isInteger(value) ? format.metric(value) : value === null ? "none" : typeof value === "object" ? JSON.stringify(value) : String(value));
+const written = (value) => (value === null ? "none" : typeof value === "object" ? JSON.stringify(value) : String(value));
+
+/** The values of a setting, rounded unless that makes values equal which differ. */
+function writtenAll(values) {
+  const rounded = values.map((value) => (typeof value === "number" && !Number.isInteger(value) ? format.metric(value) : String(value)));
+  return new Set(rounded).size === new Set(values).size ? rounded : values.map(String);
+}
