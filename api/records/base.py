@@ -47,7 +47,8 @@ class Base(DeclarativeBase):
 class db_now(FunctionElement[float]):  # noqa: N801 (reads as the SQL function that it is)
     """Unix seconds by the database's clock. Workers' clocks differ, so no lease is compared with a worker's clock.
 
-    On PostgreSQL it is the time at which the statement runs, not the start of the transaction.
+    On PostgreSQL it is the time at which the statement begins, not the start of the transaction. It is the same for all
+    rows, so that an index on a time finds those before or after it.
     """
 
     type = Double()
@@ -56,7 +57,7 @@ class db_now(FunctionElement[float]):  # noqa: N801 (reads as the SQL function t
 
 @compiles(db_now, "postgresql")
 def _postgresql(element: db_now, compiler: SQLCompiler, **kw: object) -> str:
-    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+    return "CAST(extract(epoch FROM statement_timestamp()) AS double precision)"
 
 
 @compiles(db_now, "sqlite")

@@ -29,7 +29,7 @@ from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from api.estimate.stored import StoredEstimate
 from api.records import dependencies, events, job_metadata, webhook_deliveries
-from api.records.base import Base, UnixTime, changed_rows, current_time, db_now
+from api.records.base import Base, UnixTime, changed_rows, db_now
 from api.records.pages import Listing, Page, paginate
 from api.spec.artifacts import SavedState
 from api.spec.fields import JsonObject
@@ -363,11 +363,11 @@ def clear_state(session: Session, job_id: str) -> None:
 
 def usage(session: Session, since_s: float) -> dict[str, float]:
     """Return {project: total work (`Job.work`) of its jobs that started in the last `since_s` seconds or still run}."""
-    # With the time as a value, PostgreSQL reads the index: `db_now()` may change from row to row.
-    since = current_time(session) - since_s
     of_jobs = select(Job.id, Job.project_id, func.coalesce(Job.work, 0.0).label("work"))
     # As a union, each half reads an index. For an "or", SQLite reads every job, in the order of the projects.
-    recent = union(of_jobs.where(Job.started_at > since), of_jobs.where(Job.status == JobStatus.RUNNING)).subquery()
+    recent = union(
+        of_jobs.where(Job.started_at > db_now() - since_s), of_jobs.where(Job.status == JobStatus.RUNNING)
+    ).subquery()
     rows = session.execute(select(recent.c.project_id, func.sum(recent.c.work)).group_by(recent.c.project_id))
     return {project: float(work) for project, work in rows}
 

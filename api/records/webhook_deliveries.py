@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from sqlalchemy import ForeignKey, Integer, String, Text, case, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Base, UnixTime, current_time, db_now
+from api.records.base import Base, UnixTime, db_now
 from api.records.pages import Listing, Page, paginate
 from api.records.webhooks import Webhook
 from api.spec.ids import new_id
@@ -135,10 +135,9 @@ def shorten(session: Session, waits_s: Sequence[float]) -> None:
     """Shorten the waits that end later than any can, because the database's clock was set back. `waits_s`: as for
     `lease_due`."""
     waits = dict(enumerate((0.0, *waits_s)))
-    now = current_time(session)
-    latest = now + case(waits, value=Delivery.attempts, else_=float(waits_s[-1]))
+    latest = db_now() + case(waits, value=Delivery.attempts, else_=float(waits_s[-1]))
     # The first condition lets the database find these few by the index on `due_at`, among all that are kept.
-    late = (Delivery.due_at > now, Delivery.due_at > latest)
+    late = (Delivery.due_at > db_now(), Delivery.due_at > latest)
     session.execute(update(Delivery).where(*late).values(due_at=latest))
 
 

@@ -2,14 +2,17 @@
 
 import errno
 import json
+import re
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from api.records import Database
+from api.records.base import db_now
 from api.records.database import is_outage
+from api.records.webhook_deliveries import Delivery
 from tests.factories import a_job, a_project, the_job
 from tests.services.postgres import EMPTIES
 
@@ -39,6 +42,16 @@ def test_query_of_a_read_session_leaves_no_transaction_open(database: Database) 
         if not database.is_sqlite:
             states = other.scalars(text("SELECT state FROM pg_stat_activity WHERE datname = current_database()")).all()
             assert "idle in transaction" not in states
+
+
+def test_an_index_finds_the_rows_before_a_time(database: Database) -> None:
+    due = select(Delivery.id).where(Delivery.due_at <= db_now())
+    query = str(due.compile(database.engine, compile_kwargs={"literal_binds": True}))
+    with database.write() as session:
+        if not database.is_sqlite:
+            session.execute(text("SET LOCAL enable_seqscan = off"))  # the table is empty
+        plan = session.execute(text(f"EXPLAIN {'QUERY PLAN ' * database.is_sqlite}{query}")).all()
+    assert re.search(r"\(due_at<\?\)|Index Cond: \(due_at <=", str(plan)), plan
 
 
 @pytest.mark.parametrize("value", [float("nan"), "\ud800", 2**70, 1e-300, {"a": [None, True]}])
