@@ -19,7 +19,7 @@ from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from tests.api.routes.test_job_evals import evaluated
 from tests.browser.chromium import Visitor
-from tests.factories import a_job, a_project
+from tests.factories import a_base_model, a_job, a_project
 
 Server = tuple[str, Context, str]
 JOBS = 120
@@ -348,6 +348,26 @@ def test_the_form_of_a_new_job_asks_for_its_file_again_after_an_error(page: Page
     page.wait_for_timeout(100)  # until the form has set its timer
     tick(page, "/v1/files/file-old")
     expect(page.get_by_label("Training file")).to_contain_text("old.jsonl")
+
+
+def test_a_file_without_a_row_to_train_on_shows_the_reason(page: Page, server: Server) -> None:
+    a_base_model(server[1].database)
+    scan = {"status": "done", "rows": 2, "format": "prompt_completion", "container": "jsonl", "finding_counts": {}}
+    file = {"id": "file-1", "filename": "rows.jsonl", "purpose": "fine-tune", "bytes": 9, "created_at": 1}
+    none = dict.fromkeys(("kept_rows", "tokens", "supervised_tokens", "longest", "truncated_rows"), 0)
+    train = {**none, "rows": 2, "sampled_rows": 2, "dropped_rows": 2, "lengths": {"width": 1, "rows": []}}
+    reason = "No row is left to train on after truncation to 8 tokens."
+    page.route("**/v1/files/file-1", lambda route: route.fulfill(json={**file, "scan": {**scan, "findings": []}}))
+    report = {**scan, "findings": [], "errors": 0, "warnings": 0, "error": None}
+    page.route("**/v1/files/file-1/report", lambda route: route.fulfill(json=report))
+    answer = {"train": train, "max_length": None, "reasons": [{"message": reason}]}
+    page.route("**/v1/fine_tuning/estimates", lambda route: route.fulfill(json=answer))
+    refusal = {"error": {"message": "The rows cannot be shown."}}
+    page.route("**/v1/fine_tuning/previews", lambda route: route.fulfill(status=400, json=refusal))
+    page.goto("/files/file-1")
+    expect(page.get_by_text(reason)).to_be_visible()
+    expect(page.get_by_text("Rows left out")).to_be_visible()
+    expect(page.get_by_text("All rows have")).to_have_count(0)
 
 
 def test_a_view_that_stays_open_collects_no_listeners(page: Page) -> None:

@@ -7,6 +7,7 @@ import { count, plural } from "./format.js";
 const HEIGHT = 168;
 
 /**
+ * Return the histogram as an element; null without any row.
  * @param {object} options
  * @param {string} options.title
  * @param {{width: number, rows: number[]}} options.lengths bin i begins at i · width
@@ -16,6 +17,7 @@ const HEIGHT = 168;
 export function histogram({ title, lengths: { width, rows }, limit = null, signal }) {
   const range = (index) => (width === 1 ? plural(index, "token") : `${count(index * width)} to ${count((index + 1) * width - 1)} tokens`);
   const filled = rows.findIndex((number) => number > 0);
+  if (filled < 0) return null;
   if (rows.every((number, index) => index === filled || !number)) return h("p", {}, `All rows have ${range(filled)}.`);
   const reading = h("output.reading");
   const plot = h("div.plot", { role: "img", "aria-label": `${title}: ${summary(width, rows)}` });

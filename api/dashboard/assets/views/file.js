@@ -124,10 +124,12 @@ async function settle(element, signal, load) {
 
 async function counts(estimate, signal) {
   const { train } = estimate;
-  if (!train) return estimate.reasons.map(({ message }) => h("p.notice", { dataset: { tone: "bad" } }, message));
+  const reasons = estimate.reasons.map(({ message }) => h("p.notice", { dataset: { tone: "bad" } }, message));
+  if (!train) return reasons;
   const { histogram } = await import("../histogram.js");
   const sampled = train.sampled_rows < train.rows;
   return [
+    !train.kept_rows && reasons,
     facts([
       ["Tokens", quantity(train.tokens)], ["With loss", quantity(train.supervised_tokens)], ["Longest row", quantity(train.longest, "tokens")],
       ["Rows used", quantity(train.kept_rows)], ["Rows cut", train.truncated_rows ? quantity(train.truncated_rows) : null],
