@@ -25,7 +25,7 @@ from api.records.pages import Listing, Page, paginate
 from api.spec.batch import BATCH_FINAL
 from api.spec.evals.status import RunStatus
 from api.spec.fields import JsonObject
-from api.spec.lifecycle import FINAL
+from api.spec.lifecycle import UNFINISHED
 
 RESULTS = "fine-tune-results"
 """Purpose of the result files of a job. They are kept as long as the job's model."""
@@ -153,7 +153,7 @@ def expired(session: Session, limit: int = 50) -> Sequence[File]:
     may be created between the query and its locks: the caller has to check again.
     """
     named = or_(Job.training_file == File.id, Job.validation_file == File.id)
-    needed = select(Job.id).where(named, Job.status.not_in(FINAL)).exists()
+    needed = select(Job.id).where(named, Job.status.in_(UNFINISHED)).exists()
     read = select(Batch.id).where(Batch.input_file == File.id, Batch.status.not_in(BATCH_FINAL)).exists()
     graded = select(EvalRun.id).where(EvalRun.input_file == File.id, EvalRun.status == RunStatus.QUEUED).exists()
     query = (

@@ -35,7 +35,7 @@ from api.spec.artifacts import SavedState
 from api.spec.fields import JsonObject
 from api.spec.job import JobError, JobProgress, StoredRecipe
 from api.spec.job_filters import EVERY_JOB, JobFilters
-from api.spec.lifecycle import FAILURES, FINAL, TRANSITIONS, FailureReason, JobStatus
+from api.spec.lifecycle import FAILURES, FINAL, TRANSITIONS, UNFINISHED, FailureReason, JobStatus
 
 _WITH_STATE = text("state IS NOT NULL")
 
@@ -192,7 +192,7 @@ def active_count(session: Session, project_id: str) -> int:
     """Return the number of the project's unfinished jobs."""
     return (
         session.scalar(
-            select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status.not_in(FINAL))
+            select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status.in_(UNFINISHED))
         )
         or 0
     )
@@ -210,20 +210,20 @@ def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]
         select(Job.id).where(
             Job.project_id == project_id,
             or_(Job.training_file == file_id, Job.validation_file == file_id),
-            Job.status.not_in(FINAL),
+            Job.status.in_(UNFINISHED),
         )
     ).all()
 
 
 def arrays_in_use(session: Session) -> set[str]:
     """Return the keys of the arrays that unfinished jobs need."""
-    needed = session.scalars(select(Job.arrays).where(Job.status.not_in(FINAL)))
+    needed = session.scalars(select(Job.arrays).where(Job.status.in_(UNFINISHED)))
     return {key for arrays in needed for key in arrays.values()}
 
 
 def using_base(session: Session, base_model: str) -> Sequence[str]:
     """Return the ids of unfinished jobs that train this base model."""
-    return session.scalars(select(Job.id).where(Job.base_model == base_model, Job.status.not_in(FINAL))).all()
+    return session.scalars(select(Job.id).where(Job.base_model == base_model, Job.status.in_(UNFINISHED))).all()
 
 
 def lock(session: Session, job_id: str, project_id: str | None = None) -> Job | None:

@@ -27,7 +27,7 @@ from api.records.pages import Listing, Page, paginate
 from api.spec.artifacts import Artifact
 from api.spec.fields import JsonObject
 from api.spec.ids import CHECKPOINT_INFIX, is_model_or_checkpoint
-from api.spec.lifecycle import FINAL
+from api.spec.lifecycle import UNFINISHED
 from api.spec.methods import Method
 
 _METHOD = TypeAdapter[Method](Method)
@@ -129,7 +129,7 @@ def referenced_by(session: Session, model_id: str, project_id: str | None = None
     Without `project_id`, jobs of all projects count.
     """
     starts_here = or_(_is_model_or_checkpoint(Job.parent_model, model_id), _needs_weights(model_id))
-    active = and_(Job.status.not_in(FINAL), true() if project_id is None else Job.project_id == project_id)
+    active = and_(Job.status.in_(UNFINISHED), true() if project_id is None else Job.project_id == project_id)
     # Only recipes that contain the id anywhere are parsed: parsing all of them takes a second for 3,000 jobs.
     mentions = cast(Job.recipe, String).contains(model_id, autoescape=True)
     judged = [

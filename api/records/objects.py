@@ -15,7 +15,7 @@ from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
 from api.records.uploads import PENDING, Upload, UploadPart
 from api.spec.artifacts import Artifact
-from api.spec.lifecycle import FINAL
+from api.spec.lifecycle import UNFINISHED
 
 Keys = Collection[str]
 
@@ -82,7 +82,7 @@ def named(session: Session) -> dict[str, str | None]:
 
 def saved_states(session: Session) -> list[str]:
     """Return the prefixes of the saved states that jobs may resume from."""
-    states = session.scalars(select(Job.state).where(Job.state.is_not(None), Job.status.not_in(FINAL)))
+    states = session.scalars(select(Job.state).where(Job.state.is_not(None), Job.status.in_(UNFINISHED)))
     return [each["prefix"] for state in states if state for each in (state, state.get("before")) if each]
 
 

@@ -13,7 +13,7 @@ from api.records.files import File
 from api.records.job_queue import USAGE_WINDOW_S, Lease
 from api.records.jobs import Job
 from api.records.workers import Worker
-from api.spec.lifecycle import FINAL, Stage
+from api.spec.lifecycle import UNFINISHED, Stage
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _unmet(session: Session) -> dict[tuple[str, str], str]:
     rows = session.execute(
         select(Dependency.job_id, Dependency.stage, needed.pipeline_stage)
         .join(needed, needed.id == Dependency.needs_job_id)
-        .where(needed.status.not_in(FINAL))
+        .where(needed.status.in_(UNFINISHED))
         .order_by(needed.created_at.desc(), needed.id)
     )
     return {(job_id, stage): str(name) for job_id, stage, name in rows}

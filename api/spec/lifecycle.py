@@ -38,6 +38,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 
 FINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
+UNFINISHED = frozenset(JobStatus) - FINAL
 
 
 class Stage(StrEnum):

@@ -254,3 +254,15 @@ def test_what_workers_look_for_every_few_seconds_is_found_by_indexes(database: D
     assert not database.is_sqlite or all(
         f"INDEX {name}" in text for name in ("ix_jobs_with_state", "ix_jobs_started_at", "ix_attempts_open")
     ), text
+
+
+def test_ended_jobs_are_not_read_to_find_unfinished_ones(database: Database) -> None:
+    project = a_project(database)
+    with database.read() as session, query_plans(database) as plans:
+        jobs.active_count(session, project)
+        jobs.arrays_in_use(session)
+    expected = [
+        "INDEX ix_jobs_project_id_status_created_at (project_id=? AND status=?)",
+        "INDEX ix_jobs_status (status=?)",
+    ]
+    assert [plan.partition(" USING ")[2].removeprefix("COVERING ") for plan in plans] == expected * database.is_sqlite
