@@ -386,3 +386,18 @@ def test_a_view_that_stays_open_collects_no_listeners(page: Page) -> None:
         kept.append(page.evaluate("kept"))
         tick(page, "/v1/usage?")
     assert kept[0] == kept[1] == kept[2]
+
+
+def test_a_new_run_keeps_the_rows_and_the_model_that_no_list_has(page: Page, server: Server) -> None:
+    job = evaluated(server[1], [("completed", 3), ("completed", 4)])
+    assert job.eval_runs
+    with server[1].database.write() as session:
+        session.delete(session.get_one(EvalRun, job.eval_runs[0]["run_id"]))
+    found = {"id": job.eval_runs[1]["eval_id"], "name": "cards", "testing_criteria": []}
+    found["data_source_config"] = {"schema": {"properties": {"item": {}}}}
+    page.route(f"**/v1/evals/{found['id']}", lambda route: route.fulfill(json=found))
+    page.goto(f"/evals/{found['id']}")
+    expect(page.get_by_role("table", name="Runs")).to_contain_text("Completed")
+    page.get_by_role("button", name="New run").click()
+    expect(page.get_by_label("Rows")).to_have_value("file-rows")
+    expect(page.get_by_role("dialog").get_by_label("Model")).to_have_value(f"{job.fine_tuned_model}:ckpt-step-5")
