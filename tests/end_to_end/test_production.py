@@ -37,6 +37,7 @@ def environment(
         "ATTUNE_BROKER_URL": valkey.url,
         "ATTUNE_STORAGE_URL": f"s3://attune/{tmp_path.name}",
         **{name: value for name, value in s3.env.items() if name != "AWS_ALLOW_HTTP"},
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1"),
     }
     for name, value in env.items():
         monkeypatch.setenv(name, value)

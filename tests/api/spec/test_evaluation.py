@@ -11,7 +11,7 @@ def limits(rows: int, *, rollouts: bool = False, validates: bool = True) -> Comp
 
 @pytest.mark.parametrize(
     ("trained_rows", "tokens", "answer_tokens"),
-    [(10, 512, 8), (160, 512, 8), (1_600, 2_400, 45), (1_000_000, 32_768, 64)],
+    [(10, 384, 8), (160, 384, 8), (1_600, 2_400, 45), (1_000_000, 32_768, 64)],
 )
 def test_a_comparison_grows_with_its_training_between_bounds(
     trained_rows: int, tokens: int, answer_tokens: int
