@@ -15,6 +15,7 @@ from time import sleep
 
 from openai import OpenAI
 
+from benchmarks.training.workloads import WORKLOADS, Words
 from tests import smollm2
 from tests.conftest import running_attune
 from tests.end_to_end.jobs import client_of, ended, rows, upload
@@ -41,13 +42,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=_auto_or_number, default="auto")
     parser.add_argument("--batch-size", type=_auto_or_number, default="auto", help="examples of a step")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--skewed", action="store_true", help="the rows of `benchmarks.training`'s workload skewed")
     options = parser.parse_args()
     with running_attune(smollm2.folder()) as server:
         client = client_of(server)
         sleep(20)  # the fork servers import their libraries
         posted = {}
         for number in range(options.jobs):
-            file_id = upload(client, rows(options.rows, seed=number))
+            content = _skewed_rows(number) if options.skewed else rows(options.rows, seed=number)
+            file_id = upload(client, content)
             now = datetime.now(UTC)
             posted[job_id := _create(client, file_id, options)] = now
             assert ended(client, job_id, timeout_s=600).status == "succeeded"
@@ -66,6 +69,12 @@ def main() -> None:
 def _share_of_other_work(times: dict[str, float]) -> float:
     """Return the share of a job's time, from POST to its end, in which it does not train."""
     return 1 - (times["comparing"] - times["base loaded"]) / times["published"]
+
+
+def _skewed_rows(seed: int) -> bytes:
+    words, workload = Words(smollm2.folder(), seed), WORKLOADS["skewed"]
+    made = [workload.row(words, length, index) for index, length in enumerate(workload.lengths)]
+    return "".join(f"{json.dumps(row)}\n" for row in made).encode()
 
 
 def _auto_or_number(text: str) -> str | int:
