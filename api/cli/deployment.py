@@ -19,6 +19,7 @@ from api.infra.storage import StorageUnavailable
 from api.records.database import is_outage
 from api.records.migrate import WrongSchema, migrate, require_current
 from api.services import signing, storage_marker
+from api.services.diagnosis import database_remedy
 from api.services.storage_marker import WrongStorage
 from api.settings import Settings
 
@@ -80,7 +81,7 @@ def database_error(settings: Settings, error: SQLAlchemyError) -> CommandError:
         raise error
     address = make_url(settings.database).render_as_string(hide_password=True)
     reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
-    message = f"The database {address} cannot be used ({reason}): start it, or correct ATTUNE_DATABASE_URL."
+    message = f"The database {address} cannot be used ({reason}). {database_remedy(settings)}"
     return CommandError(ExitCode.UNAVAILABLE, message)
 
 

@@ -125,11 +125,16 @@ def check_database(settings: Settings) -> Iterator[Check]:
             yield check_clock(ahead_s, "database")
     except SQLAlchemyError as error:
         cause = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
-        yield Check(
-            "database", "problem", f"{name} does not answer: {cause}", "Start it, or correct ATTUNE_DATABASE_URL."
-        )
+        yield Check("database", "problem", f"{name} does not answer: {cause}", database_remedy(settings))
     finally:
         database.dispose()
+
+
+def database_remedy(settings: Settings) -> str:
+    """Return what to do about a database that does not answer."""
+    if make_url(settings.database).drivername.startswith("sqlite"):
+        return "Restore a backup if the file is damaged, or end the program that locks it."
+    return "Start it, or correct ATTUNE_DATABASE_URL."
 
 
 def _check_schema(database: Database) -> Check:

@@ -53,6 +53,15 @@ def test_a_database_that_does_not_answer_is_named_without_its_password(settings:
     assert "secret" not in found.detail
 
 
+def test_a_damaged_database_file_is_to_be_restored(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "damaged.db").write_bytes(b"no database " * 1000)
+    found = checks(settings, database_url=f"sqlite:///{tmp_path}/damaged.db")["database"]
+    assert (found.status, found.remedy) == (
+        "problem",
+        "Restore a backup if the file is damaged, or end the program that locks it.",
+    )
+
+
 def test_a_database_without_a_schema_is_to_be_migrated(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "empty.db").touch()
     found = checks(settings, database_url=f"sqlite:///{tmp_path}/empty.db")["schema"]
